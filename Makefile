@@ -1,0 +1,86 @@
+# rowsync: one place to build, to test and to try everything.
+#
+#   make demo      the founding scenario, phase by phase; installs and builds what it needs first
+#   make check     every test
+#   make up        a PostgreSQL and a gateway to play with; make psql, make down
+#
+# PG=17 picks a PostgreSQL version, CC=clang a compiler, SANITIZE=address,undefined an instrumented
+# build (in a folder of its own).
+
+SHELL := /bin/bash
+PYTHON ?= /usr/bin/python3
+RUN := $(PYTHON) test/run
+export PYTHONDONTWRITEBYTECODE = 1
+
+# The newest server in Debian's folders, else whatever pg_config is on PATH. Looked up when used:
+# `deps` may have installed it a moment ago.
+PG_CONFIG ?= $(or $(patsubst %/postgres,%/pg_config,$(if $(PG),$(wildcard \
+    /usr/lib/postgresql/$(PG)/bin/postgres),$(lastword $(shell \
+    ls -v /usr/lib/postgresql/*/bin/postgres 2>/dev/null)))),pg_config)
+export PG
+
+STAGE := $(CURDIR)/build/stage
+PARTS := $(patsubst %/Makefile,%,$(wildcard gateway/Makefile client-sqlite/Makefile))
+
+.PHONY: all deps ready stage unit install clang check check-pgtap check-isolation check-unit \
+        check-e2e scenario demo up down psql lint format clean
+
+all: stage
+	@for part in $(PARTS); do $(MAKE) --no-print-directory -C $$part all || exit; done
+
+# The extension as it would lie in the system's folders, for servers started with extension_destdir.
+stage:
+	@if [ -f pg_extension/Makefile ]; then \
+	    $(MAKE) --no-print-directory -C pg_extension all PG_CONFIG=$(PG_CONFIG) && \
+	    $(MAKE) --no-print-directory -C pg_extension install PG_CONFIG=$(PG_CONFIG) \
+	        DESTDIR=$(STAGE) >/dev/null; \
+	fi
+
+unit:
+	@for part in $(PARTS); do $(MAKE) --no-print-directory -C $$part unit || exit; done
+
+# Into the system, or below DESTDIR.
+install: all
+	$(MAKE) -C pg_extension install PG_CONFIG=$(PG_CONFIG) DESTDIR=$(DESTDIR)
+	@for part in $(PARTS); do $(MAKE) -C $$part install DESTDIR=$(DESTDIR) || exit; done
+
+deps:
+	@.ci/deps
+
+# In two steps, for `all` must not begin before `deps` is done, and works without it.
+ready: deps
+	@$(MAKE) --no-print-directory all unit
+
+check: ready
+	@$(RUN) check
+
+check-pgtap check-isolation check-unit check-e2e: ready
+	@$(RUN) $(@:check-%=%)
+
+scenario: ready
+	@$(RUN) scenario
+
+demo: ready
+	@$(RUN) demo
+
+up: ready
+	@$(RUN) up
+
+down:
+	@$(RUN) down
+
+psql:
+	@$(RUN) psql
+
+SOURCES = $(shell git ls-files '*.c' '*.h')
+
+lint:
+	clang-format --dry-run -Werror $(SOURCES)
+
+format:
+	clang-format -i $(SOURCES)
+
+clean: down
+	@for part in pg_extension $(PARTS); do \
+	    [ ! -f $$part/Makefile ] || $(MAKE) --no-print-directory -C $$part clean || exit; done
+	rm -rf build

@@ -1,0 +1,78 @@
+"""Fixtures of the end-to-end tests: one cluster for the session, a database for each test."""
+
+import pathlib
+import sys
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
+
+import rig  # noqa: E402  the line above makes it importable
+from rig.process import raise_on_termination  # noqa: E402
+
+
+def pytest_configure():
+    """A runner that is told to stop takes its servers with it."""
+    raise_on_termination()
+
+
+@pytest.fixture(scope="session")
+def cluster(request):
+    """A private PostgreSQL with the extension of build/stage, for all tests of the session."""
+    server = rig.Cluster.start("e2e")
+    yield server
+    server.stop(failed=request.session.testsfailed > 0)
+
+
+@pytest.fixture
+def database(cluster):
+    """A database of this test's own with the example schema registered."""
+    base = cluster.business()
+    yield base
+    base.close()
+
+
+@pytest.fixture
+def start_gateway(database):
+    """Starts gateways on this test's database: `start_gateway(ROWSYNC_BODY_LIMIT=1000)`."""
+    started = []
+
+    def start(**options):
+        started.append(rig.Gateway.start(options.pop("database", database), **options))
+        return started[-1]
+
+    yield start
+    for gateway in started:
+        gateway.stop()
+
+
+@pytest.fixture
+def gateway(start_gateway):
+    """A gateway with its defaults on this test's database."""
+    return start_gateway()
+
+
+@pytest.fixture
+def mint():
+    """`mint(user, source, **claims)`: a token signed with the secret of the tests' gateways."""
+    return rig.mint
+
+
+@pytest.fixture
+def device(request, tmp_path):
+    """Makes devices with the example schema: `device("ann", "phone")`, attached to `gateway`.
+
+    With `url=` it talks to that instead, with `attached=False` it is an empty one.
+    """
+    made = []
+
+    def make(user="ann", source="phone", *, url=None, attached=True, **options):
+        url = url or request.getfixturevalue("gateway").url
+        path = tmp_path / f"{len(made)}-{user}-{source}.db"
+        create = rig.business_device if attached else rig.Device
+        made.append(create(path, url, user, source, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()

@@ -1,0 +1,21 @@
+"""The rig that every test runs on: a private PostgreSQL, a real gateway, real devices.
+
+    cluster = Cluster.start()              a server of our own, on a socket nobody else can reach
+    database = cluster.business()          a database with the example schema registered
+    gateway = Gateway.start(database)      the real process, on a free port
+    device = Device(path, gateway, "ann", "phone")
+
+Everything started here ends with the process that started it, however that one ends.
+"""
+
+from .cluster import Cluster, Database
+from .device import Device, business_device
+from .gateway import Answer, Gateway
+from .place import ROOT, Place
+from .proxy import CuttingProxy
+from .token import SECRET, mint
+
+__all__ = [
+    "Answer", "Cluster", "CuttingProxy", "Database", "Device", "Gateway", "Place", "ROOT", "SECRET",
+    "business_device", "mint",
+]

@@ -1,0 +1,166 @@
+"""The suites of `make check`: each runs its tests and says how many passed and failed."""
+
+import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree
+
+from . import process, tap
+from .cluster import Cluster, pg_config
+from .place import ROOT
+
+# A suite that takes longer hangs.
+SUITE_SECONDS = 1200
+
+
+def capture(command, **options):
+    """Runs a test program to its end; returns its output, errors included, and its exit status.
+
+    A program that hangs is killed with everything it started, and so it is when we are told to stop.
+    """
+    with tempfile.TemporaryFile() as output:
+        child = process.spawn(command, stdout=output, stderr=output, **options)
+        try:
+            status = child.wait(SUITE_SECONDS)
+        except subprocess.TimeoutExpired:
+            output.write(b"\nrunner: took more than %d seconds\n" % SUITE_SECONDS)
+            status = -signal.SIGALRM
+        finally:
+            if child.poll() is None:
+                process.stop(child, signal.SIGTERM)
+        output.seek(0)
+        return output.read().decode(errors="replace"), status
+
+
+def pgtap(run):
+    """Every file of test/pgtap in a database of its own, with the extensions installed."""
+    tally = tap.Tally()
+    cluster = run.cluster()
+    template = cluster.database(name="pgtap_template")
+    template.psql("-c", "CREATE EXTENSION pgtap", "-c", "CREATE EXTENSION rowsync")
+    for path in sorted((ROOT / "test" / "pgtap").glob("*.sql")):
+        database = cluster.database("pgtap_template")
+        done = database.psql("-A", "-t", "-f", str(path), check=False)
+        tally.add(tap.read(f"test/pgtap/{path.name}", done.stdout + done.stderr, done.returncode))
+    return tally
+
+
+def isolation(run):
+    """Every spec of test/isolation/specs, by the isolation tester that comes with PostgreSQL."""
+    tally = tap.Tally()
+    folder = ROOT / "test" / "isolation"
+    cluster = run.cluster()
+    template = cluster.database(name="isolation_template")
+    template.psql("-c", "CREATE EXTENSION rowsync")
+    tools = pathlib.Path(pg_config("pgxs")).parents[1] / "test" / "isolation"
+    for spec in sorted(folder.glob("specs/*.spec")):
+        database = cluster.database("isolation_template")
+        output = cluster.place.path / "isolation" / spec.stem
+        output.mkdir(parents=True)
+        text, status = capture(
+            [tools / "pg_isolation_regress", f"--inputdir={folder}", f"--outputdir={output}",
+             f"--bindir={cluster.bin}", f"--host={cluster.sockets}", "--port=5432",
+             "--user=postgres", f"--dbname={database.name}", "--use-existing", spec.stem],
+            cwd=output)
+        if status == 0:
+            tally.passed += 1
+            continue
+        differences = output / "regression.diffs"
+        if differences.exists():
+            text += differences.read_text(errors="replace")
+        tally.fail(f"--- {spec.relative_to(ROOT)}, exit status {status}\n{text.rstrip()}")
+    return tally
+
+
+def unit(_run):
+    """Every program in build/test/unit, which prints TAP."""
+    tally = tap.Tally()
+    for path in sorted((ROOT / "build" / "test" / "unit").glob("*")):
+        if path.is_file() and os.access(path, os.X_OK):
+            tally.add(tap.read(f"unit/{path.name}", *capture([path])))
+    return tally
+
+
+def e2e(run):
+    """The Python tests of test/e2e, in a process of their own with servers of their own."""
+    tally = tap.Tally()
+    with tempfile.TemporaryDirectory(prefix="rowsync-") as folder:
+        report = pathlib.Path(folder) / "report.xml"
+        text, status = capture(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--color=no",
+             f"--basetemp={folder}/tmp", f"--junitxml={report}", "test/e2e"], cwd=ROOT)
+        if report.exists():
+            for suite in xml.etree.ElementTree.parse(report).iter("testsuite"):
+                number = {key: int(suite.get(key)) for key in
+                          ("tests", "failures", "errors", "skipped")}
+                tally.failed += number["failures"] + number["errors"]
+                tally.skipped += number["skipped"]
+                tally.passed += max(0, number["tests"] - number["failures"] - number["errors"]
+                                    - number["skipped"])
+    if status != 0 and tally.failed == 0:
+        tally.fail(f"--- pytest, exit status {status}")
+    if tally.failed:
+        tally.output.append(text.rstrip())
+        run.failed = True
+    return tally
+
+
+def scenario(run):
+    """The scenarios, each on a database and a gateway of its own."""
+    import scenario as scenarios
+
+    tally = tap.Tally()
+    for name in scenarios.SCENARIOS:
+        outcome = scenarios.run(name, run.cluster(), scenarios.Plain())
+        tally.passed += outcome.passed
+        for difference in outcome.differences:
+            tally.fail(f"scenario {name}: {difference}")
+    return tally
+
+
+SUITES = {"pgtap": pgtap, "isolation": isolation, "unit": unit, "e2e": e2e, "scenario": scenario}
+
+
+class Run:
+    """One run of suites: the cluster they share, started by the first that needs it."""
+
+    def __init__(self, stack):
+        self.stack = stack
+        self.failed = False
+        self._cluster = None
+
+    def cluster(self):
+        """The shared cluster."""
+        if self._cluster is None:
+            self._cluster = Cluster.start("check")
+            self.stack.callback(lambda: self._cluster.stop(self.failed))
+        return self._cluster
+
+
+def run(names):
+    """Runs the suites named and ends in one line; returns the exit status."""
+    total = tap.Tally()
+    with contextlib.ExitStack() as stack:
+        shared = Run(stack)
+        for name in names:
+            print(f"{name} ...", flush=True)
+            begin = time.monotonic()
+            try:
+                tally = SUITES[name](shared)
+            except Exception as error:
+                tally = tap.Tally()
+                tally.fail(f"{name}: {type(error).__name__}: {error}")
+            if tally.passed + tally.failed == 0:
+                tally.fail(f"{name}: no test was run")
+            for text in tally.output:
+                print(text)
+            print(f"{name}: {tally} ({time.monotonic() - begin:.1f} s)", flush=True)
+            shared.failed = shared.failed or tally.failed > 0
+            total.add(tally)
+    print(total)
+    return 1 if total.failed else 0
