@@ -33,12 +33,26 @@ def database(cluster):
 
 
 @pytest.fixture
-def start_gateway(database):
-    """Starts gateways on this test's database: `start_gateway(ROWSYNC_BODY_LIMIT=1000)`."""
+def empty_database(cluster):
+    """A database of this test's own with nothing in it, for what needs no extension."""
+    base = cluster.database()
+    if not base.rows("SELECT FROM pg_roles WHERE rolname = 'business_gateway'"):
+        base.rows("CREATE ROLE business_gateway LOGIN")
+    yield base
+    base.close()
+
+
+@pytest.fixture
+def start_gateway(request):
+    """Starts gateways: `start_gateway(ROWSYNC_BODY_LIMIT=1000)`.
+
+    They serve this test's `database`, or the one given as `database=`.
+    """
     started = []
 
-    def start(**options):
-        started.append(rig.Gateway.start(options.pop("database", database), **options))
+    def start(*, database=None, **options):
+        base = database or request.getfixturevalue("database")
+        started.append(rig.Gateway.start(base, **options))
         return started[-1]
 
     yield start

@@ -12,10 +12,10 @@ from .cluster import Cluster, Database
 from .device import Device, business_device
 from .gateway import Answer, Gateway
 from .place import ROOT, Place
-from .proxy import CuttingProxy
 from .token import SECRET, mint
+from .wire import Exchange, Wire
 
 __all__ = [
-    "Answer", "Cluster", "CuttingProxy", "Database", "Device", "Gateway", "Place", "ROOT", "SECRET",
-    "business_device", "mint",
+    "Answer", "Cluster", "Database", "Device", "Exchange", "Gateway", "Place", "ROOT", "SECRET",
+    "Wire", "business_device", "mint",
 ]
