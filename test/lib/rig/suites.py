@@ -116,7 +116,7 @@ def scenario(run):
 
     tally = tap.Tally()
     for name in scenarios.SCENARIOS:
-        outcome = scenarios.run(name, run.cluster(), scenarios.Plain())
+        outcome = scenarios.run(name, run.cluster())
         tally.passed += outcome.passed
         for difference in outcome.differences:
             tally.fail(f"scenario {name}: {difference}")
