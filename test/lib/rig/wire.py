@@ -27,6 +27,8 @@ class Wire:
         self.target = url.split("//", 1)[1]
         self.exchanges = []
         self.cuts = 0
+        self.open = threading.Event()
+        self.open.set()
         wire = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -57,6 +59,14 @@ class Wire:
         """
         self.cuts = times
 
+    def hold_uploads(self):
+        """Keeps the answers to uploads back until `release`."""
+        self.open.clear()
+
+    def release(self):
+        """Lets answers pass again."""
+        self.open.set()
+
     def uploads(self):
         """The uploads so far, as (changes sent, statuses received); the list begins anew."""
         seen = [exchange for exchange in self.exchanges
@@ -66,6 +76,7 @@ class Wire:
 
     def close(self):
         """Takes no more connections."""
+        self.release()
         self.server.shutdown()
         self.server.server_close()
 
@@ -79,15 +90,20 @@ class Wire:
         self.exchanges.append(Exchange(
             near.command, near.path, _json(body, near.headers), answer.status,
             _json(data, answer.headers)))
-        if self.cuts > 0 and near.path.startswith("/sync/upload"):
-            self.cuts -= 1
-            near.close_connection = True
-            return
+        if near.path.startswith("/sync/upload"):
+            self.open.wait()
+            if self.cuts > 0:
+                self.cuts -= 1
+                near.close_connection = True
+                return
         head = [f"HTTP/1.1 {answer.status} {answer.reason}"]
         head += [f"{name}: {value}" for name, value in answer.getheaders()
                  if name.lower() not in ("connection", "content-length", "transfer-encoding")]
         head.append(f"Content-Length: {len(data)}")
-        near.wfile.write("\r\n".join(head).encode() + b"\r\n\r\n" + data)
+        try:
+            near.wfile.write("\r\n".join(head).encode() + b"\r\n\r\n" + data)
+        except OSError:
+            near.close_connection = True
 
 
 def _json(data, headers):
