@@ -33,11 +33,15 @@ def spawn(command, *, user=None, detached=False, on_death=signal.SIGTERM, **opti
 
 
 def raise_on_termination():
-    """Makes SIGTERM and SIGHUP unwind like Ctrl-C does, so that everything is cleaned up."""
+    """Makes SIGTERM and SIGHUP unwind like Ctrl-C does, so that everything is cleaned up.
+
+    Ctrl-C itself too: a shell starts background jobs with SIGINT ignored.
+    """
     def leave(number, _frame):
         raise SystemExit(128 + number)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, leave)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def stop(process, number=signal.SIGTERM, seconds=20):
