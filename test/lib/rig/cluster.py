@@ -55,7 +55,7 @@ class Cluster:
         self.server = server
         self.bin = pathlib.Path(pg_config("bindir"))
         self.names = itertools.count(1)
-        self.templates = set()
+        self.has_business = False
 
     @classmethod
     def start(cls, name="test", keep=False, **settings):
@@ -135,18 +135,25 @@ class Cluster:
     def database(self, template="template1", name=None):
         """A new database, a copy of `template`."""
         name = name or f"test_{next(self.names)}"
-        admin = psycopg2.connect(self.dsn("postgres"))
-        admin.autocommit = True
-        with admin.cursor() as cursor:
-            cursor.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
-        admin.close()
+        self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         return Database(self, name)
+
+    def execute(self, statement):
+        """Runs one statement as the superuser, outside any transaction and any test's database."""
+        admin = psycopg2.connect(self.dsn("postgres"))
+        try:
+            admin.autocommit = True
+            with admin.cursor() as cursor:
+                cursor.execute(statement)
+        finally:
+            admin.close()
 
     def business(self, name=None):
         """A new database with the extension and the example schema, registered."""
-        if "business" not in self.templates:
+        if not self.has_business:
+            self.execute("DROP DATABASE IF EXISTS business_template")
             self.database(name="business_template").load(BUSINESS / "postgres.sql")
-            self.templates.add("business")
+            self.has_business = True
         return self.database("business_template", name)
 
 
