@@ -29,11 +29,11 @@ def server_user():
 
 
 def can_enter(user, folder):
-    """Whether `user` can reach `folder`; asks the kernel by trying it as that user."""
-    return subprocess.run(
-        ["/usr/bin/test", "-x", str(folder)], user=user.pw_uid, group=user.pw_gid, extra_groups=[],
-        cwd="/",
-    ).returncode == 0
+    """Whether `user`, another or ourselves, can reach `folder`: by trying it as that user."""
+    if user.pw_uid == os.geteuid():
+        return os.access(folder, os.X_OK)
+    return subprocess.run(["/usr/bin/test", "-x", str(folder)], user=user.pw_uid,
+                          group=user.pw_gid, extra_groups=[], cwd="/").returncode == 0
 
 
 class Place:
