@@ -1,6 +1,7 @@
 """The PostgreSQL and the gateway of `make up`, which stay until `make down`."""
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -9,7 +10,6 @@ import time
 from .cluster import Cluster, pg_config
 from .gateway import Gateway
 from .place import RUN, remove
-from .token import SECRET
 
 ENV = RUN / "env"
 UP = RUN / "up"
@@ -25,7 +25,8 @@ def up():
             cluster = Cluster.start("up", keep=True)
             database = cluster.business(name="business")
             database.close()
-            gateway = Gateway.start(database, detached=True)
+            secret = secrets.token_hex(32)
+            gateway = Gateway.start(database, detached=True, ROWSYNC_JWT_SECRET=secret)
         except BaseException:
             if cluster is not None:
                 cluster.stop(failed=True)
@@ -33,7 +34,7 @@ def up():
         PIDS.write_text(f"{gateway.server.pid} {_started(gateway.server.pid)}\n"
                         f"{cluster.server.pid} {_started(cluster.server.pid)}\n")
         ENV.write_text(f"ROWSYNC_URL={gateway.url}\nDATABASE_URL={database.dsn}\n"
-                       f"ROWSYNC_JWT_SECRET={SECRET}\n")
+                       f"ROWSYNC_JWT_SECRET={secret}\n")
         ENV.chmod(0o600)
     print(ENV.read_text(), end="")
     return 0
