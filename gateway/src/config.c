@@ -1,0 +1,437 @@
+/*
+ * config.c: the gateway's settings, from a JSON file and the environment.
+ *
+ * One table says everything about a setting. Reading, checking, the documentation's table and the
+ * nearest-name hint for a misspelt key all come from it, so that they cannot drift.
+ */
+#include "config.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <jansson.h>
+#include <libpq-fe.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum kind
+{
+    KIND_TEXT,
+    KIND_INTEGER,
+    KIND_BOOLEAN
+};
+
+struct setting
+{
+    const char *name;
+    enum kind kind;
+    size_t offset;
+    const char *fallback; /* as it would stand in the environment; NULL: not set */
+    int64_t least;
+    int64_t most;
+    const char *unit;
+    const char *meaning;
+};
+
+#define TEXT(name, fallback, meaning)                                                              \
+    {                                                                                              \
+#name, KIND_TEXT, offsetof(struct config, name), fallback, 0, 0, "", meaning               \
+    }
+#define INTEGER(name, fallback, least, most, unit, meaning)                                        \
+    {                                                                                              \
+#name, KIND_INTEGER, offsetof(struct config, name), fallback, least, most, unit, meaning   \
+    }
+#define BOOLEAN(name, fallback, meaning)                                                           \
+    {                                                                                              \
+#name, KIND_BOOLEAN, offsetof(struct config, name), fallback, 0, 0, "", meaning            \
+    }
+
+static const struct setting settings[] = {
+    TEXT(listen, "127.0.0.1:8080",
+         "Address and port. Port 0 takes a free one; `[::1]:8080` for IPv6."),
+    TEXT(database_url, NULL, "libpq connection string or URI of the database. Required."),
+    TEXT(jwt_secret, NULL, "Secret of HS256, HS384, HS512 tokens: at least 32, 48, 64 bytes."),
+    TEXT(jwks_file, NULL, "File with a JWK Set (RFC 7517). Read again on SIGHUP."),
+    TEXT(jwt_issuer, NULL, "What a token's `iss` must be."),
+    TEXT(jwt_audience, NULL, "What a token's `aud` must be or contain."),
+    INTEGER(jwt_leeway, "60", 0, 3600, "s", "Clock difference allowed for `exp` and `nbf`."),
+    INTEGER(token_cache, "4096", 0, 1048576, "tokens",
+            "Verified tokens remembered by each loop; 0: none. Never beyond their `exp`."),
+    INTEGER(loops, "0", 0, 256, "threads", "Event loops; 0: one for each CPU."),
+    INTEGER(pool_size, "8", 1, 1000, "connections", "Database connections of each loop."),
+    INTEGER(queue_length, "256", 0, 1000000, "requests",
+            "Requests of each loop that may wait for a connection; more are refused with 503."),
+    INTEGER(queue_timeout, "5000", 1, 600000, "ms", "Longest wait for a connection, then 503."),
+    INTEGER(connect_timeout, "5000", 100, 600000, "ms",
+            "Longest time to establish a database connection."),
+    INTEGER(statement_timeout, "30000", 10, 3600000, "ms",
+            "Longest run of a request's statement in the database, then 503."),
+    INTEGER(recycle_size, "4194304", 65536, 1073741824, "bytes",
+            "A connection that carried a larger request or answer is renewed: libpq never gives "
+            "buffers back."),
+    INTEGER(body_limit, "16777216", 1024, 1073741824, "bytes", "Largest request body, then 413."),
+    INTEGER(unpacked_limit, "16777216", 1024, 1073741824, "bytes",
+            "Largest request body once gzip is undone, then 413."),
+    INTEGER(header_limit, "16384", 1024, 262144, "bytes", "Largest request head, then 431."),
+    INTEGER(header_timeout, "10000", 100, 600000, "ms", "Longest time to send a request head."),
+    INTEGER(body_timeout, "60000", 100, 3600000, "ms", "Longest time to send a request body."),
+    INTEGER(idle_timeout, "75000", 100, 3600000, "ms",
+            "How long a kept-alive connection may wait for its next request."),
+    INTEGER(send_timeout, "30000", 100, 3600000, "ms",
+            "A reader that takes no byte of its answer for so long is cut."),
+    INTEGER(max_connections, "16384", 1, 1000000, "connections",
+            "Client connections of the process; more wait in the kernel's queue."),
+    INTEGER(drain_timeout, "30000", 0, 3600000, "ms",
+            "After SIGTERM, how long requests in flight may take to end."),
+    INTEGER(gzip_level, "1", 0, 9, "level", "Compression of answers; 0: none."),
+    BOOLEAN(pgbouncer, "false",
+            "No named statements: for PgBouncer in transaction mode in front of the database."),
+    TEXT(log_level, "info", "`debug`, `info`, `warning`, `error` or `off`."),
+};
+
+#define SETTING_COUNT (sizeof(settings) / sizeof(settings[0]))
+
+/* Writes a message into the caller's error buffer; false, so that callers can return it. */
+static bool __attribute__((format(printf, 3, 4)))
+refuse(char *error, size_t error_size, const char *format, ...)
+{
+    va_list arguments;
+
+    va_start(arguments, format);
+    vsnprintf(error, error_size, format, arguments);
+    va_end(arguments);
+    return false;
+}
+
+/* The environment variable of a setting. DATABASE_URL keeps the name that every platform uses. */
+static void
+environment_name(const struct setting *setting, char *name, size_t size)
+{
+    size_t at;
+
+    snprintf(name, size, "%s%s", strcmp(setting->name, "database_url") == 0 ? "" : "rowsync_",
+             setting->name);
+    for (at = 0; name[at] != '\0'; at++)
+        name[at] = (char)toupper((unsigned char)name[at]);
+}
+
+static char **
+text_slot(struct config *config, const struct setting *setting)
+{
+    return (char **)(void *)((char *)config + setting->offset);
+}
+
+/* Puts a text value in place, freeing the one before. */
+static void
+set_text(struct config *config, const struct setting *setting, const char *value)
+{
+    char **slot = text_slot(config, setting);
+
+    free(*slot);
+    *slot = value == NULL ? NULL : strdup(value);
+    if (value != NULL && *slot == NULL)
+        abort();
+}
+
+/* Checks a number's range and puts it in place. `where` names the key or variable it came from. */
+static bool
+set_integer(struct config *config, const struct setting *setting, int64_t value, const char *where,
+            char *error, size_t error_size)
+{
+    if (value < setting->least || value > setting->most)
+        return refuse(error, error_size, "%s must be from %lld to %lld (%s), not %lld", where,
+                      (long long)setting->least, (long long)setting->most, setting->unit,
+                      (long long)value);
+    memcpy((char *)config + setting->offset, &value, sizeof(value));
+    return true;
+}
+
+static void
+set_boolean(struct config *config, const struct setting *setting, bool value)
+{
+    memcpy((char *)config + setting->offset, &value, sizeof(value));
+}
+
+/* Takes a value in the form in which the environment has it. */
+static bool
+set_from_string(struct config *config, const struct setting *setting, const char *value,
+                const char *where, char *error, size_t error_size)
+{
+    switch (setting->kind)
+    {
+        case KIND_TEXT:
+            set_text(config, setting, value);
+            return true;
+        case KIND_INTEGER:
+        {
+            char *end;
+            long long number;
+
+            errno = 0;
+            number = strtoll(value, &end, 10);
+            if (end == value || *end != '\0' || errno != 0 || isspace((unsigned char)*value))
+                return refuse(error, error_size, "%s must be an integer from %lld to %lld (%s)",
+                              where, (long long)setting->least, (long long)setting->most,
+                              setting->unit);
+            return set_integer(config, setting, number, where, error, error_size);
+        }
+        case KIND_BOOLEAN:
+            if (strcmp(value, "true") != 0 && strcmp(value, "false") != 0)
+                return refuse(error, error_size, "%s must be true or false", where);
+            set_boolean(config, setting, value[0] == 't');
+            return true;
+    }
+    return false;
+}
+
+/* Takes a value of the configuration file. */
+static bool
+set_from_json(struct config *config, const struct setting *setting, const json_t *value,
+              char *error, size_t error_size)
+{
+    switch (setting->kind)
+    {
+        case KIND_TEXT:
+            if (!json_is_string(value) && !json_is_null(value))
+                return refuse(error, error_size, "\"%s\" must be a string", setting->name);
+            set_text(config, setting, json_string_value(value));
+            return true;
+        case KIND_INTEGER:
+            if (!json_is_integer(value))
+                return refuse(error, error_size, "\"%s\" must be an integer from %lld to %lld (%s)",
+                              setting->name, (long long)setting->least, (long long)setting->most,
+                              setting->unit);
+            return set_integer(config, setting, json_integer_value(value), setting->name, error,
+                               error_size);
+        case KIND_BOOLEAN:
+            if (!json_is_boolean(value))
+                return refuse(error, error_size, "\"%s\" must be true or false", setting->name);
+            set_boolean(config, setting, json_is_true(value));
+            return true;
+    }
+    return false;
+}
+
+/* Levenshtein distance of two short names: how many keystrokes lie between them. */
+static size_t
+name_distance(const char *left, const char *right)
+{
+    size_t row[64];
+    size_t width = strlen(right);
+
+    if (strlen(left) >= 64 || width >= 64)
+        return SIZE_MAX;
+    for (size_t j = 0; j <= width; j++)
+        row[j] = j;
+    for (size_t i = 1; left[i - 1] != '\0'; i++)
+    {
+        size_t diagonal = row[0];
+
+        row[0] = i;
+        for (size_t j = 1; j <= width; j++)
+        {
+            size_t best = diagonal + (left[i - 1] != right[j - 1]);
+
+            diagonal = row[j];
+            if (row[j] + 1 < best)
+                best = row[j] + 1;
+            if (row[j - 1] + 1 < best)
+                best = row[j - 1] + 1;
+            row[j] = best;
+        }
+    }
+    return row[width];
+}
+
+static const struct setting *
+find_setting(const char *name)
+{
+    for (size_t i = 0; i < SETTING_COUNT; i++)
+        if (strcmp(settings[i].name, name) == 0)
+            return &settings[i];
+    return NULL;
+}
+
+/* Refuses a key that is no setting, naming the one that was probably meant. */
+static bool
+refuse_unknown(const char *name, char *error, size_t error_size)
+{
+    const struct setting *nearest = &settings[0];
+
+    for (size_t i = 1; i < SETTING_COUNT; i++)
+        if (name_distance(name, settings[i].name) < name_distance(name, nearest->name))
+            nearest = &settings[i];
+    if (name_distance(name, nearest->name) <= 2 + strlen(nearest->name) / 4)
+        return refuse(error, error_size, "unknown setting \"%.64s\": did you mean \"%s\"?", name,
+                      nearest->name);
+    return refuse(error, error_size,
+                  "unknown setting \"%.64s\": see rowsync-gateway --settings for all of them",
+                  name);
+}
+
+/* Sets everything to its default. */
+static void
+set_defaults(struct config *config)
+{
+    char unused[1];
+
+    memset(config, 0, sizeof(*config));
+    for (size_t i = 0; i < SETTING_COUNT; i++)
+        if (settings[i].fallback != NULL)
+            (void)set_from_string(config, &settings[i], settings[i].fallback, settings[i].name,
+                                  unused, sizeof(unused));
+}
+
+/* Applies the members of a JSON object. */
+static bool
+apply_json(struct config *config, const char *json, size_t size, char *error, size_t error_size)
+{
+    json_error_t where;
+    json_t *root = json_loadb(json, size, JSON_REJECT_DUPLICATES, &where);
+    const char *name;
+    json_t *value;
+    bool good = true;
+
+    if (root == NULL)
+        return refuse(error, error_size, "line %d, column %d: %s", where.line, where.column,
+                      where.text);
+    if (!json_is_object(root))
+        good = refuse(error, error_size, "the configuration must be a JSON object");
+    json_object_foreach(root, name, value)
+    {
+        const struct setting *setting = find_setting(name);
+
+        good = setting == NULL ? refuse_unknown(name, error, error_size)
+                               : set_from_json(config, setting, value, error, error_size);
+        if (!good)
+            break;
+    }
+    json_decref(root);
+    return good;
+}
+
+static bool
+apply_environment(struct config *config, char *error, size_t error_size)
+{
+    for (size_t i = 0; i < SETTING_COUNT; i++)
+    {
+        char name[64];
+        const char *value;
+
+        environment_name(&settings[i], name, sizeof(name));
+        value = getenv(name);
+        if (value != NULL && !set_from_string(config, &settings[i], value, name, error, error_size))
+            return false;
+    }
+    return true;
+}
+
+/* What no single setting can tell: things that must fit together. */
+static bool
+check_whole(const struct config *config, char *error, size_t error_size)
+{
+    static const char *const levels[] = {"debug", "info", "warning", "error", "off"};
+    PQconninfoOption *options;
+    char *reason = NULL;
+    bool known = false;
+
+    if (config->database_url == NULL)
+        return refuse(error, error_size,
+                      "database_url is not set: set DATABASE_URL, or \"database_url\" in the "
+                      "configuration file, to a libpq connection string");
+    options = PQconninfoParse(config->database_url, &reason);
+    if (options == NULL)
+    {
+        refuse(error, error_size, "database_url is no libpq connection string: %.200s",
+               reason == NULL ? "out of memory" : reason);
+        PQfreemem(reason);
+        return false;
+    }
+    PQconninfoFree(options);
+    if (config->jwt_secret == NULL && config->jwks_file == NULL)
+        return refuse(error, error_size,
+                      "neither jwt_secret nor jwks_file is set: without a key no token can be "
+                      "verified");
+    if (config->jwt_secret != NULL && strlen(config->jwt_secret) < 32)
+        return refuse(error, error_size,
+                      "jwt_secret has %zu bytes: HS256 needs at least 32 (RFC 7518, 3.2)",
+                      strlen(config->jwt_secret));
+    for (size_t i = 0; i < sizeof(levels) / sizeof(levels[0]); i++)
+        known = known || strcmp(config->log_level, levels[i]) == 0;
+    if (!known)
+        return refuse(error, error_size,
+                      "log_level must be debug, info, warning, error or off, not \"%.32s\"",
+                      config->log_level);
+    return true;
+}
+
+bool
+config_parse(struct config *config, const char *json, size_t size, char *error, size_t error_size)
+{
+    set_defaults(config);
+    if (apply_json(config, json, size, error, error_size) &&
+        apply_environment(config, error, error_size) && check_whole(config, error, error_size))
+        return true;
+    config_free(config);
+    return false;
+}
+
+bool
+config_load(struct config *config, const char *path, char *error, size_t error_size)
+{
+    static const size_t most = 1048576;
+    char reason[512];
+    char *json;
+    size_t size;
+    FILE *file;
+    bool good;
+
+    if (path == NULL)
+        return config_parse(config, "{}", 2, error, error_size);
+    file = fopen(path, "rbe");
+    if (file == NULL)
+        return refuse(error, error_size, "%s: %s", path, strerror(errno));
+    json = malloc(most);
+    if (json == NULL)
+        abort();
+    size = fread(json, 1, most, file);
+    if (ferror(file) || size == most)
+        good = refuse(reason, sizeof(reason), size == most ? "larger than 1 MiB" : "cannot read");
+    else
+        good = config_parse(config, json, size, reason, sizeof(reason));
+    fclose(file);
+    free(json);
+    return good || refuse(error, error_size, "%s: %s", path, reason);
+}
+
+void
+config_free(struct config *config)
+{
+    for (size_t i = 0; i < SETTING_COUNT; i++)
+        if (settings[i].kind == KIND_TEXT)
+            set_text(config, &settings[i], NULL);
+}
+
+void
+config_describe(FILE *out)
+{
+    fputs("| key | environment | default | unit | range | meaning |\n"
+          "| --- | --- | --- | --- | --- | --- |\n",
+          out);
+    for (size_t i = 0; i < SETTING_COUNT; i++)
+    {
+        const struct setting *setting = &settings[i];
+        char name[64];
+
+        environment_name(setting, name, sizeof(name));
+        fprintf(out, "| `%s` | `%s` | %s%s%s | %s | ", setting->name, name,
+                setting->fallback == NULL ? "" : "`",
+                setting->fallback == NULL ? "–" : setting->fallback,
+                setting->fallback == NULL ? "" : "`", setting->unit);
+        if (setting->kind == KIND_INTEGER)
+            fprintf(out, "%lld…%lld", (long long)setting->least, (long long)setting->most);
+        else if (setting->kind == KIND_BOOLEAN)
+            fputs("`true`, `false`", out);
+        fprintf(out, " | %s |\n", setting->meaning);
+    }
+}

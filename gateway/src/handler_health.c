@@ -1,0 +1,54 @@
+/*
+ * handler_health.c: is the process alive, is it of use.
+ */
+#include "router.h"
+#include "sqlstate.h"
+
+#include <string.h>
+
+/* An answer of the database no older than this proves that it can be reached. */
+#define FRESH_MS 500
+
+/* GET /healthz: the loop turns; nothing else is asked. */
+void
+handle_health(struct request *request)
+{
+    request_answer(request, "application/json", H2O_STRLIT("{\"status\":\"ok\"}\n"));
+}
+
+static void
+answer_ready(struct request *request)
+{
+    request_answer(request, "application/json", H2O_STRLIT("{\"status\":\"ready\"}\n"));
+}
+
+static void
+on_answer(struct request *request, PGresult *result)
+{
+    PQclear(result);
+    answer_ready(request);
+}
+
+/*
+ * GET /readyz: the database answers and has the extension. Requests prove it all the time; only
+ * without recent proof a question of our own does. Open to all, so it must not become a way to
+ * flood the database.
+ */
+void
+handle_ready(struct request *request)
+{
+    static const struct pg_statement statement = {"rowsync_ready",
+                                                  "SELECT rowsync.schema_version()", 4, 0};
+    struct loop *loop = request->loop;
+    struct problem problem;
+
+    if (pg_pool_figures(loop->pool)->connected == 0)
+    {
+        problem_from_database(&problem, PG_END_UNREACHED, NULL);
+        request_fail(request, &problem);
+    }
+    else if (loop->database_good != 0 && h2o_now(loop->http.loop) - loop->database_good < FRESH_MS)
+        answer_ready(request);
+    else
+        request_query(request, &statement, on_answer);
+}

@@ -1,0 +1,179 @@
+/*
+ * main.c: rowsync-gateway, the process: arguments, signals, start and end.
+ */
+#include "canceller.h"
+#include "config.h"
+#include "log.h"
+#include "router.h"
+#include "server.h"
+
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define EXIT_USAGE 2
+
+static const char usage[] =
+    "Usage: rowsync-gateway [--config FILE]\n"
+    "\n"
+    "Serves the rowsync protocol over HTTP from a PostgreSQL database with the extension rowsync.\n"
+    "\n"
+    "  -c, --config FILE   JSON file with settings; the environment overrides it\n"
+    "      --check-config  check settings and keys, say what is wrong, and exit\n"
+    "      --settings      list every setting with default, unit and range\n"
+    "  -V, --version       print the version\n"
+    "  -h, --help          print this\n"
+    "\n"
+    "SIGTERM and SIGINT let requests in hand end, then the process exits with 0.\n"
+    "SIGHUP reads the JWK Set file again; one that is broken leaves the old keys in force.\n";
+
+/* Sets the log's level from a configuration that config.c has checked. */
+static void
+apply_log_level(const struct config *config)
+{
+    static const char *const names[] = {"debug", "info", "warning", "error", "off"};
+
+    for (int level = LOG_DEBUG; level <= LOG_OFF; level++)
+        if (strcmp(config->log_level, names[level]) == 0)
+            log_set_level((enum log_level)level);
+}
+
+/* SIGHUP: new keys, or the old ones and a word in the log. */
+static void
+reload(struct server *server, const struct config *config)
+{
+    char error[768];
+    struct jwt_keys *keys = auth_load_keys(config, error, sizeof(error));
+
+    if (keys == NULL)
+    {
+        log_message(LOG_ERROR, "reload_failed", "%s; the old keys stay in force", error);
+        return;
+    }
+    server_set_keys(server, keys);
+    jwt_keys_release(keys);
+    log_message(LOG_INFO, "reloaded", "keys read again");
+}
+
+/* Waits for signals until one asks to end. */
+static void
+serve(struct server *server, const struct config *config, const sigset_t *signals)
+{
+    int received;
+
+    for (;;)
+    {
+        if (sigwait(signals, &received) != 0)
+            continue;
+        if (received != SIGHUP)
+            break;
+        reload(server, config);
+    }
+    log_message(LOG_INFO, "draining", "%s", strsignal(received));
+    server_drain(server);
+    log_message(LOG_INFO, "stopped", "bye");
+}
+
+/* Runs the server to its end. Returns the exit status. */
+static int
+run(const struct config *config, struct jwt_keys *keys)
+{
+    char error[512];
+    struct server *server;
+    sigset_t signals;
+
+    /* Blocked here, before any thread: all of them inherit that, and only sigwait receives. */
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    server = server_create(config, keys, router_configure, error, sizeof(error));
+    if (server == NULL)
+    {
+        fprintf(stderr, "rowsync-gateway: %s\n", error);
+        return EXIT_FAILURE;
+    }
+    canceller_start();
+    server_start(server);
+    printf("rowsync-gateway: listening on %s\n", server_url(server));
+    fflush(stdout);
+    log_message(LOG_INFO, "started", "listening on %s", server_url(server));
+    serve(server, config, &signals);
+    canceller_stop();
+    server_free(server);
+    return EXIT_SUCCESS;
+}
+
+int
+main(int argc, char **argv)
+{
+    enum
+    {
+        CHECK = 256,
+        SETTINGS
+    };
+    static const struct option options[] = {
+        {"config", required_argument, NULL, 'c'},  {"check-config", no_argument, NULL, CHECK},
+        {"settings", no_argument, NULL, SETTINGS}, {"version", no_argument, NULL, 'V'},
+        {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0}};
+    const char *path = NULL;
+    bool check = false;
+    struct config config;
+    struct jwt_keys *keys;
+    char error[768];
+    int option;
+    int status;
+
+    while ((option = getopt_long(argc, argv, "c:Vh", options, NULL)) != -1)
+    {
+        switch (option)
+        {
+            case 'c':
+                path = optarg;
+                break;
+            case CHECK:
+                check = true;
+                break;
+            case SETTINGS:
+                config_describe(stdout);
+                return EXIT_SUCCESS;
+            case 'V':
+                puts("rowsync-gateway " ROWSYNC_VERSION);
+                return EXIT_SUCCESS;
+            case 'h':
+                fputs(usage, stdout);
+                return EXIT_SUCCESS;
+            default:
+                fputs("Try \"rowsync-gateway --help\".\n", stderr);
+                return EXIT_USAGE;
+        }
+    }
+    if (optind != argc)
+    {
+        fprintf(stderr, "rowsync-gateway: unexpected argument \"%s\"\n%s", argv[optind], usage);
+        return EXIT_USAGE;
+    }
+    if (!config_load(&config, path, error, sizeof(error)))
+    {
+        fprintf(stderr, "rowsync-gateway: %s\n", error);
+        return EXIT_USAGE;
+    }
+    apply_log_level(&config);
+    keys = auth_load_keys(&config, error, sizeof(error));
+    if (keys == NULL)
+    {
+        fprintf(stderr, "rowsync-gateway: %s\n", error);
+        config_free(&config);
+        return EXIT_USAGE;
+    }
+    if (check)
+        puts("rowsync-gateway: the configuration is good");
+    status = check ? EXIT_SUCCESS : run(&config, keys);
+    jwt_keys_release(keys);
+    config_free(&config);
+    return status;
+}

@@ -1,0 +1,274 @@
+/*
+ * request.c: one HTTP request in the gateway's hands, from routing to its line in the log.
+ */
+#include "request.h"
+#include "log.h"
+#include "router.h"
+#include "sqlstate.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Writes the request's line in the log, when everything about it is known. */
+static void
+log_request(const struct request *request, const h2o_req_t *req)
+{
+    uint64_t now = clock_us();
+    struct log_line line;
+
+    if (!log_enabled(LOG_INFO))
+        return;
+    log_begin(&line, LOG_INFO, "request");
+    log_string(&line, "id", request->id);
+    log_bytes(&line, "method", req->input.method.base, req->input.method.len);
+    log_string(&line, "route", request->route == NULL ? "none" : request->route->path);
+    log_number(&line, "status", req->res.status);
+    log_string(&line, "code", request->problem);
+    log_string(&line, "user", request->user);
+    if (request->source[0] != '\0')
+        log_string(&line, "source", request->source);
+    log_number(&line, "received", (int64_t)req->entity.len);
+    log_number(&line, "sent", (int64_t)req->bytes_sent);
+    log_number(&line, "total_us", (int64_t)(now - request->began));
+    if (request->ended != 0)
+    {
+        uint64_t started = request->job.started_at != 0 ? request->job.started_at : request->ended;
+
+        log_number(&line, "queue_us", (int64_t)(started - request->job.queued_at));
+        log_number(&line, "database_us", (int64_t)(request->ended - started));
+        log_number(&line, "send_us", (int64_t)(now - request->ended));
+    }
+    log_end(&line);
+}
+
+/* h2o lets go: all is sent, or the client has gone. Its request is still readable here. */
+static void
+on_release(void *memory)
+{
+    struct request *request = memory;
+    h2o_req_t *req = request->req;
+
+    log_request(request, req);
+    request->req = NULL;
+    h2o_linklist_unlink(&request->link);
+    pg_job_abandon(&request->job);
+    jwt_claims_release(request->claims);
+}
+
+struct request *
+request_begin(h2o_req_t *req, struct loop *loop)
+{
+    struct request *request = h2o_mem_alloc_shared(&req->pool, sizeof(*request), on_release);
+
+    memset(request, 0, sizeof(*request));
+    request->req = req;
+    request->loop = loop;
+    request->connection = connection_of(req);
+    request->began = clock_us();
+    h2o_linklist_insert(&request->connection->requests, &request->link);
+    snprintf(request->id, sizeof(request->id), "%016llx", (unsigned long long)loop->next_request++);
+    snprintf(request->application, sizeof(request->application), "rowsync-gateway %s", request->id);
+    request_header(request, "rowsync-request-id", request->id);
+    return request;
+}
+
+void
+request_header(struct request *request, const char *name, const char *value)
+{
+    h2o_add_header_by_str(&request->req->pool, &request->req->res.headers, name, strlen(name), 1,
+                          NULL, value, strlen(value));
+}
+
+void *
+request_memory(struct request *request, size_t size)
+{
+    return h2o_mem_alloc_pool(&request->req->pool, size);
+}
+
+/* The phrase beside a status, which only people read. */
+static const char *
+reason_of(int status)
+{
+    static const struct
+    {
+        int status;
+        const char *reason;
+    } reasons[] = {
+        {200, "OK"},
+        {400, "Bad Request"},
+        {401, "Unauthorized"},
+        {404, "Not Found"},
+        {405, "Method Not Allowed"},
+        {410, "Gone"},
+        {413, "Content Too Large"},
+        {415, "Unsupported Media Type"},
+        {417, "Expectation Failed"},
+        {431, "Request Header Fields Too Large"},
+        {500, "Internal Server Error"},
+        {503, "Service Unavailable"},
+    };
+
+    for (size_t i = 0; i < sizeof(reasons) / sizeof(reasons[0]); i++)
+        if (reasons[i].status == status)
+            return reasons[i].reason;
+    return "Status";
+}
+
+/* Sends a whole answer. The bytes must last as long as the request. */
+static void
+send_whole(struct request *request, int status, const char *type, const char *body, size_t size)
+{
+    static h2o_generator_t generator = {NULL, NULL};
+    h2o_req_t *req = request->req;
+    h2o_iovec_t bytes = h2o_iovec_init(body, size);
+    bool head = h2o_memis(req->input.method.base, req->input.method.len, H2O_STRLIT("HEAD"));
+
+    req->res.status = status;
+    req->res.reason = reason_of(status);
+    req->res.content_length = size;
+    h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_CONTENT_TYPE, NULL, type, strlen(type));
+    /* Answers are about one user's data at one moment. */
+    h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_CACHE_CONTROL, NULL,
+                   H2O_STRLIT("no-store"));
+    if (request->loop->draining)
+        req->http1_is_persistent = 0;
+    h2o_start_response(req, &generator);
+    h2o_send(req, &bytes, head ? 0 : 1, H2O_SEND_STATE_FINAL);
+}
+
+/* Headers that certain problems come with. */
+static void
+add_problem_headers(struct request *request, const struct problem *problem)
+{
+    int status = problem_status(problem->code);
+
+    if (problem->retry_after != 0)
+    {
+        char *value = request_memory(request, 16);
+
+        snprintf(value, 16, "%d", problem->retry_after);
+        request_header(request, "retry-after", value);
+    }
+    if (status == 401)
+    {
+        request_header(request, "www-authenticate",
+                       problem->code == PROBLEM_MISSING_TOKEN
+                           ? "Bearer realm=\"rowsync\""
+                           : "Bearer realm=\"rowsync\", error=\"invalid_token\"");
+    }
+}
+
+void
+request_fail(struct request *request, const struct problem *problem)
+{
+    struct text text;
+    char *body;
+
+    request->problem = problem_name(problem->code);
+    if (request->req == NULL)
+        return;
+    body = request_memory(request, PROBLEM_BODY_MAX);
+    text_begin(&text, body, PROBLEM_BODY_MAX);
+    problem_write(problem, request->id, &text);
+    add_problem_headers(request, problem);
+    send_whole(request, problem_status(problem->code), "application/problem+json", body,
+               text_size(&text));
+}
+
+void
+request_answer(struct request *request, const char *type, const char *body, size_t size)
+{
+    if (request->req != NULL)
+        send_whole(request, 200, type, body, size);
+}
+
+/* A result that belongs to a request's memory. */
+static void
+dispose_result(void *memory)
+{
+    PQclear(*(PGresult **)memory);
+}
+
+void
+request_answer_result(struct request *request, const char *type, PGresult *result)
+{
+    PGresult **hold;
+
+    if (request->req == NULL)
+    {
+        PQclear(result);
+        return;
+    }
+    hold = h2o_mem_alloc_shared(&request->req->pool, sizeof(*hold), dispose_result);
+    *hold = result;
+    send_whole(request, 200, type, PQgetvalue(result, 0, 0), (size_t)PQgetlength(result, 0, 0));
+}
+
+/* Logs what the client is not told: the database's own words. */
+static void
+log_database_error(const struct request *request, const PGresult *result)
+{
+    struct log_line line;
+
+    if (!log_enabled(LOG_ERROR))
+        return;
+    log_begin(&line, LOG_ERROR, "database_error");
+    log_string(&line, "id", request->id);
+    log_string(&line, "user", request->user);
+    log_string(&line, "sqlstate", PQresultErrorField(result, PG_DIAG_SQLSTATE));
+    log_string(&line, "message", PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY));
+    log_string(&line, "detail", PQresultErrorField(result, PG_DIAG_MESSAGE_DETAIL));
+    log_string(&line, "hint", PQresultErrorField(result, PG_DIAG_MESSAGE_HINT));
+    log_string(&line, "context", PQresultErrorField(result, PG_DIAG_CONTEXT));
+    log_end(&line);
+}
+
+/* The database's answer, or what came instead of it. */
+static void
+on_job_done(struct pg_job *job, enum pg_end end, PGresult *result)
+{
+    struct request *request = H2O_STRUCT_FROM_MEMBER(struct request, job, job);
+    struct problem problem;
+
+    request->ended = clock_us();
+    if (end == PG_END_RESULT && result != NULL && PQntuples(result) > 0 &&
+        !PQgetisnull(result, 0, 0))
+    {
+        request->loop->database_good = h2o_now(request->loop->http.loop);
+        request->answered(request, result);
+    }
+    else
+    {
+        problem_from_database(&problem, end, result);
+        if (end == PG_END_ERROR && problem_status(problem.code) >= 500)
+            log_database_error(request, result);
+        PQclear(result);
+        request_fail(request, &problem);
+    }
+}
+
+void
+request_query(struct request *request, const struct pg_statement *statement,
+              void (*answered)(struct request *request, PGresult *result))
+{
+    struct problem problem;
+
+    request->job.statement = statement;
+    request->job.claims = request->claims == NULL ? NULL : request->claims->json;
+    request->job.application = request->application;
+    request->job.done = on_job_done;
+    request->answered = answered;
+    if (pg_pool_submit(request->loop->pool, &request->job))
+        return;
+    problem_set(&problem, PROBLEM_OVERLOADED,
+                "The server has as many requests waiting as it may hold.");
+    problem.retry_after = 1;
+    request_fail(request, &problem);
+}
+
+void
+request_abandon(struct request *request)
+{
+    pg_job_abandon(&request->job);
+}

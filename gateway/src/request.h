@@ -1,0 +1,57 @@
+/*
+ * request.h: one HTTP request in the gateway's hands, from routing to its line in the log.
+ */
+#ifndef ROWSYNC_GATEWAY_REQUEST_H
+#define ROWSYNC_GATEWAY_REQUEST_H
+
+#include "server.h"
+
+/* Lives in h2o's memory of the request, and as long. */
+struct request
+{
+    h2o_req_t *req; /* NULL while h2o is letting go of it */
+    struct loop *loop;
+    struct connection *connection;
+    h2o_linklist_t link;         /* in connection->requests */
+    const struct route *route;   /* NULL: none was found */
+    char id[17];                 /* hexadecimal, unique in the process's life */
+    char application[40];        /* application_name for PostgreSQL, with the id */
+    struct jwt_claims *claims;   /* NULL: not authenticated */
+    const char *user;            /* claims->user */
+    char source[SOURCE_MAX + 1]; /* from the token or the header */
+    struct pg_job job;
+    void (*answered)(struct request *request, PGresult *result); /* handler's, takes the result */
+    uint64_t began;                                              /* µs */
+    uint64_t ended;      /* µs when the database was done; 0: was not asked */
+    const char *problem; /* code of the problem answered with; NULL: none */
+};
+
+/* Takes a request from h2o. */
+struct request *request_begin(h2o_req_t *req, struct loop *loop);
+
+/* Memory that lasts as long as the request. */
+void *request_memory(struct request *request, size_t size);
+
+/* Answers with a problem document. Without effect while h2o is letting go of the request. */
+void request_fail(struct request *request, const struct problem *problem);
+
+/* Answers 200 with `size` bytes at `body`, which must last as long as the request. */
+void request_answer(struct request *request, const char *type, const char *body, size_t size);
+
+/* Answers 200 with the first value of a result, without copying it; takes the result. */
+void request_answer_result(struct request *request, const char *type, PGresult *result);
+
+/*
+ * Runs a statement whose parameters stand in request->job.values; `answered` gets its result. What
+ * goes wrong in between is answered here.
+ */
+void request_query(struct request *request, const struct pg_statement *statement,
+                   void (*answered)(struct request *request, PGresult *result));
+
+/* Adds a response header with a value that must last as long as the request. */
+void request_header(struct request *request, const char *name, const char *value);
+
+/* The client has gone: nobody waits for this request's answer any more. */
+void request_abandon(struct request *request);
+
+#endif

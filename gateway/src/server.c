@@ -1,0 +1,626 @@
+/*
+ * server.c: the process's event loops, their listeners and their client connections.
+ *
+ * libh2o 2.2.5 has one timeout for everything, does not notice an HTTP/1 client that leaves while
+ * its request is handled, cuts connections so that the last answer may be lost, and waits for idle
+ * connections when it should stop. What is missing is done here, from outside: the sweep looks at
+ * each connection twice a second and, where it must end, shuts its socket down, which h2o takes for
+ * the client's own goodbye.
+ */
+#include "server.h"
+#include "log.h"
+#include "request.h"
+#include "wire.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/tcp.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <openssl/rand.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+/* Milliseconds between sweeps: the precision of all connection timeouts. */
+#define SWEEP_MS 100
+
+/* How long, and how much, a client is heard out after its connection was closed for an error. */
+#define LINGER_MS 2000
+
+/* Connections accepted in one go, so that accepting never starves the accepted. */
+#define ACCEPT_BATCH 32
+
+struct server
+{
+    const struct config *config;
+    struct jwt_keys *keys;
+    h2o_globalconf_t global;
+    unsigned loop_count;
+    bool started;
+    char url[128];
+    struct loop loops[];
+};
+
+/* A closed connection whose client may still be sending. */
+struct lingering
+{
+    h2o_linklist_t link;
+    h2o_socket_t *socket;
+    uint64_t until;
+};
+
+/* A message to a loop: something to do on its thread. */
+struct message
+{
+    h2o_multithread_message_t super;
+    void (*act)(struct loop *loop, void *subject);
+    void *subject;
+};
+
+static void on_accept(h2o_socket_t *listener, const char *error);
+
+/* Lets a loop do something on its own thread. */
+static void
+post(struct loop *loop, void (*act)(struct loop *loop, void *subject), void *subject)
+{
+    struct message *message = h2o_mem_alloc(sizeof(*message));
+
+    memset(message, 0, sizeof(*message));
+    message->act = act;
+    message->subject = subject;
+    h2o_multithread_send_message(&loop->inbox, &message->super);
+}
+
+static void
+on_messages(h2o_multithread_receiver_t *receiver, h2o_linklist_t *messages)
+{
+    struct loop *loop = H2O_STRUCT_FROM_MEMBER(struct loop, inbox, receiver);
+
+    while (!h2o_linklist_is_empty(messages))
+    {
+        struct message *message =
+            H2O_STRUCT_FROM_MEMBER(struct message, super.link, messages->next);
+
+        h2o_linklist_unlink(&message->super.link);
+        message->act(loop, message->subject);
+        free(message);
+    }
+}
+
+struct connection *
+connection_of(h2o_req_t *req)
+{
+    return req->conn->callbacks->get_socket(req->conn)->on_close.data;
+}
+
+/* Starts or stops taking connections, by how many there are. */
+static void
+set_accepting(struct loop *loop, bool accepting)
+{
+    if (loop->accepting == accepting)
+        return;
+    loop->accepting = accepting;
+    for (size_t i = 0; i < loop->listener_count; i++)
+    {
+        if (accepting)
+            h2o_socket_read_start(loop->listeners[i], on_accept);
+        else
+            h2o_socket_read_stop(loop->listeners[i]);
+    }
+}
+
+static void
+stop_lingering(struct lingering *lingering)
+{
+    h2o_linklist_unlink(&lingering->link);
+    h2o_socket_close(lingering->socket);
+    free(lingering);
+}
+
+/* Reads and forgets what a client still sends to a connection that we have closed. */
+static void
+on_leftovers(h2o_socket_t *socket, const char *error)
+{
+    h2o_buffer_consume(&socket->input, socket->input->size);
+    if (error != NULL)
+        stop_lingering(socket->data);
+}
+
+/* h2o has closed the connection; we hold a duplicate and end it gently. */
+static void
+start_lingering(struct loop *loop, int descriptor)
+{
+    struct lingering *lingering = h2o_mem_alloc(sizeof(*lingering));
+
+    shutdown(descriptor, SHUT_WR);
+    *lingering = (struct lingering){.until = h2o_now(loop->http.loop) + LINGER_MS};
+    h2o_linklist_insert(&loop->lingering, &lingering->link);
+    lingering->socket = h2o_evloop_socket_create(loop->http.loop, descriptor, 0);
+    lingering->socket->data = lingering;
+    h2o_socket_read_start(lingering->socket, on_leftovers);
+}
+
+/* h2o has closed a client's socket. */
+static void
+on_connection_closed(void *subject)
+{
+    struct connection *connection = subject;
+    struct loop *loop = connection->loop;
+
+    h2o_linklist_unlink(&connection->link);
+    loop->connection_count--;
+    if (connection->linger != -1)
+    {
+        /* The duplicate would keep the descriptor's file in the epoll set. */
+        if (connection->watched)
+            epoll_ctl(loop->departures, EPOLL_CTL_DEL, connection->linger, NULL);
+        start_lingering(loop, connection->linger);
+    }
+    free(connection);
+    if (!loop->draining && loop->connection_count < loop->connection_limit)
+        set_accepting(loop, true);
+}
+
+/* Takes one connection into the books and hands it to h2o. */
+static void
+begin_connection(struct loop *loop, h2o_socket_t *socket)
+{
+    struct connection *connection = h2o_mem_alloc(sizeof(*connection));
+
+    *connection = (struct connection){
+        .loop = loop, .socket = socket, .since = h2o_now(loop->http.loop), .linger = -1};
+    h2o_linklist_insert(&loop->connections, &connection->link);
+    h2o_linklist_init_anchor(&connection->requests);
+    loop->connection_count++;
+    socket->on_close.cb = on_connection_closed;
+    socket->on_close.data = connection;
+    h2o_accept(&loop->accept, socket);
+}
+
+static void
+on_accept(h2o_socket_t *listener, const char *error)
+{
+    struct loop *loop = listener->data;
+
+    (void)error;
+    for (int i = 0; i < ACCEPT_BATCH; i++)
+    {
+        h2o_socket_t *socket;
+
+        if (loop->connection_count >= loop->connection_limit)
+        {
+            set_accepting(loop, false);
+            return;
+        }
+        socket = h2o_evloop_socket_accept(listener);
+        if (socket == NULL)
+            return;
+        begin_connection(loop, socket);
+    }
+}
+
+void
+connection_watch(struct connection *connection)
+{
+    struct epoll_event event = {.events = EPOLLRDHUP | EPOLLONESHOT, .data.ptr = connection};
+
+    if (connection->watched)
+        return;
+    /* Where the kernel refuses, a departed client's query merely runs to its end. */
+    connection->watched = epoll_ctl(connection->loop->departures, EPOLL_CTL_ADD,
+                                    h2o_socket_get_fd(connection->socket), &event) == 0;
+}
+
+/* Clients have gone, or closed their sending side, which counts as the same. */
+static void
+on_departures(h2o_socket_t *socket, const char *error)
+{
+    struct loop *loop = socket->data;
+    struct epoll_event event;
+
+    (void)error;
+    /* One at a time: ending one connection's requests may end other connections. */
+    while (epoll_wait(loop->departures, &event, 1, 0) == 1)
+    {
+        struct connection *connection = event.data.ptr;
+        h2o_linklist_t *link = connection->requests.next;
+
+        while (link != &connection->requests)
+        {
+            struct request *request = H2O_STRUCT_FROM_MEMBER(struct request, link, link);
+
+            link = link->next;
+            request_abandon(request);
+        }
+    }
+}
+
+void
+connection_linger(struct connection *connection)
+{
+    if (connection->linger == -1)
+        connection->linger = fcntl(h2o_socket_get_fd(connection->socket), F_DUPFD_CLOEXEC, 0);
+}
+
+/* What the client has taken of our answers so far, in bytes that only grow while it takes some. */
+static uint64_t
+bytes_taken(int descriptor)
+{
+    struct tcp_info info;
+    socklen_t size = sizeof(info);
+
+    if (getsockopt(descriptor, IPPROTO_TCP, TCP_INFO, &info, &size) != 0)
+        return 0;
+    return info.tcpi_bytes_acked;
+}
+
+/* Where a connection stands, as seen from outside of h2o. */
+static enum phase
+phase_of(struct connection *connection)
+{
+    const h2o_buffer_t *input = connection->socket->input;
+    size_t limit = (size_t)connection->loop->config->header_limit;
+    struct wire_head head;
+
+    if (!h2o_linklist_is_empty(&connection->requests))
+        return PHASE_ANSWER;
+    if (input->size == 0)
+        return PHASE_IDLE;
+    wire_scan(input->bytes, input->size < limit ? input->size : limit, &head);
+    return head.complete || input->size >= limit ? PHASE_BODY : PHASE_HEAD;
+}
+
+/* Has this connection used up its time? */
+static bool
+expired(struct connection *connection, uint64_t now)
+{
+    const struct config *config = connection->loop->config;
+    enum phase phase = phase_of(connection);
+    uint64_t waited;
+
+    if (phase != connection->phase)
+    {
+        connection->phase = phase;
+        connection->since = now;
+    }
+    waited = now - connection->since;
+    switch (phase)
+    {
+        case PHASE_IDLE:
+            return connection->loop->draining || waited >= (uint64_t)config->idle_timeout;
+        case PHASE_HEAD:
+            return waited >= (uint64_t)config->header_timeout;
+        case PHASE_BODY:
+            return waited >= (uint64_t)config->body_timeout;
+        case PHASE_ANSWER:
+            break;
+    }
+    /* Waiting for the database has limits of its own; here it is about a reader that does not read.
+     */
+    if (!h2o_socket_is_writing(connection->socket))
+        connection->since = now;
+    else
+    {
+        uint64_t taken = bytes_taken(h2o_socket_get_fd(connection->socket));
+
+        if (taken != connection->moved)
+        {
+            connection->moved = taken;
+            connection->since = now;
+        }
+    }
+    return now - connection->since >= (uint64_t)config->send_timeout;
+}
+
+/* Looks after all connections. */
+static void
+on_sweep(h2o_timeout_entry_t *entry)
+{
+    struct loop *loop = H2O_STRUCT_FROM_MEMBER(struct loop, sweep, entry);
+    uint64_t now = h2o_now(loop->http.loop);
+    h2o_linklist_t *link;
+
+    for (link = loop->connections.next; link != &loop->connections; link = link->next)
+    {
+        struct connection *connection = H2O_STRUCT_FROM_MEMBER(struct connection, link, link);
+
+        if (expired(connection, now))
+            shutdown(h2o_socket_get_fd(connection->socket), SHUT_RDWR);
+    }
+    while (!h2o_linklist_is_empty(&loop->lingering))
+    {
+        struct lingering *lingering =
+            H2O_STRUCT_FROM_MEMBER(struct lingering, link, loop->lingering.next);
+
+        if (now < lingering->until && !(loop->draining && loop->connection_count == 0))
+            break;
+        stop_lingering(lingering);
+    }
+    if (loop->draining && (loop->connection_count == 0 || now >= loop->drain_until))
+        loop->finished = true;
+    else
+        h2o_timeout_link(loop->http.loop, &loop->sweep_interval, &loop->sweep);
+}
+
+/* Begins to drain: what is in the listeners' queues is still served, then no more is taken. */
+static void
+begin_drain(struct loop *loop, void *unused)
+{
+    (void)unused;
+    for (size_t i = 0; i < loop->listener_count; i++)
+    {
+        h2o_socket_t *socket;
+
+        while ((socket = h2o_evloop_socket_accept(loop->listeners[i])) != NULL)
+            begin_connection(loop, socket);
+        h2o_socket_close(loop->listeners[i]);
+    }
+    loop->listener_count = 0;
+    loop->draining = true;
+    loop->drain_until = h2o_now(loop->http.loop) + (uint64_t)loop->config->drain_timeout;
+    loop->http.shutdown_requested = 1;
+}
+
+/* A loop's thread. */
+static void *
+run_loop(void *subject)
+{
+    struct loop *loop = subject;
+    const struct config *config = loop->config;
+
+    loop->pool = pg_pool_create(loop->http.loop, loop->http.queue,
+                                &(struct pg_pool_options){
+                                    .name = "requests",
+                                    .conninfo = config->database_url,
+                                    .size = (size_t)config->pool_size,
+                                    .queue_length = (size_t)config->queue_length,
+                                    .queue_timeout = (uint64_t)config->queue_timeout,
+                                    .connect_timeout = (uint64_t)config->connect_timeout,
+                                    .statement_timeout = (uint64_t)config->statement_timeout,
+                                    .recycle_size = (size_t)config->recycle_size,
+                                    .unnamed = config->pgbouncer,
+                                });
+    set_accepting(loop, true);
+    h2o_timeout_link(loop->http.loop, &loop->sweep_interval, &loop->sweep);
+    while (!loop->finished)
+        h2o_evloop_run(loop->http.loop, INT32_MAX);
+    pg_pool_close(loop->pool);
+    while (!pg_pool_closed(loop->pool))
+        h2o_evloop_run(loop->http.loop, INT32_MAX);
+    pg_pool_free(loop->pool);
+    return NULL;
+}
+
+/* Binds one TCP listener. */
+static int
+listen_on(const struct addrinfo *address, char *error, size_t error_size)
+{
+    int one = 1;
+    int descriptor = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+    if (descriptor >= 0 &&
+        setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) == 0 &&
+        setsockopt(descriptor, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one)) == 0 &&
+        bind(descriptor, address->ai_addr, address->ai_addrlen) == 0 &&
+        listen(descriptor, H2O_SOMAXCONN) == 0)
+        return descriptor;
+    snprintf(error, error_size, "%s", strerror(errno));
+    if (descriptor >= 0)
+        close(descriptor);
+    return -1;
+}
+
+/* Splits `host:port`, with brackets around an IPv6 host. */
+static bool
+split_address(const char *listen, char *host, size_t host_size, const char **port)
+{
+    const char *colon = strrchr(listen, ':');
+    size_t length;
+
+    if (colon == NULL || colon[1] == '\0' || colon == listen)
+        return false;
+    length = (size_t)(colon - listen);
+    if (listen[0] == '[' && listen[length - 1] == ']')
+    {
+        listen++;
+        length -= 2;
+    }
+    if (length >= host_size)
+        return false;
+    memcpy(host, listen, length);
+    host[length] = '\0';
+    *port = colon + 1;
+    return true;
+}
+
+/* Gives every loop a listener on the configured address: the kernel spreads connections. */
+static bool
+open_listeners(struct server *server, char *error, size_t error_size)
+{
+    const char *listen = server->config->listen;
+    struct addrinfo hints = {.ai_family = AF_UNSPEC,
+                             .ai_socktype = SOCK_STREAM,
+                             .ai_flags = AI_PASSIVE | AI_NUMERICHOST | AI_NUMERICSERV};
+    struct addrinfo *address = NULL;
+    const char *port = NULL;
+    char host[64];
+    char reason[128];
+    bool good;
+
+    good = split_address(listen, host, sizeof(host), &port) &&
+           getaddrinfo(host, port, &hints, &address) == 0;
+    if (!good)
+    {
+        snprintf(error, error_size,
+                 "listen: \"%.64s\" is no numeric address and port such as 127.0.0.1:8080 or "
+                 "[::1]:8080",
+                 listen);
+        return false;
+    }
+    for (unsigned i = 0; good && i < server->loop_count; i++)
+    {
+        struct loop *loop = &server->loops[i];
+        int descriptor = listen_on(address, reason, sizeof(reason));
+
+        good = descriptor >= 0;
+        if (!good)
+        {
+            snprintf(error, error_size, "listen: %.64s: %s", listen, reason);
+            break;
+        }
+        /* With port 0 the first listener gets a port, and the others share it. */
+        getsockname(descriptor, address->ai_addr, &address->ai_addrlen);
+        loop->listeners = calloc(1, sizeof(loop->listeners[0]));
+        if (loop->listeners == NULL)
+            abort();
+        loop->listeners[0] =
+            h2o_evloop_socket_create(loop->http.loop, descriptor, H2O_SOCKET_FLAG_DONT_READ);
+        loop->listeners[0]->data = loop;
+        loop->listener_count = 1;
+    }
+    snprintf(server->url, sizeof(server->url),
+             address->ai_family == AF_INET6 ? "http://[%s]:%u" : "http://%s:%u", host,
+             ntohs(address->ai_family == AF_INET6
+                       ? ((struct sockaddr_in6 *)(void *)address->ai_addr)->sin6_port
+                       : ((struct sockaddr_in *)(void *)address->ai_addr)->sin_port));
+    freeaddrinfo(address);
+    return good;
+}
+
+/* Prepares one loop; its thread starts later. */
+static void
+create_loop(struct server *server, unsigned number)
+{
+    struct loop *loop = &server->loops[number];
+    uint64_t random;
+
+    if (RAND_bytes((unsigned char *)&random, sizeof(random)) != 1)
+        abort();
+    loop->server = server;
+    loop->config = server->config;
+    loop->number = number;
+    loop->next_request = random;
+    loop->connection_limit =
+        ((size_t)server->config->max_connections + server->loop_count - 1) / server->loop_count;
+    h2o_linklist_init_anchor(&loop->connections);
+    h2o_linklist_init_anchor(&loop->lingering);
+    h2o_context_init(&loop->http, h2o_evloop_create(), &server->global);
+    loop->accept.ctx = &loop->http;
+    loop->accept.hosts = server->global.hosts;
+    loop->auth = auth_create(server->config, server->keys);
+    h2o_multithread_register_receiver(loop->http.queue, &loop->inbox, on_messages);
+    loop->departures = epoll_create1(EPOLL_CLOEXEC);
+    if (loop->departures < 0)
+        abort();
+    loop->departures_socket =
+        h2o_evloop_socket_create(loop->http.loop, loop->departures, H2O_SOCKET_FLAG_DONT_READ);
+    loop->departures_socket->data = loop;
+    h2o_socket_read_start(loop->departures_socket, on_departures);
+    h2o_timeout_init(loop->http.loop, &loop->sweep_interval, SWEEP_MS);
+    loop->sweep.cb = on_sweep;
+}
+
+struct server *
+server_create(const struct config *config, struct jwt_keys *keys,
+              void (*configure)(h2o_globalconf_t *global, const struct config *config), char *error,
+              size_t error_size)
+{
+    unsigned count =
+        config->loops != 0 ? (unsigned)config->loops : (unsigned)sysconf(_SC_NPROCESSORS_ONLN);
+    struct server *server = calloc(1, sizeof(*server) + count * sizeof(server->loops[0]));
+
+    if (server == NULL)
+        abort();
+    server->config = config;
+    server->keys = jwt_keys_hold(keys);
+    server->loop_count = count;
+    h2o_config_init(&server->global);
+    server->global.server_name = h2o_iovec_init(H2O_STRLIT(""));
+    server->global.max_request_entity_size = (size_t)config->body_limit;
+    /* The sweep keeps the real times; this is what h2o may not fall below. */
+    server->global.http1.req_timeout =
+        (uint64_t)(config->header_timeout + config->body_timeout + config->idle_timeout) + 5000;
+    server->global.handshake_timeout = (uint64_t)config->header_timeout;
+    server->global.http1.upgrade_to_http2 = 0;
+    configure(&server->global, config);
+    for (unsigned i = 0; i < count; i++)
+        create_loop(server, i);
+    if (open_listeners(server, error, error_size))
+        return server;
+    server_free(server);
+    return NULL;
+}
+
+void
+server_start(struct server *server)
+{
+    server->started = true;
+    for (unsigned i = 0; i < server->loop_count; i++)
+        h2o_multithread_create_thread(&server->loops[i].thread, NULL, run_loop, &server->loops[i]);
+}
+
+const char *
+server_url(const struct server *server)
+{
+    return server->url;
+}
+
+/* Takes over new keys, with the reference that came with them. */
+static void
+take_keys(struct loop *loop, void *keys)
+{
+    auth_set_keys(loop->auth, keys);
+    jwt_keys_release(keys);
+}
+
+void
+server_set_keys(struct server *server, struct jwt_keys *keys)
+{
+    for (unsigned i = 0; i < server->loop_count; i++)
+        post(&server->loops[i], take_keys, jwt_keys_hold(keys));
+}
+
+void
+server_drain(struct server *server)
+{
+    for (unsigned i = 0; i < server->loop_count; i++)
+        post(&server->loops[i], begin_drain, NULL);
+    for (unsigned i = 0; i < server->loop_count; i++)
+        pthread_join(server->loops[i].thread, NULL);
+}
+
+void
+server_free(struct server *server)
+{
+    bool all_closed = true;
+
+    for (unsigned i = 0; i < server->loop_count; i++)
+    {
+        struct loop *loop = &server->loops[i];
+
+        auth_free(loop->auth);
+        for (size_t j = 0; j < loop->listener_count; j++)
+            h2o_socket_close(loop->listeners[j]);
+        free(loop->listeners);
+        h2o_socket_close(loop->departures_socket);
+        h2o_timeout_unlink(&loop->sweep);
+        all_closed = all_closed && loop->connection_count == 0;
+    }
+    jwt_keys_release(server->keys);
+    /* Connections cut by the drain timeout still point into h2o's structures. */
+    if (!all_closed)
+        return;
+    for (unsigned i = 0; i < server->loop_count; i++)
+    {
+        struct loop *loop = &server->loops[i];
+
+        h2o_multithread_unregister_receiver(loop->http.queue, &loop->inbox);
+        h2o_timeout_dispose(loop->http.loop, &loop->sweep_interval);
+        h2o_context_dispose(&loop->http);
+    }
+    h2o_config_dispose(&server->global);
+    free(server);
+}

@@ -1,0 +1,108 @@
+/*
+ * server.h: the process's event loops, their listeners and their client connections.
+ *
+ * Each loop is a thread with everything it needs of its own: listeners (SO_REUSEPORT), database
+ * pool, token cache. Loops share only what never changes, and talk by messages.
+ */
+#ifndef ROWSYNC_GATEWAY_SERVER_H
+#define ROWSYNC_GATEWAY_SERVER_H
+
+#include "auth.h"
+#include "config.h"
+#include "pg_pool.h"
+
+#include <h2o.h>
+
+struct server;
+struct request;
+
+/* One event loop. Only its own thread touches it, once started. */
+struct loop
+{
+    struct server *server;
+    const struct config *config;
+    unsigned number; /* from 0 */
+    pthread_t thread;
+    h2o_context_t http;
+    h2o_accept_ctx_t accept;
+    h2o_multithread_receiver_t inbox;
+    struct auth *auth;
+    struct pg_pool *pool; /* for requests */
+    h2o_socket_t **listeners;
+    size_t listener_count;
+    h2o_linklist_t connections; /* struct connection */
+    size_t connection_count;
+    size_t connection_limit;
+    bool accepting;
+    h2o_linklist_t lingering; /* closed connections whose sender is being heard out */
+    int departures;           /* epoll that watches for clients going away */
+    h2o_socket_t *departures_socket;
+    h2o_timeout_t sweep_interval;
+    h2o_timeout_entry_t sweep;
+    bool draining;
+    uint64_t drain_until; /* ms of the loop's clock */
+    bool finished;
+    uint64_t next_request;  /* for request ids */
+    uint64_t database_good; /* ms of the loop's clock when the database last answered; 0: never */
+};
+
+/* Where a client connection stands, as far as timeouts go. */
+enum phase
+{
+    PHASE_IDLE,  /* between requests */
+    PHASE_HEAD,  /* part of a request's head is there */
+    PHASE_BODY,  /* the head is there, the body not yet */
+    PHASE_ANSWER /* we have requests of it in hand */
+};
+
+/* One client connection: what h2o does not tell us about it, or does not do with it. */
+struct connection
+{
+    struct loop *loop;
+    h2o_socket_t *socket; /* h2o's */
+    h2o_linklist_t link;
+    h2o_linklist_t requests; /* struct request, in hand */
+    enum phase phase;
+    uint64_t since; /* ms of the loop's clock: in this phase, or since an answer last moved */
+    uint64_t moved; /* bytes of answers that the client is known to have taken */
+    bool watched;   /* in the loop's departures */
+    int linger;     /* duplicate descriptor for a lingering close; -1: none */
+};
+
+/* The connection that a request came on. */
+struct connection *connection_of(h2o_req_t *req);
+
+/* From now on the client's departure abandons the connection's requests (HTTP/1). */
+void connection_watch(struct connection *connection);
+
+/*
+ * The answer that is about to be sent ends the connection although the client may still be sending:
+ * hear it out for a moment after closing, lest a reset destroy the answer on its way.
+ */
+void connection_linger(struct connection *connection);
+
+/*
+ * Opens the listeners of `config` and creates the loops, without running them. `configure` fills
+ * h2o's configuration. NULL with the cause in `error`. Keys and config must outlive it.
+ */
+struct server *server_create(const struct config *config, struct jwt_keys *keys,
+                             void (*configure)(h2o_globalconf_t *global,
+                                               const struct config *config),
+                             char *error, size_t error_size);
+
+/* Starts the loops' threads. */
+void server_start(struct server *server);
+
+/* The address that clients can use, such as "http://127.0.0.1:8080". Owned by the server. */
+const char *server_url(const struct server *server);
+
+/* Hands new keys to every loop. */
+void server_set_keys(struct server *server, struct jwt_keys *keys);
+
+/* Stops accepting, lets requests in hand end within the drain timeout, and waits for it. */
+void server_drain(struct server *server);
+
+/* Frees everything; after server_drain, or when never started. */
+void server_free(struct server *server);
+
+#endif

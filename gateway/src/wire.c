@@ -1,0 +1,51 @@
+/*
+ * wire.c: a second look at the bytes of an HTTP/1 request head.
+ */
+#include "wire.h"
+
+#include <string.h>
+#include <strings.h>
+
+/* Does the line begin with this header name and a colon? */
+static bool
+names(const char *line, size_t size, const char *name)
+{
+    size_t length = strlen(name);
+
+    return size > length && strncasecmp(line, name, length) == 0 && line[length] == ':';
+}
+
+void
+wire_scan(const char *bytes, size_t size, struct wire_head *head)
+{
+    bool first = true;
+
+    memset(head, 0, sizeof(*head));
+    head->size = size;
+    for (size_t at = 0; at < size;)
+    {
+        const char *line = bytes + at;
+        const char *end = memchr(line, '\n', size - at);
+        size_t length = end == NULL ? size - at : (size_t)(end - line);
+
+        at += length + (end != NULL);
+        if (length != 0 && line[length - 1] == '\r')
+            length--;
+        /* Empty lines before the request line are tolerated by HTTP. */
+        if (length == 0 && !first && end != NULL)
+        {
+            head->complete = true;
+            head->size = at;
+            return;
+        }
+        if (length == 0)
+            continue;
+        if (!first && (line[0] == ' ' || line[0] == '\t'))
+            head->folded = true;
+        if (!first && names(line, length, "content-length"))
+            head->lengths++;
+        if (!first && names(line, length, "transfer-encoding"))
+            head->encodings++;
+        first = false;
+    }
+}
