@@ -1,0 +1,250 @@
+/*
+ * apply.c: writes rows to business tables, many with one statement, with the caller's rights.
+ *
+ * The rows stand in a tuplestore that the statement reads as the relation rowsync_batch (the way
+ * triggers read transition tables). Against arrays and unnest this takes columns of every type,
+ * arrays too, and copies each value once. Statements are planned once for each table, kind and set
+ * of columns, and kept with the table.
+ */
+#include "postgres.h"
+
+#include "access/tupdesc.h"
+#include "executor/spi.h"
+#include "nodes/bitmapset.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/plancache.h"
+#include "utils/queryenvironment.h"
+#include "utils/tuplestore.h"
+
+#include "apply.h"
+#include "miscadmin.h"
+
+/* Plans kept for each table; a device normally needs a handful. */
+#define MAX_PLANS 64
+/* What the planner is told of the size of a batch. */
+#define EXPECTED_ROWS 10
+
+/* A kept statement. plan comes first: registry.c frees it through that. */
+typedef struct ApplyPlan
+{
+    SPIPlanPtr plan;
+    ApplyKind kind;
+    Bitmapset *columns;
+    TupleDesc batch; /* columns of rowsync_batch: those of the statement, then the scope */
+    int ncolumns;
+    int *column; /* column index of each, without the scope */
+} ApplyPlan;
+
+/* The columns that stand in rowsync_batch: for UPDATE and DELETE the key is always there. */
+static void
+describe_batch(ApplyPlan *plan, SyncedTable *table)
+{
+    Bitmapset *all = plan->kind == APPLY_DELETE ? NULL : bms_copy(plan->columns);
+    int i = -1;
+
+    for (int k = 0; k < table->nkeys; k++)
+        all = bms_add_member(all, table->keys[k]);
+    plan->column = palloc(table->ncolumns * sizeof(int));
+    plan->batch = CreateTemplateTupleDesc(bms_num_members(all) + 1);
+    while ((i = bms_next_member(all, i)) >= 0)
+    {
+        SyncedColumn *column = &table->columns[i];
+        char name[NAMEDATALEN];
+
+        plan->column[plan->ncolumns++] = i;
+        snprintf(name, sizeof(name), "c%d", i);
+        TupleDescInitEntry(plan->batch, plan->ncolumns, name, column->codec.type,
+                           column->codec.typmod, 0);
+        TupleDescInitEntryCollation(plan->batch, plan->ncolumns, column->collation);
+    }
+    TupleDescInitEntry(plan->batch, plan->ncolumns + 1, "scope", table->scope_codec.type,
+                       table->scope_codec.typmod, 0);
+    TupleDescInitEntryCollation(plan->batch, plan->ncolumns + 1, table->scope_collation);
+    bms_free(all);
+}
+
+/* Appends "WHERE the row of the table is the row of the batch", in the same scope. */
+static void
+append_match(StringInfo sql, SyncedTable *table)
+{
+    for (int k = 0; k < table->nkeys; k++)
+        appendStringInfo(sql, "%s t.%s %s b.c%d", k == 0 ? " WHERE" : " AND",
+                         quote_identifier(table->columns[table->keys[k]].name),
+                         table->key_equals[k], table->keys[k]);
+    appendStringInfo(sql, " AND t.%s %s b.scope", quote_identifier(table->scope_name),
+                     table->scope_equals);
+}
+
+/* The SQL of a plan. Identifiers are quoted, operators qualified, values are none of it. */
+static char *
+write_sql(ApplyPlan *plan, SyncedTable *table)
+{
+    StringInfoData sql;
+    const char *separator = "";
+    int i = -1;
+
+    initStringInfo(&sql);
+    switch (plan->kind)
+    {
+        case APPLY_INSERT:
+            appendStringInfo(&sql, "INSERT INTO %s (", table->qualified_name);
+            for (int c = 0; c < plan->ncolumns; c++)
+                appendStringInfo(&sql, "%s, ",
+                                 quote_identifier(table->columns[plan->column[c]].name));
+            appendStringInfo(&sql, "%s) OVERRIDING SYSTEM VALUE SELECT ",
+                             quote_identifier(table->scope_name));
+            for (int c = 0; c < plan->ncolumns; c++)
+                appendStringInfo(&sql, "b.c%d, ", plan->column[c]);
+            appendStringInfoString(&sql, "b.scope FROM rowsync_batch AS b");
+            break;
+        case APPLY_UPDATE:
+            appendStringInfo(&sql, "UPDATE %s AS t SET ", table->qualified_name);
+            while ((i = bms_next_member(plan->columns, i)) >= 0)
+            {
+                if (table->columns[i].is_key)
+                    continue;
+                appendStringInfo(&sql, "%s%s = b.c%d", separator,
+                                 quote_identifier(table->columns[i].name), i);
+                separator = ", ";
+            }
+            appendStringInfoString(&sql, " FROM rowsync_batch AS b");
+            append_match(&sql, table);
+            break;
+        case APPLY_DELETE:
+            appendStringInfo(&sql, "DELETE FROM %s AS t USING rowsync_batch AS b",
+                             table->qualified_name);
+            append_match(&sql, table);
+            break;
+    }
+    return sql.data;
+}
+
+/*
+ * Makes sure that a plan for the batch is there which looks rows up by their key, whatever the
+ * statistics say at the moment: a table that was small when it was planned must not be scanned for
+ * each row when it has grown. The settings are in force for the planning alone, not for the
+ * triggers of the statement.
+ */
+static void
+plan_by_key(ApplyPlan *plan)
+{
+    CachedPlanSource *source = linitial(SPI_plan_get_plan_sources(plan->plan));
+    int level;
+
+    if (source->is_valid && source->gplan != NULL && source->gplan->is_valid)
+        return;
+    level = NewGUCNestLevel();
+    (void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION,
+                             GUC_ACTION_SAVE, true, 0, false);
+    (void) set_config_option("enable_hashjoin", "off", PGC_USERSET, PGC_S_SESSION,
+                             GUC_ACTION_SAVE, true, 0, false);
+    (void) set_config_option("enable_mergejoin", "off", PGC_USERSET, PGC_S_SESSION,
+                             GUC_ACTION_SAVE, true, 0, false);
+    ReleaseCachedPlan(SPI_plan_get_cached_plan(plan->plan), CurrentResourceOwner);
+    AtEOXact_GUC(true, level);
+}
+
+/* Makes the batch visible to SQL as rowsync_batch. */
+static void
+register_batch(EphemeralNamedRelation batch, ApplyPlan *plan, Tuplestorestate *rows)
+{
+    memset(batch, 0, sizeof(*batch));
+    batch->md.name = "rowsync_batch";
+    batch->md.reliddesc = InvalidOid;
+    batch->md.tupdesc = plan->batch;
+    batch->md.enrtype = ENR_NAMED_TUPLESTORE;
+    batch->md.enrtuples = EXPECTED_ROWS;
+    batch->reldata = rows;
+    if (SPI_register_relation(batch) != SPI_OK_REL_REGISTER)
+        elog(ERROR, "could not register a batch of rows");
+}
+
+/* The kept plan for this table, kind and columns; made when it is not there. */
+static ApplyPlan *
+find_plan(SyncedTable *table, ApplyKind kind, Bitmapset *columns, EphemeralNamedRelation batch,
+          Tuplestorestate *rows)
+{
+    MemoryContext old;
+    ApplyPlan *plan;
+    ListCell *cell;
+
+    foreach (cell, table->plans)
+    {
+        plan = lfirst(cell);
+        if (plan->kind == kind && (kind == APPLY_DELETE || bms_equal(plan->columns, columns)))
+        {
+            register_batch(batch, plan, rows);
+            return plan;
+        }
+    }
+    old = MemoryContextSwitchTo(table->context);
+    if (list_length(table->plans) >= MAX_PLANS)
+    {
+        ApplyPlan *oldest = linitial(table->plans);
+
+        SPI_freeplan(oldest->plan);
+        table->plans = list_delete_first(table->plans);
+        bms_free(oldest->columns);
+        pfree(oldest->column);
+        FreeTupleDesc(oldest->batch);
+        pfree(oldest);
+    }
+    plan = palloc0(sizeof(ApplyPlan));
+    plan->kind = kind;
+    plan->columns = bms_copy(columns);
+    describe_batch(plan, table);
+    MemoryContextSwitchTo(old);
+
+    register_batch(batch, plan, rows);
+    plan->plan = SPI_prepare(write_sql(plan, table), 0, NULL);
+    if (plan->plan == NULL)
+        elog(ERROR, "could not prepare a statement for %s: %s", table->qualified_name,
+             SPI_result_code_string(SPI_result));
+    SPI_keepplan(plan->plan);
+    old = MemoryContextSwitchTo(table->context);
+    table->plans = lappend(table->plans, plan);
+    MemoryContextSwitchTo(old);
+    return plan;
+}
+
+/*
+ * Writes rows of one table that share their kind and columns, in the given scope. Must be called
+ * inside SPI. Errors are the table's own: constraints, triggers, policies, missing rights. A row
+ * that does not exist in the scope, or that a policy hides, is not written, without an error.
+ */
+void
+apply_rows(SyncedTable *table, ApplyRow *const *rows, int nrows, const char *scope)
+{
+    Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
+    EphemeralNamedRelationData batch;
+    ApplyPlan *plan = find_plan(table, rows[0]->kind, rows[0]->columns, &batch, store);
+    Datum *values = palloc((plan->ncolumns + 1) * sizeof(Datum));
+    bool *nulls = palloc0((plan->ncolumns + 1) * sizeof(bool));
+    int result;
+
+    values[plan->ncolumns] =
+        InputFunctionCall(&table->scope_codec.input, unconstify(char *, scope),
+                          table->scope_codec.ioparam, table->scope_codec.typmod);
+    for (int r = 0; r < nrows; r++)
+    {
+        CHECK_FOR_INTERRUPTS();
+        for (int c = 0; c < plan->ncolumns; c++)
+        {
+            values[c] = rows[r]->values[plan->column[c]];
+            nulls[c] = rows[r]->nulls[plan->column[c]];
+        }
+        tuplestore_putvalues(store, plan->batch, values, nulls);
+    }
+    if (plan->kind != APPLY_INSERT)
+        plan_by_key(plan);
+    result = SPI_execute_plan(plan->plan, NULL, NULL, false, 0);
+    if (result < 0)
+        elog(ERROR, "could not write to %s: %s", table->qualified_name,
+             SPI_result_code_string(result));
+    SPI_unregister_relation("rowsync_batch");
+    tuplestore_end(store);
+    pfree(values);
+    pfree(nulls);
+}

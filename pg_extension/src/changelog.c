@@ -1,0 +1,331 @@
+/*
+ * changelog.c: the one writer of versions and log entries.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "changelog.h"
+#include "errors.h"
+
+/* Hash table of RowState by (table_id, key). */
+typedef struct RowSlot
+{
+    RowState *row;
+    uint32 hash;
+    char status;
+} RowSlot;
+
+/* The hash of a row's name. */
+static inline uint32
+row_hash(const RowState *row)
+{
+    return hash_combine(hash_bytes((const unsigned char *) row->key.data, row->key.len),
+                        (uint32) row->table_id);
+}
+
+/* Whether two names are the same. */
+static inline bool
+row_equal(const RowState *a, const RowState *b)
+{
+    return a->table_id == b->table_id && rowkey_equal(a->key, b->key);
+}
+
+#define SH_PREFIX rows
+#define SH_ELEMENT_TYPE RowSlot
+#define SH_KEY_TYPE RowState *
+#define SH_KEY row
+#define SH_HASH_KEY(tb, key) row_hash(key)
+#define SH_EQUAL(tb, a, b) row_equal(a, b)
+#define SH_STORE_HASH
+#define SH_GET_HASH(tb, a) (a)->hash
+#define SH_SCOPE static inline
+#define SH_DECLARE
+#define SH_DEFINE
+#include "lib/simplehash.h"
+
+struct ChangeLog
+{
+    MemoryContext context; /* owns all of it */
+    int64 scope_id;
+    int64 head;
+    int64 stored_head;
+    int32 own_source;
+    TimestampTz now;
+    Snapshot snapshot;
+    Store log;      /* by (scope, seq) */
+    Store changes;  /* by change id; opened when first needed */
+    bool changes_open;
+    Store meta;
+    rows_hash *rows;
+    List *dirty; /* RowStates, in the order of their first change */
+};
+
+/*
+ * Opens the log of a scope that the caller has locked, with a fresh snapshot pushed after that.
+ * own_source is who appends (0: the server). With hold nothing is written before close, so that an
+ * upload can still be abandoned. Everything belongs to a context below the current one.
+ */
+ChangeLog *
+changelog_open(const Scope *locked, int32 own_source, bool hold)
+{
+    MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "rowsync change log",
+                                                  ALLOCSET_DEFAULT_SIZES);
+    MemoryContext old = MemoryContextSwitchTo(context);
+    ChangeLog *log = palloc0(sizeof(ChangeLog));
+
+    log->context = context;
+    log->scope_id = locked->scope_id;
+    log->head = log->stored_head = locked->head;
+    log->own_source = own_source;
+    log->now = GetCurrentTimestamp();
+    log->snapshot = GetActiveSnapshot();
+    store_open(&log->log, REL_CHANGE_LOG, REL_CHANGE_LOG_PKEY, RowExclusiveLock);
+    store_open(&log->meta, REL_ROW_META, REL_ROW_META_PKEY, RowExclusiveLock);
+    log->log.hold = log->meta.hold = hold;
+    log->rows = rows_create(context, 256, NULL);
+    MemoryContextSwitchTo(old);
+    return log;
+}
+
+/* Reads the version of a row from row_meta. */
+static void
+read_meta(ChangeLog *log, RowState *row)
+{
+    struct
+    {
+        int32 header;
+        char data[ROWSYNC_MAX_KEY];
+    } key;
+    ScanKeyData keys[3];
+
+    SET_VARSIZE(&key, VARHDRSZ + row->key.len);
+    memcpy(key.data, row->key.data, row->key.len);
+    ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(log->scope_id));
+    ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(row->table_id));
+    ScanKeyInit(&keys[2], 3, BTEqualStrategyNumber, F_BYTEAEQ, PointerGetDatum(&key));
+    row->stored = store_find(&log->meta, log->snapshot, keys, 3);
+    if (row->stored)
+    {
+        row->version = DatumGetInt64(store_value(&log->meta, META_VERSION));
+        row->deleted = DatumGetBool(store_value(&log->meta, META_DELETED));
+        row->tid = log->meta.slot->tts_tid;
+    }
+    else
+    {
+        row->version = 0;
+        row->deleted = true;
+    }
+    row->stored_version = row->version;
+}
+
+/* What is known of a row already, without a look at the table; NULL if nothing. */
+RowState *
+changelog_peek(ChangeLog *log, int32 table_id, RowKey key)
+{
+    RowState probe = {.table_id = table_id, .key = key};
+    RowSlot *slot = rows_lookup(log->rows, &probe);
+
+    return slot ? slot->row : NULL;
+}
+
+/* What is known of a row. Copies the key. */
+RowState *
+changelog_row(ChangeLog *log, int32 table_id, RowKey key)
+{
+    RowState probe = {.table_id = table_id, .key = key};
+    uint32 hash = row_hash(&probe);
+    RowSlot *slot = rows_lookup_hash(log->rows, &probe, hash);
+    MemoryContext old;
+    RowState *row;
+    char *bytes;
+    bool found;
+
+    if (slot != NULL)
+        return slot->row;
+    if (key.len > ROWSYNC_MAX_KEY)
+        ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+                        errmsg("the primary key of a row that syncs is %d bytes long, more than %d",
+                               key.len, ROWSYNC_MAX_KEY)));
+    old = MemoryContextSwitchTo(log->context);
+    row = palloc0(sizeof(RowState) + key.len);
+    bytes = (char *) (row + 1);
+    memcpy(bytes, key.data, key.len);
+    row->table_id = table_id;
+    row->key.data = bytes;
+    row->key.len = key.len;
+    row->own = true;
+    read_meta(log, row);
+    slot = rows_insert_hash(log->rows, row, hash, &found);
+    slot->row = row;
+    MemoryContextSwitchTo(old);
+    return row;
+}
+
+/* Gives a change the next number and takes it for writing. Returns the number. */
+int64
+changelog_append(ChangeLog *log, const LogEntry *entry)
+{
+    MemoryContext old = MemoryContextSwitchTo(log->context);
+    TupleTableSlot *slot = store_new_row(&log->log);
+    RowState *row = entry->row;
+    bytea *key = palloc(VARHDRSZ + row->key.len);
+
+    SET_VARSIZE(key, VARHDRSZ + row->key.len);
+    memcpy(VARDATA(key), row->key.data, row->key.len);
+    log->head++;
+    memset(slot->tts_isnull, 0, LOG_NATTS * sizeof(bool));
+    slot->tts_values[LOG_SCOPE - 1] = Int64GetDatum(log->scope_id);
+    slot->tts_values[LOG_SEQ - 1] = Int64GetDatum(log->head);
+    slot->tts_values[LOG_SOURCE_CHANGE_ID - 1] = Int64GetDatum(entry->source_change_id);
+    slot->tts_values[LOG_PRIOR_VERSION - 1] = Int64GetDatum(row->version);
+    slot->tts_values[LOG_TS - 1] = TimestampTzGetDatum(log->now);
+    slot->tts_values[LOG_TABLE - 1] = Int32GetDatum(row->table_id);
+    slot->tts_values[LOG_SOURCE - 1] = Int32GetDatum(entry->source_no);
+    slot->tts_values[LOG_OP - 1] = CharGetDatum(entry->op);
+    slot->tts_values[LOG_KEY - 1] = PointerGetDatum(key);
+    slot->tts_values[LOG_PAYLOAD - 1] = PointerGetDatum(entry->payload);
+    slot->tts_isnull[LOG_PAYLOAD - 1] = entry->payload == NULL;
+    store_insert(&log->log);
+
+    row->own = row->own && entry->source_no == log->own_source;
+    row->version = log->head;
+    row->deleted = entry->op == 'D';
+    if (!row->dirty)
+        log->dirty = lappend(log->dirty, row);
+    row->dirty = true;
+    MemoryContextSwitchTo(old);
+    return log->head;
+}
+
+/* The seq under which a change of a source is already known; 0 if it is new. */
+int64
+changelog_find_change(ChangeLog *log, int32 source_no, int64 source_change_id)
+{
+    ScanKeyData keys[3];
+    MemoryContext old = MemoryContextSwitchTo(log->context);
+    bool found;
+
+    if (!log->changes_open)
+    {
+        store_open(&log->changes, REL_CHANGE_LOG, REL_CHANGE_LOG_CHANGE_ID, AccessShareLock);
+        log->changes_open = true;
+    }
+    ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(log->scope_id));
+    ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(source_no));
+    ScanKeyInit(&keys[2], 3, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(source_change_id));
+    found = store_find(&log->changes, log->snapshot, keys, 3);
+    MemoryContextSwitchTo(old);
+    return found ? DatumGetInt64(store_value(&log->changes, LOG_SEQ)) : 0;
+}
+
+/* Reads a stored change; false if it is pruned, or not yet written. */
+bool
+changelog_read(ChangeLog *log, int64 seq, StoredChange *change)
+{
+    ScanKeyData keys[2];
+    MemoryContext old = MemoryContextSwitchTo(log->context);
+    Datum payload;
+    bool isnull;
+    bool found;
+
+    ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(log->scope_id));
+    ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(seq));
+    found = store_find(&log->log, log->snapshot, keys, 2);
+    MemoryContextSwitchTo(old);
+    if (!found)
+        return false;
+    change->seq = seq;
+    change->prior_version = DatumGetInt64(store_value(&log->log, LOG_PRIOR_VERSION));
+    change->source_change_id = DatumGetInt64(store_value(&log->log, LOG_SOURCE_CHANGE_ID));
+    change->source_no = DatumGetInt32(store_value(&log->log, LOG_SOURCE));
+    change->op = DatumGetChar(store_value(&log->log, LOG_OP));
+    payload = slot_getattr(log->log.slot, LOG_PAYLOAD, &isnull);
+    change->payload = isnull ? NULL : TextDatumGetCString(payload);
+    change->payload_len = isnull ? 0 : strlen(change->payload);
+    return true;
+}
+
+/* Number of the latest change, appended ones included. */
+int64
+changelog_head(const ChangeLog *log)
+{
+    return log->head;
+}
+
+/* Writes the versions of all rows that were touched. */
+static void
+write_meta(ChangeLog *log)
+{
+    ListCell *cell;
+
+    foreach (cell, log->dirty)
+    {
+        RowState *row = lfirst(cell);
+        bytea *key = palloc(VARHDRSZ + row->key.len);
+        Datum values[META_NATTS];
+
+        CHECK_FOR_INTERRUPTS();
+        SET_VARSIZE(key, VARHDRSZ + row->key.len);
+        memcpy(VARDATA(key), row->key.data, row->key.len);
+        values[META_SCOPE - 1] = Int64GetDatum(log->scope_id);
+        values[META_VERSION - 1] = Int64GetDatum(row->version);
+        values[META_TABLE - 1] = Int32GetDatum(row->table_id);
+        values[META_DELETED - 1] = BoolGetDatum(row->deleted);
+        values[META_KEY - 1] = PointerGetDatum(key);
+        if (row->stored)
+            store_update(&log->meta, &row->tid, values, NULL, log->snapshot);
+        else
+        {
+            TupleTableSlot *slot = store_new_row(&log->meta);
+
+            memcpy(slot->tts_values, values, sizeof(values));
+            memset(slot->tts_isnull, 0, META_NATTS * sizeof(bool));
+            store_insert(&log->meta);
+        }
+    }
+}
+
+/* Releases what open took, without writing what is left. */
+static void
+release(ChangeLog *log)
+{
+    if (log->changes_open)
+        store_close(&log->changes);
+    store_close(&log->log);
+    store_close(&log->meta);
+    MemoryContextDelete(log->context);
+}
+
+/* Writes everything appended, moves the scope's head and releases the log. */
+void
+changelog_close(ChangeLog *log)
+{
+    MemoryContext old = MemoryContextSwitchTo(log->context);
+
+    write_meta(log);
+    store_flush(&log->log);
+    store_flush(&log->meta);
+    if (log->head != log->stored_head)
+        scope_set_head(log->scope_id, log->head);
+    MemoryContextSwitchTo(old);
+    release(log);
+    CommandCounterIncrement();
+}
+
+/* Releases a log that was opened with hold, without writing what was appended. */
+void
+changelog_abandon(ChangeLog *log)
+{
+    log->log.npending = 0;
+    log->meta.npending = 0;
+    release(log);
+}

@@ -1,0 +1,94 @@
+/*
+ * changelog.h: the one writer of versions and log entries.
+ *
+ * Uploads and captured writes go through it alike: lock the scope, open, append the changes in
+ * order, close. It keeps, for the rows touched, their version as of now, written or not yet.
+ */
+#ifndef ROWSYNC_CHANGELOG_H
+#define ROWSYNC_CHANGELOG_H
+
+#include "postgres.h"
+
+#include "registry.h"
+#include "scope.h"
+#include "store.h"
+
+/* What is known of one row of the scope. Owned by the ChangeLog. */
+typedef struct RowState
+{
+    int32 table_id;
+    RowKey key;
+    int64 version;        /* as of now; 0 = never seen */
+    bool deleted;         /* true where version is 0 */
+    int64 stored_version; /* as it was when the log was opened */
+    bool own;             /* everything appended since came from own_source */
+    bool stored;          /* row_meta has it, at tid */
+    bool dirty;           /* row_meta must be written */
+    ItemPointerData tid;
+    /* For the caller; NULL and 0 at first. */
+    void *user;    /* upload: the change of the current wave; capture: the final event */
+    void *harvest; /* upload: what the current attempt captured */
+    int waves;     /* upload: changes of this row so far */
+} RowState;
+
+/* One change to append. key and payload must live until the log is closed. */
+typedef struct LogEntry
+{
+    RowState *row;
+    char op;             /* 'I', 'U', 'D' */
+    int32 source_no;     /* 0 = the server */
+    int64 source_change_id;
+    struct varlena *payload; /* text, or NULL */
+} LogEntry;
+
+/* A stored change. payload is NULL where there is none; memory of the current context. */
+typedef struct StoredChange
+{
+    int64 seq;
+    int64 prior_version;
+    int64 source_change_id;
+    int32 source_no;
+    char op;
+    char *payload;
+    int payload_len;
+} StoredChange;
+
+typedef struct ChangeLog ChangeLog;
+
+ChangeLog *changelog_open(const Scope *locked, int32 own_source, bool hold);
+RowState *changelog_row(ChangeLog *log, int32 table_id, RowKey key);
+RowState *changelog_peek(ChangeLog *log, int32 table_id, RowKey key);
+int64 changelog_append(ChangeLog *log, const LogEntry *entry);
+int64 changelog_find_change(ChangeLog *log, int32 source_no, int64 source_change_id);
+bool changelog_read(ChangeLog *log, int64 seq, StoredChange *change);
+int64 changelog_head(const ChangeLog *log);
+void changelog_close(ChangeLog *log);
+void changelog_abandon(ChangeLog *log);
+
+/* Columns of rowsync.change_log and rowsync.row_meta, in their order. */
+enum
+{
+    LOG_SCOPE = 1,
+    LOG_SEQ,
+    LOG_SOURCE_CHANGE_ID,
+    LOG_PRIOR_VERSION,
+    LOG_TS,
+    LOG_TABLE,
+    LOG_SOURCE,
+    LOG_OP,
+    LOG_KEY,
+    LOG_PAYLOAD,
+    LOG_NATTS = LOG_PAYLOAD
+};
+
+enum
+{
+    META_SCOPE = 1,
+    META_VERSION,
+    META_TABLE,
+    META_DELETED,
+    META_KEY,
+    META_NATTS = META_KEY
+};
+
+#endif

@@ -1,0 +1,485 @@
+/*
+ * decide.c: what becomes of one change, before anything is written.
+ *
+ * The rules are those of docs/protocol.md ("Rules that follow"). Versions come from row_meta, the
+ * question who moved a row since comes from the chain of prior_version in the change log.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "lib/stringinfo.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+#include "miscadmin.h"
+#include "upload.h"
+
+/* Answers a change with "invalid". The first reason counts. */
+void
+change_refuse(Change *change, InvalidReason reason, const char *message, const char *column)
+{
+    change->status = STATUS_INVALID;
+    change->reason = reason;
+    change->message = message;
+    change->column = column;
+    change->sqlstate[0] = '\0';
+    change->constraint = NULL;
+    change->missing = NULL;
+}
+
+/* Whether every change of the row after version base came from the uploading source. */
+static bool
+moved_only_by_self(Upload *upload, Change *change, int64 base)
+{
+    RowState *row = change->row;
+    int64 version = row->stored_version;
+
+    /* What this very upload has appended is not in the table yet. */
+    if (row->version != row->stored_version && !row->own)
+        return false;
+    while (version > base)
+    {
+        StoredChange stored;
+
+        CHECK_FOR_INTERRUPTS();
+        if (!changelog_read(upload->log, version, &stored) ||
+            stored.source_no != upload->source.source_no)
+            return false;
+        version = stored.prior_version;
+    }
+    return version == base;
+}
+
+/* The value of a column in the payload of a stored change; NULL if it has none. */
+static const JsonValue *
+stored_value(const JsonMember *members, int nmembers, const SyncedColumn *column)
+{
+    for (int i = 0; i < nmembers; i++)
+    {
+        if (members[i].name_len == column->name_len &&
+            memcmp(members[i].name, column->name, column->name_len) == 0)
+            return &members[i].value;
+    }
+    return NULL;
+}
+
+/* Whether two JSON values, both as rowsync writes them, are the same. */
+static bool
+same_value(const JsonValue *a, const JsonValue *b)
+{
+    if (a == NULL || b == NULL)
+        return (a == NULL || a->kind == JSON_NULL) && (b == NULL || b->kind == JSON_NULL);
+    return a->kind == b->kind && a->len == b->len && memcmp(a->text, b->text, a->len) == 0;
+}
+
+/*
+ * Whether what was sent is what the stored row already says. If so, the log alone will learn of the
+ * change: it must be known when it is sent again.
+ */
+static bool
+says_what_is(Upload *upload, Change *change)
+{
+    SyncedTable *table = change->table;
+    StoredChange stored;
+    JsonMember *members;
+    int nmembers;
+    int i = -1;
+
+    if (!changelog_read(upload->log, change->row->version, &stored) || stored.payload == NULL ||
+        !request_parse_object(stored.payload, stored.payload_len, &members, &nmembers))
+        return false;
+    while ((i = bms_next_member(change->apply.columns, i)) >= 0)
+    {
+        const JsonValue *there = stored_value(members, nmembers, &table->columns[i]);
+        StringInfoData text;
+        JsonMember *sent;
+        int nsent;
+
+        if (change->apply.nulls[i])
+        {
+            if (there != NULL && there->kind != JSON_NULL)
+                return false;
+            continue;
+        }
+        /* Both through the same writer and the same reader: equal values give equal bytes. */
+        initStringInfo(&text);
+        appendStringInfoString(&text, "{\"v\":");
+        registry_append_value(&text, &table->columns[i], change->apply.values[i]);
+        appendStringInfoChar(&text, '}');
+        if (!request_parse_object(text.data, text.len, &sent, &nsent) ||
+            !same_value(&sent[0].value, there))
+            return false;
+    }
+    change->action = ACTION_LOG_ONLY;
+    change->log_payload =
+        (struct varlena *) cstring_to_text_with_len(stored.payload, stored.payload_len);
+    return true;
+}
+
+/* The columns in which the row differs from its version base, as a JSON array; NULL if unknown. */
+static char *
+changed_since(Upload *upload, Change *change, const StoredChange *current, int64 base)
+{
+    JsonMember *now;
+    JsonMember *then;
+    StoredChange past = *current;
+    int nnow;
+    int nthen;
+    StringInfoData out;
+
+    while (past.seq > base)
+    {
+        CHECK_FOR_INTERRUPTS();
+        if (past.prior_version == 0 || !changelog_read(upload->log, past.prior_version, &past))
+            return NULL;
+    }
+    if (past.seq != base || past.payload == NULL || current->payload == NULL ||
+        !request_parse_object(current->payload, current->payload_len, &now, &nnow) ||
+        !request_parse_object(past.payload, past.payload_len, &then, &nthen))
+        return NULL;
+    initStringInfo(&out);
+    appendStringInfoChar(&out, '[');
+    for (int i = 0; i < change->table->ncolumns; i++)
+    {
+        SyncedColumn *column = &change->table->columns[i];
+
+        if (same_value(stored_value(now, nnow, column), stored_value(then, nthen, column)))
+            continue;
+        if (out.len > 1)
+            appendStringInfoChar(&out, ',');
+        json_append_string(&out, column->name, column->name_len);
+    }
+    appendStringInfoChar(&out, ']');
+    return out.data;
+}
+
+/* Answers a change with "conflict" and the row as the server has it. */
+static void
+conflict(Upload *upload, Change *change)
+{
+    RowState *row = change->row;
+    StoredChange stored;
+
+    change->status = STATUS_CONFLICT;
+    change->server_version = row->version;
+    change->server_deleted = row->deleted;
+    if (row->version == 0 || row->deleted || !changelog_read(upload->log, row->version, &stored))
+        return;
+    change->server_row = stored.payload;
+    change->server_row_len = stored.payload_len;
+    change->server_changed = changed_since(upload, change, &stored,
+                                           change->request->server_version);
+}
+
+/*
+ * Sorts the members of the payload by column, and refuses a column that the table does not have.
+ * The scope column and generated columns are the server's: what was sent for them is left out.
+ */
+static bool
+take_payload(Change *change)
+{
+    RequestChange *request = change->request;
+    SyncedTable *table = change->table;
+    int hint = 0;
+
+    change->given = palloc0(table->ncolumns * sizeof(JsonValue *));
+    if (change->request->op == 'D')
+        return true;
+    for (int m = 0; m < request->nmembers; m++)
+    {
+        JsonMember *member = &request->members[m];
+        int i = registry_find_column(table, member->name, member->name_len, hint);
+
+        if (i >= 0)
+        {
+            hint = i + 1;
+            change->given[i] = table->columns[i].generated ? NULL : &member->value;
+        }
+        else if (strcmp(member->name, table->scope_name) != 0)
+        {
+            change_refuse(change, REASON_BAD_PAYLOAD,
+                          psprintf("table %s.%s has no column \"%s\"", table->schema, table->name,
+                                   member->name),
+                          member->name);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Reads the values that were sent into values of the columns' types. */
+static bool
+convert(Change *change)
+{
+    SyncedTable *table = change->table;
+    const char *error;
+
+    for (int i = 0; i < table->ncolumns; i++)
+    {
+        SyncedColumn *column = &table->columns[i];
+
+        if (change->given[i] == NULL)
+            continue;
+        change->converting = column->name;
+        change->apply.values[i] = value_from_json(&column->codec, change->given[i],
+                                                  &change->apply.nulls[i], &error);
+        if (error != NULL)
+        {
+            change_refuse(change, REASON_BAD_PAYLOAD, error, column->name);
+            return false;
+        }
+        change->apply.columns = bms_add_member(change->apply.columns, i);
+    }
+    change->converting = NULL;
+    return true;
+}
+
+/* Takes the key from the pk, and refuses a payload that names another row. */
+static bool
+take_key(Change *change, const Datum *named)
+{
+    SyncedTable *table = change->table;
+    Datum sent[INDEX_MAX_KEYS];
+    bool any = false;
+
+    for (int k = 0; k < table->nkeys; k++)
+    {
+        int i = table->keys[k];
+
+        sent[k] = named[k];
+        if (change->given[i] != NULL)
+        {
+            if (change->apply.nulls[i])
+            {
+                change_refuse(change, REASON_BAD_PAYLOAD, "a key column cannot be null",
+                              table->columns[i].name);
+                return false;
+            }
+            sent[k] = change->apply.values[i];
+            any = true;
+        }
+        change->apply.values[i] = named[k];
+        change->apply.nulls[i] = false;
+        change->apply.columns = bms_add_member(change->apply.columns, i);
+    }
+    if (any && !rowkey_equal(rowkey_pack(table, sent), change->key))
+    {
+        change_refuse(change, REASON_BAD_PAYLOAD, "pk and payload name different rows",
+                      table->columns[table->keys[0]].name);
+        return false;
+    }
+    return true;
+}
+
+/* Notes the parent that parts, in the order of its key, name. No parent if one of them is null. */
+static bool
+add_parent(Change *change, SyncedTable *parent, const JsonValue *const *parts, const char *column)
+{
+    Parent *added = &change->parents[change->nparents];
+    const char *error = NULL;
+
+    for (int i = 0; i < parent->nkeys; i++)
+    {
+        if (parts[i]->kind == JSON_NULL)
+            return true;
+    }
+    if (!rowkey_from_values(parent, parts, &added->key, &error))
+    {
+        change_refuse(change, REASON_BAD_PAYLOAD, error, column);
+        return false;
+    }
+    added->table = parent;
+    change->nparents++;
+    return true;
+}
+
+/* Notes the rows that the payload refers to with all columns of a reference. */
+static bool
+take_parents(Change *change)
+{
+    SyncedTable *table = change->table;
+
+    if (change->request->op == 'D' || table->nreferences == 0)
+        return true;
+    change->parents = palloc0(table->nreferences * sizeof(Parent));
+    for (int r = 0; r < table->nreferences; r++)
+    {
+        SyncedReference *reference = &table->references[r];
+        SyncedTable *parent = registry_find_relid(reference->parent_relid);
+        const JsonValue *parts[INDEX_MAX_KEYS];
+        bool whole = parent != NULL && parent->nkeys == reference->nkeys;
+
+        for (int i = 0; whole && i < reference->nkeys; i++)
+        {
+            parts[i] = change->given[reference->columns[i]];
+            whole = parts[i] != NULL;
+        }
+        if (whole && !add_parent(change, parent, parts,
+                                 table->columns[reference->columns[0]].name))
+            return false;
+    }
+    return true;
+}
+
+/*
+ * Makes of a change as it was sent a row of a table: key, values, parents. What does not fit
+ * refuses the change; what a type's input function refuses is raised, with change->converting set.
+ */
+void
+change_resolve(Change *change)
+{
+    RequestChange *request = change->request;
+    SyncedTable *table = change->table;
+    Datum named[INDEX_MAX_KEYS];
+    const char *error = NULL;
+
+    change->apply.values = palloc0(table->ncolumns * sizeof(Datum));
+    change->apply.nulls = palloc0(table->ncolumns * sizeof(bool));
+    change->apply.columns = NULL;
+    change->nparents = 0;
+    change->converting = "pk";
+    if (!rowkey_parse(table, &request->pk, named, &change->key, &error))
+    {
+        change_refuse(change, REASON_BAD_PAYLOAD, error, "pk");
+        return;
+    }
+    change->converting = NULL;
+    if (take_payload(change) && convert(change) && take_key(change, named))
+        (void) take_parents(change);
+    change->converting = NULL;
+}
+
+/*
+ * A reference of several columns, some of which an UPDATE leaves as they are: those come from the
+ * stored row. Without this a part of a reference could be aimed at a row of another scope.
+ */
+static void
+complete_parents(Upload *upload, Change *change)
+{
+    SyncedTable *table = change->table;
+    StoredChange stored;
+    JsonMember *members = NULL;
+    int nmembers = 0;
+
+    for (int r = 0; r < table->nreferences; r++)
+    {
+        SyncedReference *reference = &table->references[r];
+        const JsonValue *parts[INDEX_MAX_KEYS];
+        SyncedTable *parent;
+        int given = 0;
+
+        for (int i = 0; i < reference->nkeys; i++)
+            given += change->given[reference->columns[i]] != NULL;
+        parent = registry_find_relid(reference->parent_relid);
+        if (given == 0 || given == reference->nkeys || parent == NULL)
+            continue;
+        if (members == NULL &&
+            (!changelog_read(upload->log, change->row->version, &stored) ||
+             stored.payload == NULL ||
+             !request_parse_object(stored.payload, stored.payload_len, &members, &nmembers)))
+            return;
+        for (int i = 0; i < reference->nkeys; i++)
+        {
+            static const JsonValue json_null = {JSON_NULL, 4, "null"};
+            SyncedColumn *column = &table->columns[reference->columns[i]];
+
+            parts[i] = change->given[reference->columns[i]];
+            if (parts[i] == NULL)
+                parts[i] = stored_value(members, nmembers, column);
+            if (parts[i] == NULL)
+                parts[i] = &json_null;
+        }
+        (void) add_parent(change, parent, parts, table->columns[reference->columns[0]].name);
+    }
+}
+
+/*
+ * Decides what a resolved change does, from the state of its row as of now: sets status, or leaves
+ * it open with the action and the apply kind set.
+ */
+void
+change_decide(Upload *upload, Change *change)
+{
+    RowState *row = change->row;
+    int64 base = change->request->server_version;
+    bool live = !row->deleted;
+
+    if (change->request->op == 'D')
+    {
+        change->log_op = 'D';
+        if (!live)
+            change->action = ACTION_LOG_ONLY;
+        else if (base == row->version || moved_only_by_self(upload, change, base))
+        {
+            change->action = ACTION_WRITE;
+            change->apply.kind = APPLY_DELETE;
+        }
+        else
+            conflict(upload, change);
+        return;
+    }
+
+    change->action = ACTION_WRITE;
+    change->apply.kind = live ? APPLY_UPDATE : APPLY_INSERT;
+    change->log_op = live ? 'U' : 'I';
+    if (base != row->version && !(row->version > 0 && moved_only_by_self(upload, change, base)))
+    {
+        if (!live || !says_what_is(upload, change))
+            conflict(upload, change);
+    }
+    else if (live && bms_num_members(change->apply.columns) == change->table->nkeys)
+        (void) says_what_is(upload, change);
+    else if (live)
+        complete_parents(upload, change);
+}
+
+/* Appends "schema.table:key" of a missing parent as a JSON string. */
+static void
+append_missing(StringInfo out, const Parent *parent)
+{
+    StringInfoData name;
+
+    initStringInfo(&name);
+    appendStringInfo(&name, "%s.%s:", parent->table->schema, parent->table->name);
+    rowkey_append_text(&name, parent->table, parent->key);
+    if (out->len > 1)
+        appendStringInfoChar(out, ',');
+    json_append_string(out, name.data, name.len);
+}
+
+/*
+ * Whether the rows that a change refers to live in this scope, or come with the same wave. If not,
+ * the change is refused with what is missing; the caller may open it again.
+ */
+bool
+change_parents_there(Upload *upload, Change *change)
+{
+    StringInfoData missing;
+
+    missing.len = 0;
+    for (int i = 0; i < change->nparents; i++)
+    {
+        Parent *parent = &change->parents[i];
+        Change *coming;
+
+        if (parent->row == NULL)
+            parent->row = changelog_row(upload->log, parent->table->table_id, parent->key);
+        coming = parent->row->user;
+        if (!parent->row->deleted ||
+            (coming != NULL && coming->status == STATUS_OPEN && coming->request->op != 'D'))
+            continue;
+        if (missing.len == 0)
+        {
+            initStringInfo(&missing);
+            appendStringInfoChar(&missing, '[');
+        }
+        append_missing(&missing, parent);
+    }
+    if (missing.len == 0)
+        return true;
+    appendStringInfoChar(&missing, ']');
+    change_refuse(change, REASON_FK_MISSING, "a row that this change refers to is not there yet",
+                  NULL);
+    change->missing = missing.data;
+    return false;
+}

@@ -1,0 +1,335 @@
+/*
+ * scope.c: the rows of rowsync.scope and rowsync.source.
+ *
+ * The row of a scope is the lock under which its changes get their numbers: whoever holds it knows
+ * that head is final, and keeps it until commit. That is what makes numbers dense and in commit
+ * order, and a reader's cursor safe.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/xact.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "catalog/pg_collation.h"
+#include "commands/sequence.h"
+#include "common/hashfn.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "errors.h"
+#include "scope.h"
+#include "store.h"
+
+/* Names already looked up. Scopes are never renamed or removed. */
+typedef struct KnownScope
+{
+    char name[ROWSYNC_MAX_ID + 1];
+    int64 scope_id;
+} KnownScope;
+
+static HTAB *known_scopes = NULL;
+
+/* Refuses an id that is empty or too long; what names it in the message. */
+void
+check_id(const char *what, const char *id)
+{
+    size_t len = strlen(id);
+
+    if (len == 0 || len > ROWSYNC_MAX_ID)
+        ereport(ERROR, (errcode(ROWSYNC_INVALID_PARAMETER),
+                        errmsg("%s must have 1 to %d bytes, not %zu", what, ROWSYNC_MAX_ID, len)));
+}
+
+/* Forgets all names: after an abort, one of them may never have come to be. */
+void
+scope_forget(void)
+{
+    if (known_scopes != NULL)
+        hash_destroy(known_scopes);
+    known_scopes = NULL;
+}
+
+/* Keeps the id of a name for the next lookup. */
+static void
+remember(const char *name, int64 scope_id)
+{
+    KnownScope *known;
+
+    if (known_scopes != NULL && hash_get_num_entries(known_scopes) >= 10000)
+        scope_forget();
+    if (known_scopes == NULL)
+    {
+        HASHCTL control = {0};
+
+        control.keysize = ROWSYNC_MAX_ID + 1;
+        control.entrysize = sizeof(KnownScope);
+        known_scopes = hash_create("rowsync scopes", 64, &control, HASH_ELEM | HASH_STRINGS);
+    }
+    known = hash_search(known_scopes, name, HASH_ENTER, NULL);
+    known->scope_id = scope_id;
+}
+
+/* Looks the name up in the table, as anybody has committed it. 0 if it is not there. */
+static int64
+find_in_table(const char *name)
+{
+    Store store;
+    ScanKeyData key;
+    Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+    int64 scope_id = 0;
+
+    ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(name));
+    key.sk_collation = C_COLLATION_OID;
+    store_open(&store, REL_SCOPE, REL_SCOPE_NAME, AccessShareLock);
+    if (store_find(&store, snapshot, &key, 1))
+        scope_id = DatumGetInt64(store_value(&store, SCOPE_ID));
+    store_close(&store);
+    UnregisterSnapshot(snapshot);
+    return scope_id;
+}
+
+/* The id of a scope by name, at most ROWSYNC_MAX_ID bytes; 0 if there is none yet. */
+int64
+scope_find(const char *name)
+{
+    KnownScope *known;
+    int64 scope_id;
+
+    (void) registry_relation(REL_SCOPE);
+    known = known_scopes ? hash_search(known_scopes, name, HASH_FIND, NULL) : NULL;
+    if (known != NULL)
+        return known->scope_id;
+    scope_id = find_in_table(name);
+    if (scope_id != 0)
+        remember(name, scope_id);
+    return scope_id;
+}
+
+/*
+ * The same, creating the scope where there is none. Two that create the same name at once are put
+ * in line by a lock on the name, so that neither meets a unique violation.
+ */
+int64
+scope_find_or_create(const char *name)
+{
+    int64 scope_id = scope_find(name);
+    Store store;
+    TupleTableSlot *slot;
+
+    if (scope_id != 0)
+        return scope_id;
+    LockDatabaseObject(registry_relation(REL_SCOPE),
+                       hash_bytes((const unsigned char *) name, strlen(name)), 0, ExclusiveLock);
+    scope_id = find_in_table(name);
+    if (scope_id == 0)
+    {
+        store_open(&store, REL_SCOPE, REL_SCOPE_NAME, RowExclusiveLock);
+        scope_id = nextval_internal(registry_relation(REL_SCOPE_SEQUENCE), false);
+        slot = store_new_row(&store);
+        memset(slot->tts_isnull, 0, SCOPE_NATTS * sizeof(bool));
+        slot->tts_values[SCOPE_ID - 1] = Int64GetDatum(scope_id);
+        slot->tts_values[SCOPE_HEAD - 1] = Int64GetDatum(0);
+        slot->tts_values[SCOPE_FLOOR - 1] = Int64GetDatum(0);
+        slot->tts_values[SCOPE_EPOCH - 1] = Int64GetDatum(1);
+        slot->tts_values[SCOPE_NAME - 1] = CStringGetTextDatum(name);
+        store_insert(&store);
+        store_close(&store);
+        CommandCounterIncrement();
+    }
+    remember(name, scope_id);
+    return scope_id;
+}
+
+/* Positions store on the row of a scope. */
+static bool
+find_by_id(Store *store, Snapshot snapshot, int64 scope_id)
+{
+    ScanKeyData key;
+
+    ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(scope_id));
+    return store_find(store, snapshot, &key, 1);
+}
+
+/* Copies the row that was found. */
+static void
+fill(Store *store, Scope *scope)
+{
+    scope->scope_id = DatumGetInt64(store_value(store, SCOPE_ID));
+    scope->head = DatumGetInt64(store_value(store, SCOPE_HEAD));
+    scope->floor = DatumGetInt64(store_value(store, SCOPE_FLOOR));
+    scope->epoch = DatumGetInt64(store_value(store, SCOPE_EPOCH));
+}
+
+/* Reads a scope as snapshot sees it; false if it does not see it. */
+bool
+scope_read(int64 scope_id, Snapshot snapshot, Scope *scope)
+{
+    Store store;
+    bool found;
+
+    store_open(&store, REL_SCOPE, REL_SCOPE_PKEY, AccessShareLock);
+    found = find_by_id(&store, snapshot, scope_id);
+    if (found)
+        fill(&store, scope);
+    store_close(&store);
+    return found;
+}
+
+/* Locks a scope until the end of the transaction and reads its latest state. */
+void
+scope_lock(int64 scope_id, Scope *scope)
+{
+    Store store;
+    Snapshot snapshot = RegisterSnapshot(
+        IsolationUsesXactSnapshot() ? GetTransactionSnapshot() : GetLatestSnapshot());
+
+    store_open(&store, REL_SCOPE, REL_SCOPE_PKEY, RowExclusiveLock);
+    if (!find_by_id(&store, snapshot, scope_id))
+        ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+                        errmsg("could not serialize access: the scope is newer than this "
+                               "transaction's snapshot"),
+                        errhint("Run the transaction again.")));
+    store_lock(&store, snapshot, true);
+    fill(&store, scope);
+    store_close(&store);
+    UnregisterSnapshot(snapshot);
+}
+
+/* Moves the head of a locked scope. */
+void
+scope_set_head(int64 scope_id, int64 head)
+{
+    Store store;
+    Snapshot snapshot = GetActiveSnapshot();
+    Datum values[SCOPE_NATTS];
+
+    store_open(&store, REL_SCOPE, REL_SCOPE_PKEY, RowExclusiveLock);
+    if (!find_by_id(&store, snapshot, scope_id))
+        elog(ERROR, "scope " INT64_FORMAT " is not visible to its own lock holder", scope_id);
+    slot_getallattrs(store.slot);
+    memcpy(values, store.slot->tts_values, sizeof(values));
+    values[SCOPE_HEAD - 1] = Int64GetDatum(head);
+    store_update(&store, &store.slot->tts_tid, values, NULL, snapshot);
+    store_close(&store);
+}
+
+/* Positions store on the row of a source. */
+static bool
+find_source(Store *store, Snapshot snapshot, int64 scope_id, const char *source_id)
+{
+    ScanKeyData keys[2];
+
+    ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(scope_id));
+    ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(source_id));
+    keys[1].sk_collation = C_COLLATION_OID;
+    return store_find(store, snapshot, keys, 2);
+}
+
+/* Copies the row that was found. */
+static void
+fill_source(Store *store, Source *source)
+{
+    source->source_no = DatumGetInt32(store_value(store, SOURCE_NO));
+    source->last_download = DatumGetInt64(store_value(store, SOURCE_LAST_DOWNLOAD));
+    source->last_change_id = DatumGetInt64(store_value(store, SOURCE_LAST_CHANGE_ID));
+    source->last_seen = DatumGetTimestampTz(store_value(store, SOURCE_LAST_SEEN));
+}
+
+/* Reads a source as the active snapshot sees it; false if it does not see it. */
+bool
+source_find(int64 scope_id, const char *source_id, Source *source)
+{
+    Store store;
+    bool found;
+
+    store_open(&store, REL_SOURCE, REL_SOURCE_ID, AccessShareLock);
+    found = find_source(&store, GetActiveSnapshot(), scope_id, source_id);
+    if (found)
+        fill_source(&store, source);
+    store_close(&store);
+    return found;
+}
+
+/* The highest source_no of a scope, or 0. */
+static int32
+highest_source_no(int64 scope_id)
+{
+    Relation relation = table_open(registry_relation(REL_SOURCE), AccessShareLock);
+    Relation index = index_open(registry_relation(REL_SOURCE_PKEY), AccessShareLock);
+    TupleTableSlot *slot = table_slot_create(relation, NULL);
+    IndexScanDesc scan = index_beginscan(relation, index, GetActiveSnapshot(), 1, 0);
+    ScanKeyData key;
+    int32 highest = 0;
+    bool isnull;
+
+    ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(scope_id));
+    index_rescan(scan, &key, 1, NULL, 0);
+    if (index_getnext_slot(scan, BackwardScanDirection, slot))
+        highest = DatumGetInt32(slot_getattr(slot, SOURCE_NO, &isnull));
+    index_endscan(scan);
+    ExecDropSingleTupleTableSlot(slot);
+    index_close(index, NoLock);
+    table_close(relation, NoLock);
+    return highest;
+}
+
+/* The same, creating the source where there is none. The scope must be locked. */
+void
+source_find_or_create(int64 scope_id, const char *source_id, Source *source)
+{
+    Store store;
+    TupleTableSlot *slot;
+    TimestampTz now = GetCurrentTimestamp();
+
+    if (source_find(scope_id, source_id, source))
+        return;
+    memset(source, 0, sizeof(*source));
+    source->source_no = highest_source_no(scope_id) + 1;
+    source->last_seen = now;
+    store_open(&store, REL_SOURCE, REL_SOURCE_ID, RowExclusiveLock);
+    slot = store_new_row(&store);
+    memset(slot->tts_isnull, 0, SOURCE_NATTS * sizeof(bool));
+    slot->tts_values[SOURCE_SCOPE - 1] = Int64GetDatum(scope_id);
+    slot->tts_values[SOURCE_LAST_DOWNLOAD - 1] = Int64GetDatum(0);
+    slot->tts_values[SOURCE_LAST_CHANGE_ID - 1] = Int64GetDatum(0);
+    slot->tts_values[SOURCE_FIRST_SEEN - 1] = TimestampTzGetDatum(now);
+    slot->tts_values[SOURCE_LAST_SEEN - 1] = TimestampTzGetDatum(now);
+    slot->tts_values[SOURCE_NO - 1] = Int32GetDatum(source->source_no);
+    slot->tts_values[SOURCE_ID - 1] = CStringGetTextDatum(source_id);
+    store_insert(&store);
+    store_close(&store);
+    CommandCounterIncrement();
+}
+
+/*
+ * Notes what a source has done: last_download and last_change_id only ever grow. Without wait,
+ * leaves the note out if somebody else is writing one.
+ */
+void
+source_update(int64 scope_id, const char *source_id, int64 last_download, int64 last_change_id,
+              bool wait)
+{
+    Store store;
+    Snapshot snapshot = GetActiveSnapshot();
+    Datum values[SOURCE_NATTS];
+
+    store_open(&store, REL_SOURCE, REL_SOURCE_ID, RowExclusiveLock);
+    if (find_source(&store, snapshot, scope_id, source_id) && store_lock(&store, snapshot, wait))
+    {
+        slot_getallattrs(store.slot);
+        memcpy(values, store.slot->tts_values, sizeof(values));
+        values[SOURCE_LAST_DOWNLOAD - 1] = Int64GetDatum(
+            Max(last_download, DatumGetInt64(values[SOURCE_LAST_DOWNLOAD - 1])));
+        values[SOURCE_LAST_CHANGE_ID - 1] = Int64GetDatum(
+            Max(last_change_id, DatumGetInt64(values[SOURCE_LAST_CHANGE_ID - 1])));
+        values[SOURCE_LAST_SEEN - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
+        store_update(&store, &store.slot->tts_tid, values, NULL, snapshot);
+    }
+    store_close(&store);
+}

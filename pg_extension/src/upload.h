@@ -1,0 +1,107 @@
+/*
+ * upload.h: one change of an upload on its way through decision, writing and answer.
+ */
+#ifndef ROWSYNC_UPLOAD_H
+#define ROWSYNC_UPLOAD_H
+
+#include "postgres.h"
+
+#include "apply.h"
+#include "changelog.h"
+#include "registry.h"
+#include "request.h"
+
+/* What to do with the row. */
+typedef enum ChangeAction
+{
+    ACTION_WRITE,  /* by change->apply */
+    ACTION_LOG_ONLY /* the row is already so: only the log learns of the change */
+} ChangeAction;
+
+typedef enum ChangeStatus
+{
+    STATUS_OPEN, /* not decided, or decided and not yet written */
+    STATUS_APPLIED,
+    STATUS_CONFLICT,
+    STATUS_INVALID
+} ChangeStatus;
+
+/* The reasons of STATUS_INVALID, in the order of reason_names. */
+typedef enum InvalidReason
+{
+    REASON_FK_MISSING,
+    REASON_BAD_PAYLOAD,
+    REASON_CONSTRAINT,
+    REASON_FORBIDDEN,
+    REASON_UNREGISTERED_TABLE,
+    REASON_INTERNAL_ERROR,
+    REASON_BATCH_TOO_LARGE
+} InvalidReason;
+
+/* A row that a change refers to. */
+typedef struct Parent
+{
+    SyncedTable *table;
+    RowKey key;
+    RowState *row; /* NULL until decided */
+} Parent;
+
+typedef struct Change
+{
+    RequestChange *request;
+    SyncedTable *table;
+    RowKey key;
+    RowState *row;
+    struct Change *first; /* an earlier change of the request with the same id and content */
+    int wave; /* 0 for the first change of a row in the request, 1 for the next, ... */
+    ChangeAction action;
+    ApplyRow apply;
+    const JsonValue **given; /* by column index: the value that was sent, or NULL */
+    const char *converting;  /* the column whose value is being read */
+    int nparents;
+    Parent *parents;
+    char log_op; /* what the log will call it */
+    struct varlena *log_payload; /* the row as stored */
+    bool written;                /* the last attempt wrote the row */
+    bool differs;                /* the row as stored differs from what was sent */
+    int unit;                    /* changes of one unit are written together or not at all */
+    /* marks of the search for an order */
+    int visit;
+    int lowest;
+    bool on_stack;
+    /* the answer */
+    ChangeStatus status;
+    int64 version;
+    InvalidReason reason;
+    const char *message;
+    char sqlstate[6]; /* "" = none */
+    const char *constraint;
+    const char *column;
+    char *missing;          /* JSON array */
+    const char *server_row; /* JSON object, or NULL */
+    int server_row_len;
+    int64 server_version;
+    bool server_deleted;
+    char *server_changed; /* JSON array */
+} Change;
+
+typedef struct Upload
+{
+    const char *user_id;
+    Request request;
+    Scope scope;
+    Source source;
+    ChangeLog *log;
+    Change *changes;
+    int nchanges;
+    bool accepted;
+} Upload;
+
+void change_refuse(Change *change, InvalidReason reason, const char *message, const char *column);
+void change_refuse_error(Change *change, ErrorData *error);
+void change_resolve(Change *change);
+void change_decide(Upload *upload, Change *change);
+bool change_parents_there(Upload *upload, Change *change);
+void upload_append_answer(StringInfo out, Upload *upload);
+
+#endif

@@ -1,0 +1,26 @@
+-- Every change of every scope. seq is dense in a scope and in commit order. prior_version links
+-- the changes of one row to a chain: history and the question "who moved this row since" follow
+-- it instead of searching. Columns lie in the order that wastes no padding.
+CREATE TABLE rowsync.change_log (
+    scope_id         bigint      NOT NULL,
+    seq              bigint      NOT NULL,
+    source_change_id bigint      NOT NULL,
+    prior_version    bigint      NOT NULL,
+    ts               timestamptz NOT NULL,
+    table_id         integer     NOT NULL,
+    source_no        integer     NOT NULL,
+    op               "char"      NOT NULL,
+    row_key          bytea       NOT NULL,
+    payload          text,
+    CONSTRAINT change_log_pkey PRIMARY KEY (scope_id, seq)
+);
+
+CREATE UNIQUE INDEX change_log_change_id_key
+    ON rowsync.change_log (scope_id, source_no, source_change_id) WHERE source_no > 0;
+
+COMMENT ON TABLE rowsync.change_log IS 'All changes, by scope, in commit order';
+COMMENT ON COLUMN rowsync.change_log.source_change_id IS 'The source''s own number for the change; 0 for the server''s changes';
+COMMENT ON COLUMN rowsync.change_log.prior_version IS 'seq of the row''s change before this one; 0 = none';
+COMMENT ON COLUMN rowsync.change_log.source_no IS 'Who made the change (rowsync.source); 0 = the server';
+COMMENT ON COLUMN rowsync.change_log.op IS 'I, U or D';
+COMMENT ON COLUMN rowsync.change_log.payload IS 'The row as it was stored, as JSON text; for D the row that went, where there was one';

@@ -1,0 +1,14 @@
+-- One row for every key a scope ever had: the version of a live row, or a tombstone. The key
+-- begins with the scope, so that one user's rows lie together. Updates touch no indexed column.
+CREATE TABLE rowsync.row_meta (
+    scope_id bigint  NOT NULL,
+    version  bigint  NOT NULL,
+    table_id integer NOT NULL,
+    deleted  boolean NOT NULL,
+    row_key  bytea   NOT NULL,
+    CONSTRAINT row_meta_pkey PRIMARY KEY (scope_id, table_id, row_key)
+) WITH (fillfactor = 80);
+
+COMMENT ON TABLE rowsync.row_meta IS 'Version of every row, tombstones included';
+COMMENT ON COLUMN rowsync.row_meta.version IS 'seq of the latest change of the row';
+COMMENT ON COLUMN rowsync.row_meta.row_key IS 'uuid: 16 bytes; integers: 8 bytes big-endian; text: its bytes; else a JSON array';

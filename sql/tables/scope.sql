@@ -1,0 +1,17 @@
+-- A scope orders and isolates: one row for each user. Its row is the lock under which changes get
+-- their numbers. Updated by every upload, hence the free space for HOT updates.
+CREATE TABLE rowsync.scope (
+    scope_id bigint GENERATED ALWAYS AS IDENTITY,
+    head     bigint NOT NULL DEFAULT 0,
+    floor    bigint NOT NULL DEFAULT 0,
+    epoch    bigint NOT NULL DEFAULT 1,
+    name     text   NOT NULL COLLATE "C",
+    CONSTRAINT scope_pkey PRIMARY KEY (scope_id),
+    CONSTRAINT scope_name_key UNIQUE (name)
+) WITH (fillfactor = 50);
+
+COMMENT ON TABLE rowsync.scope IS 'Units of isolation and of ordering, one for each user';
+COMMENT ON COLUMN rowsync.scope.head IS 'Number of the latest change; 0 = none yet';
+COMMENT ON COLUMN rowsync.scope.floor IS 'Changes up to here may have been pruned';
+COMMENT ON COLUMN rowsync.scope.epoch IS 'Grows when history may have been rewound by a restored backup';
+COMMENT ON COLUMN rowsync.scope.name IS 'The user: the token''s sub, and the value of the scope column of business rows';

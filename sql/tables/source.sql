@@ -1,0 +1,18 @@
+-- A source is one installation of an app. source_no is its short name in the change log; 0 is
+-- kept for the server itself and has no row here.
+CREATE TABLE rowsync.source (
+    scope_id       bigint      NOT NULL,
+    last_download  bigint      NOT NULL DEFAULT 0,
+    last_change_id bigint      NOT NULL DEFAULT 0,
+    first_seen     timestamptz NOT NULL,
+    last_seen      timestamptz NOT NULL,
+    source_no      integer     NOT NULL,
+    source_id      text        NOT NULL COLLATE "C",
+    CONSTRAINT source_pkey PRIMARY KEY (scope_id, source_no),
+    CONSTRAINT source_id_key UNIQUE (scope_id, source_id)
+) WITH (fillfactor = 50);
+
+COMMENT ON TABLE rowsync.source IS 'Installations that have synced, by scope';
+COMMENT ON COLUMN rowsync.source.last_download IS 'This source has read the change log up to here';
+COMMENT ON COLUMN rowsync.source.last_change_id IS 'Highest source_change_id that this source ever had applied';
+COMMENT ON COLUMN rowsync.source.source_id IS 'The token''s did';

@@ -1,0 +1,16 @@
+CREATE TABLE rowsync.synced_table (
+    table_id       integer  GENERATED ALWAYS AS IDENTITY,
+    relid          regclass NOT NULL,
+    upsert_order   integer  NOT NULL,
+    schema_version integer  NOT NULL DEFAULT 1,
+    scope_added    boolean  NOT NULL,
+    scope_column   name     NOT NULL,
+    key_columns    name[]   NOT NULL,
+    CONSTRAINT synced_table_pkey PRIMARY KEY (table_id),
+    CONSTRAINT synced_table_relid_key UNIQUE (relid)
+);
+
+COMMENT ON TABLE rowsync.synced_table IS 'Registered tables';
+COMMENT ON COLUMN rowsync.synced_table.upsert_order IS 'Parents first; tables of one reference cycle share a number';
+COMMENT ON COLUMN rowsync.synced_table.schema_version IS 'Grows when the columns that travel change';
+COMMENT ON COLUMN rowsync.synced_table.scope_added IS 'True where registering added the scope column';
