@@ -352,9 +352,11 @@ check_whole(const struct config *config, char *error, size_t error_size)
         return refuse(error, error_size,
                       "neither jwt_secret nor jwks_file is set: without a key no token can be "
                       "verified");
-    if (config->jwt_secret != NULL && strlen(config->jwt_secret) < 32)
+    if (config->jwt_secret != NULL &&
+        (strlen(config->jwt_secret) < 32 || strlen(config->jwt_secret) > 1024))
         return refuse(error, error_size,
-                      "jwt_secret has %zu bytes: HS256 needs at least 32 (RFC 7518, 3.2)",
+                      "jwt_secret has %zu bytes: HS256 needs at least 32 (RFC 7518, 3.2), and more "
+                      "than 1024 are not taken",
                       strlen(config->jwt_secret));
     for (size_t i = 0; i < sizeof(levels) / sizeof(levels[0]); i++)
         known = known || strcmp(config->log_level, levels[i]) == 0;

@@ -21,6 +21,9 @@
 /* More keys than that is no rotation but a mistake, and every token without `kid` may try all. */
 #define KEYS_MAX 32
 
+/* The longest HMAC secret that libjose takes, in bytes. */
+#define SECRET_MAX 1024
+
 /* What an algorithm asks of its key. */
 static const struct algorithm
 {
@@ -148,10 +151,12 @@ add_key(struct jwt_keys *keys, json_t *jwk, size_t number, char *error, size_t e
     key->size = decoded_size(jwk, strcmp(key->type, "oct") == 0 ? "k" : "n");
     for (size_t i = 0; i < ALGORITHM_COUNT; i++)
         usable = usable || key_fits(key, &algorithms[i]);
+    if (strcmp(key->type, "oct") == 0 && key->size > SECRET_MAX)
+        usable = false;
     if (!usable)
     {
         snprintf(error, error_size,
-                 "key %zu fits none of HS256/384/512 (oct, at least 32 bytes), RS/PS256/384/512 "
+                 "key %zu fits none of HS256/384/512 (oct, 32 to 1024 bytes), RS/PS256/384/512 "
                  "(RSA, at least 2048 bits), ES256/384/512 (EC P-256, P-384, P-521)",
                  number);
         return false;
