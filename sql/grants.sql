@@ -8,7 +8,8 @@ BEGIN
     EXECUTE pg_catalog.format(
         'GRANT EXECUTE ON FUNCTION rowsync.upload(text, text, text), '
         'rowsync.download(text, text, bigint, integer, bigint, boolean, text), '
-        'rowsync.schema_version() TO %s', gateway_role);
+        'rowsync.snapshot(text, text), rowsync.digest(text, bigint), rowsync.heads(text[]), '
+        'rowsync.schema(), rowsync.schema_version() TO %s', gateway_role);
 END
 $$;
 COMMENT ON FUNCTION rowsync.grant_gateway(regrole) IS

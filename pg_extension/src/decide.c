@@ -72,22 +72,13 @@ same_value(const JsonValue *a, const JsonValue *b)
     return a->kind == b->kind && a->len == b->len && memcmp(a->text, b->text, a->len) == 0;
 }
 
-/*
- * Whether what was sent is what the stored row already says. If so, the log alone will learn of the
- * change: it must be known when it is sent again.
- */
+/* Whether every column that was sent has the same value in the payload of a stored change. */
 static bool
-says_what_is(Upload *upload, Change *change)
+sent_equals(Change *change, const JsonMember *members, int nmembers)
 {
     SyncedTable *table = change->table;
-    StoredChange stored;
-    JsonMember *members;
-    int nmembers;
     int i = -1;
 
-    if (!changelog_read(upload->log, change->row->version, &stored) || stored.payload == NULL ||
-        !request_parse_object(stored.payload, stored.payload_len, &members, &nmembers))
-        return false;
     while ((i = bms_next_member(change->apply.columns, i)) >= 0)
     {
         const JsonValue *there = stored_value(members, nmembers, &table->columns[i]);
@@ -110,6 +101,24 @@ says_what_is(Upload *upload, Change *change)
             !same_value(&sent[0].value, there))
             return false;
     }
+    return true;
+}
+
+/*
+ * Whether what was sent is what the stored row already says. If so, the log alone will learn of the
+ * change: it must be known when it is sent again.
+ */
+static bool
+says_what_is(Upload *upload, Change *change)
+{
+    StoredChange stored;
+    JsonMember *members;
+    int nmembers;
+
+    if (!changelog_read(upload->log, change->row->version, &stored) || stored.payload == NULL ||
+        !request_parse_object(stored.payload, stored.payload_len, &members, &nmembers) ||
+        !sent_equals(change, members, nmembers))
+        return false;
     change->action = ACTION_LOG_ONLY;
     change->log_payload =
         (struct varlena *) cstring_to_text_with_len(stored.payload, stored.payload_len);
@@ -391,6 +400,44 @@ complete_parents(Upload *upload, Change *change)
         }
         (void) add_parent(change, parent, parts, table->columns[reference->columns[0]].name);
     }
+}
+
+/*
+ * Answers a change that was applied before, as change seq of the log, as it was answered then: with
+ * the row where that differs from what was sent, for the first answer may never have arrived.
+ */
+void
+change_answer_again(Upload *upload, Change *change, int64 seq)
+{
+    StoredChange stored;
+    StoredChange prior;
+    JsonMember *now;
+    JsonMember *then = NULL;
+    int nnow;
+    int nthen = 0;
+    bool same;
+
+    change->status = STATUS_APPLIED;
+    change->version = seq;
+    if (!changelog_read(upload->log, seq, &stored) || stored.op == 'D' || stored.payload == NULL ||
+        !request_parse_object(stored.payload, stored.payload_len, &now, &nnow))
+        return;
+    same = sent_equals(change, now, nnow);
+    if (stored.op == 'U' && changelog_read(upload->log, stored.prior_version, &prior) &&
+        prior.payload != NULL)
+        (void) request_parse_object(prior.payload, prior.payload_len, &then, &nthen);
+    for (int i = 0; same && i < change->table->ncolumns; i++)
+    {
+        SyncedColumn *column = &change->table->columns[i];
+
+        if (!bms_is_member(i, change->apply.columns))
+            same = same_value(stored_value(now, nnow, column), stored_value(then, nthen, column));
+    }
+    if (same)
+        return;
+    change->server_row = stored.payload;
+    change->server_row_len = stored.payload_len;
+    change->server_version = seq;
 }
 
 /*

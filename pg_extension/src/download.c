@@ -240,7 +240,7 @@ check_argument(bool ok, const char *message)
 Datum
 rowsync_download(PG_FUNCTION_ARGS)
 {
-    DownloadPage page = {0};
+    DownloadPage page = {.scope.epoch = 1};
 
     check_argument(!PG_ARGISNULL(0) && !PG_ARGISNULL(1), "user_id and source_id must not be null");
     page.user_id = text_to_cstring(PG_GETARG_TEXT_PP(0));
@@ -274,9 +274,9 @@ rowsync_download(PG_FUNCTION_ARGS)
         page.next_after = page.window_until;
     appendStringInfo(&page.out,
                      "],\"has_more\":%s,\"next_after\":" INT64_FORMAT
-                     ",\"window_until\":" INT64_FORMAT ",\"floor\":" INT64_FORMAT "}",
+                     ",\"window_until\":" INT64_FORMAT ",\"floor\":" INT64_FORMAT ",\"epoch\":" INT64_FORMAT "}",
                      page.next_after < page.window_until ? "true" : "false", page.next_after,
-                     page.window_until, page.scope.floor);
+                     page.window_until, page.scope.floor, page.scope.epoch);
     note_progress(&page);
     SET_VARSIZE(page.out.data, page.out.len);
     PG_RETURN_TEXT_P((text *) page.out.data);

@@ -45,6 +45,7 @@ typedef struct RegistryEntry
     Oid relid; /* hash key */
     int32 table_id;
     int32 upsert_order;
+    int32 schema_version;
     bool scope_added;
     NameData scope_column;
     SyncedTable *table; /* NULL until asked for */
@@ -216,6 +217,7 @@ load_entries(void)
 
         entry->table_id = DatumGetInt32(heap_getattr(tuple, 1, desc, &isnull));
         entry->upsert_order = DatumGetInt32(heap_getattr(tuple, 3, desc, &isnull));
+        entry->schema_version = DatumGetInt32(heap_getattr(tuple, 4, desc, &isnull));
         entry->scope_added = DatumGetBool(heap_getattr(tuple, 5, desc, &isnull));
         namestrcpy(&entry->scope_column,
                    NameStr(*DatumGetName(heap_getattr(tuple, 6, desc, &isnull))));
@@ -564,6 +566,54 @@ registry_relids(void)
     while ((entry = hash_seq_search(&scan)) != NULL)
         result = lappend_oid(result, entry->relid);
     return result;
+}
+
+/* Orders tables parents first. */
+static int
+compare_order(const void *a, const void *b)
+{
+    const SyncedTable *left = *(SyncedTable *const *) a;
+    const SyncedTable *right = *(SyncedTable *const *) b;
+
+    if (left->upsert_order != right->upsert_order)
+        return left->upsert_order < right->upsert_order ? -1 : 1;
+    return left->table_id < right->table_id ? -1 : left->table_id > right->table_id;
+}
+
+/* All registered tables, parents first, as an array of the current context. Returns their number. */
+int
+registry_ordered(SyncedTable ***tables)
+{
+    List *relids = registry_relids();
+    ListCell *cell;
+    int count = 0;
+
+    *tables = palloc((list_length(relids) + 1) * sizeof(SyncedTable *));
+    foreach (cell, relids)
+    {
+        SyncedTable *table = registry_find_relid(lfirst_oid(cell));
+
+        if (table != NULL)
+            (*tables)[count++] = table;
+    }
+    qsort(*tables, count, sizeof(SyncedTable *), compare_order);
+    list_free(relids);
+    return count;
+}
+
+/* Grows by one with each change of the columns that travel. */
+int
+registry_schema_version(void)
+{
+    HASH_SEQ_STATUS scan;
+    RegistryEntry *entry;
+    int version = 1;
+
+    ensure_entries();
+    hash_seq_init(&scan, entries);
+    while ((entry = hash_seq_search(&scan)) != NULL)
+        version += entry->schema_version - 1;
+    return version;
 }
 
 /* Index of the column of this name, or -1. The search begins at hint: payloads keep an order. */

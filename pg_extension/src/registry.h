@@ -100,6 +100,8 @@ SyncedTable *registry_find_relid(Oid relid);
 SyncedTable *registry_find_name(const char *schema, const char *name);
 SyncedTable *registry_find_id(int32 table_id);
 List *registry_relids(void);
+int registry_ordered(SyncedTable ***tables);
+int registry_schema_version(void);
 int registry_find_column(const SyncedTable *table, const char *name, int len, int hint);
 void registry_append_row(StringInfo out, SyncedTable *table, TupleTableSlot *slot);
 void registry_append_value(StringInfo out, SyncedColumn *column, Datum value);

@@ -195,13 +195,21 @@ array_end(void *state)
     ROWSYNC_JSON_ACTION_DONE;
 }
 
+/* The first byte of the value that comes; 0 at the end of the text, which the parser will refuse. */
+static char
+next_byte(const JsonLexContext *lex)
+{
+    return lex->token_start ? *lex->token_start : '\0';
+}
+
 /* Callback: an element of an array begins; the elements of "changes" must be objects. */
 static RowsyncJsonAction
 element_start(void *state, bool isnull)
 {
     Parse *parse = state;
 
-    if (parse->in_changes && parse->depth == DEPTH_CHANGES && *parse->lex->token_start != '{')
+    if (parse->in_changes && parse->depth == DEPTH_CHANGES && next_byte(parse->lex) != '{' &&
+        next_byte(parse->lex) != '\0')
         refuse("every element of changes must be an object");
     ROWSYNC_JSON_ACTION_DONE;
 }
@@ -244,7 +252,8 @@ field_start(void *state, char *name, bool isnull)
     if (parse->depth == DEPTH_REQUEST)
     {
         parse->top_field = name;
-        if (strcmp(name, "changes") == 0 && *parse->lex->token_start != '[')
+        if (strcmp(name, "changes") == 0 && next_byte(parse->lex) != '[' &&
+            next_byte(parse->lex) != '\0')
             refuse("changes must be an array");
     }
     else if (parse->in_changes && parse->depth == DEPTH_CHANGE)

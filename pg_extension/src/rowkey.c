@@ -232,22 +232,26 @@ rowkey_append_json(StringInfo out, const SyncedTable *table, RowKey key)
     }
 }
 
-/* Appends the key for people, as in "schema.table:key" of a missing reference. */
+/* Appends the key as plain text: the pk without quotes and escapes, or the array's JSON. */
 void
 rowkey_append_text(StringInfo out, const SyncedTable *table, RowKey key)
 {
-    StringInfoData json;
+    JsonValue *parts;
+    int nparts;
 
-    if (table->key_kind == KEY_TEXT)
+    if (table->key_kind == KEY_UUID)
     {
-        appendBinaryStringInfo(out, key.data, key.len);
-        return;
+        int start = out->len;
+
+        rowkey_append_json(out, table, key);
+        memmove(out->data + start, out->data + start + 1, out->len - start - 2);
+        out->len -= 2;
+        out->data[out->len] = '\0';
     }
-    initStringInfo(&json);
-    rowkey_append_json(&json, table, key);
-    if (json.data[0] == '"')
-        appendBinaryStringInfo(out, json.data + 1, json.len - 2);
-    else
-        appendBinaryStringInfo(out, json.data, json.len);
-    pfree(json.data);
+    else if (table->key_kind == KEY_INTEGER)
+        appendStringInfo(out, INT64_FORMAT, unpack_integer(key));
+    else if (table->key_kind == KEY_TEXT || table->nkeys > 1)
+        appendBinaryStringInfo(out, key.data, key.len);
+    else if (request_parse_array(key.data, key.len, &parts, &nparts) && nparts == 1)
+        appendBinaryStringInfo(out, parts[0].text, parts[0].len);
 }

@@ -845,8 +845,7 @@ assign_waves(Upload *upload)
                                           change->request->source_change_id);
         if (known != 0)
         {
-            change->status = STATUS_APPLIED;
-            change->version = known;
+            change_answer_again(upload, change, known);
             continue;
         }
         change->row = changelog_row(upload->log, change->table->table_id, change->key);

@@ -101,6 +101,7 @@ void change_refuse(Change *change, InvalidReason reason, const char *message, co
 void change_refuse_error(Change *change, ErrorData *error);
 void change_resolve(Change *change);
 void change_decide(Upload *upload, Change *change);
+void change_answer_again(Upload *upload, Change *change, int64 seq);
 bool change_parents_there(Upload *upload, Change *change);
 void upload_append_answer(StringInfo out, Upload *upload);
 

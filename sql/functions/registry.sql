@@ -22,8 +22,11 @@ CREATE FUNCTION rowsync.unregister_table(table_name regclass)
 COMMENT ON FUNCTION rowsync.unregister_table(regclass) IS
 'Stops syncing a table: removes the triggers and the versions of its rows; the rows, the scope column and the change log stay. RS006 if it is not registered.';
 
-CREATE FUNCTION rowsync.schema_version()
-    RETURNS integer
-    LANGUAGE SQL STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    AS $$ SELECT 1 + coalesce(sum(t.schema_version - 1), 0)::integer FROM rowsync.synced_table AS t $$;
+CREATE FUNCTION rowsync.schema_version() RETURNS integer
+    LANGUAGE C STABLE AS 'MODULE_PATHNAME', 'rowsync_schema_version';
 COMMENT ON FUNCTION rowsync.schema_version() IS 'Grows whenever the columns that travel change';
+
+CREATE FUNCTION rowsync.schema() RETURNS text
+    LANGUAGE C STABLE AS 'MODULE_PATHNAME', 'rowsync_schema';
+COMMENT ON FUNCTION rowsync.schema() IS
+'The registered tables as the JSON body of GET /sync/schema: columns with their PostgreSQL and SQLite types, keys, references and unique constraints; parents first';

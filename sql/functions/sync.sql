@@ -1,4 +1,4 @@
--- No search_path is set on these two: their C code names every object and operator in full, and the
+-- No search_path is set on the functions in C: their code names every object and operator in full, and the
 -- triggers of the business tables must find what they find in any other session of the role.
 
 CREATE FUNCTION rowsync.upload(user_id text, source_id text, request text)
@@ -19,3 +19,24 @@ COMMENT ON FUNCTION rowsync.download(text, text, bigint, integer, bigint, boolea
 'One page of the changes of user_id''s scope in (after, until], as the JSON body of GET /sync/download. until NULL: up to the head. '
 'page_limit: 1 to 10000 changes. include_self: also what source_id uploaded itself. schema_name: only tables of that schema. '
 'RS002: a parameter is out of range; RS003: after lies below the floor of the scope.';
+
+CREATE FUNCTION rowsync.snapshot(user_id text, source_id text)
+    RETURNS SETOF text
+    LANGUAGE C STABLE STRICT ROWS 1000
+    AS 'MODULE_PATHNAME', 'rowsync_snapshot';
+COMMENT ON FUNCTION rowsync.snapshot(text, text) IS
+'The live rows of user_id''s scope as the body of GET /sync/snapshot, in chunks of whole lines. Use it in the target list of a query, where it streams in constant memory. RS002: an id is empty or too long.';
+
+CREATE FUNCTION rowsync.digest(user_id text, at bigint DEFAULT NULL)
+    RETURNS text
+    LANGUAGE C STABLE
+    AS 'MODULE_PATHNAME', 'rowsync_digest';
+COMMENT ON FUNCTION rowsync.digest(text, bigint) IS
+'Digest of the rows of user_id''s scope that were live at position at of its log (NULL: at the head), as the JSON body of GET /sync/digest. RS002: at is negative; RS003: the history since is pruned.';
+
+CREATE FUNCTION rowsync.heads(user_ids text[])
+    RETURNS TABLE (user_id text, head bigint)
+    LANGUAGE SQL STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT s.name, s.head FROM rowsync.scope AS s WHERE s.name = ANY (user_ids) $$;
+COMMENT ON FUNCTION rowsync.heads(text[]) IS
+'Number of the latest change of each of these users that has a scope';
