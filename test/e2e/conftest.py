@@ -18,8 +18,11 @@ def pytest_configure():
 
 @pytest.fixture(scope="session")
 def cluster(request):
-    """A private PostgreSQL with the extension of build/stage, for all tests of the session."""
-    server = rig.Cluster.start("e2e")
+    """A private PostgreSQL with the extension of build/stage, for all tests of the session.
+
+    Without fsync: hundreds of databases come and go, and no test cuts the power.
+    """
+    server = rig.Cluster.start("e2e", fsync="off")
     yield server
     server.stop(failed=request.session.testsfailed > 0)
 
@@ -29,7 +32,18 @@ def database(cluster):
     """A database of this test's own with the example schema registered."""
     base = cluster.business()
     yield base
-    base.close()
+    base.drop()
+
+
+@pytest.fixture(scope="module")
+def shared(cluster):
+    """A gateway on a database for tests that leave nothing behind, or each have their own user."""
+    base = cluster.business()
+    running = rig.Gateway.start(base)
+    running.database = base
+    yield running
+    running.stop()
+    base.drop()
 
 
 @pytest.fixture
@@ -39,7 +53,7 @@ def empty_database(cluster):
     if not base.rows("SELECT FROM pg_roles WHERE rolname = 'business_gateway'"):
         base.rows("CREATE ROLE business_gateway LOGIN")
     yield base
-    base.close()
+    base.drop()
 
 
 @pytest.fixture

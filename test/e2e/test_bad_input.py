@@ -36,11 +36,12 @@ def changed(**fields):
     return request(changes=[{**CHANGE, **fields}])
 
 
-def nothing_written(database):
-    """Neither a row nor a trace in rowsync's tables."""
-    return (database.value("SELECT count(*) FROM business.users") == 0
-            and database.value("SELECT count(*) FROM rowsync.change_log") == 0
-            and database.value("SELECT count(*) FROM rowsync.row_meta") == 0)
+def nothing_written(database, user):
+    """Neither a row of the user nor a trace of one in rowsync's tables."""
+    rows = database.value("SELECT count(*) FROM business.users WHERE _rowsync_scope = %s", user)
+    return rows == 0 and all(database.value(
+        f"SELECT count(*) FROM rowsync.{table} JOIN rowsync.scope USING (scope_id)"
+        " WHERE name = %s", user) == 0 for table in ("change_log", "row_meta"))
 
 
 NO_OBJECT = "the request must be a JSON object"
@@ -83,9 +84,9 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("case", WHOLE)
-def test_a_request_of_the_wrong_form_is_400_and_nothing_is_written(case, gateway, database):
+def test_a_request_of_the_wrong_form_is_400_and_nothing_is_written(case, shared):
     body, detail = WHOLE[case]
-    answer = gateway.request("POST", "/sync/upload", body, token=gateway.token("ann", "phone"))
+    answer = shared.request("POST", "/sync/upload", body, token=shared.token("ann", "phone"))
     assert answer.status == 400
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.body["status"] == 400
@@ -94,7 +95,7 @@ def test_a_request_of_the_wrong_form_is_400_and_nothing_is_written(case, gateway
         assert answer.body["detail"].startswith("the request is not valid JSON, near line 1: ")
     else:
         assert answer.body["detail"] == detail
-    assert nothing_written(database)
+    assert nothing_written(shared.database, "ann")
 
 
 @pytest.mark.parametrize("body", [
@@ -104,25 +105,25 @@ def test_a_request_of_the_wrong_form_is_400_and_nothing_is_written(case, gateway
     request().replace(b"Ann", b"A\x00nn"),
     request() + b"\x00",
 ], ids=["bytes-never-in-utf8", "overlong-nul", "surrogate", "nul-byte", "nul-at-end"])
-def test_bytes_that_are_no_text_are_400_and_nothing_is_written(body, gateway, database):
-    answer = gateway.request("POST", "/sync/upload", body, token=gateway.token("ann", "phone"))
+def test_bytes_that_are_no_text_are_400_and_nothing_is_written(body, shared):
+    answer = shared.request("POST", "/sync/upload", body, token=shared.token("ann", "phone"))
     assert answer.status == 400
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.body["code"] == "invalid_encoding"
-    assert nothing_written(database)
+    assert nothing_written(shared.database, "ann")
 
 
-def test_a_request_nested_deeper_than_any_row_is_refused_not_a_crash(gateway, database):
+def test_a_request_nested_deeper_than_any_row_is_refused_not_a_crash(shared):
     body = b'{"changes": ' + b"[" * 200000 + b"]" * 200000 + b"}"
-    answer = gateway.request("POST", "/sync/upload", body, token=gateway.token("ann", "phone"))
+    answer = shared.request("POST", "/sync/upload", body, token=shared.token("ann", "phone"))
     assert answer.status == 400
     assert answer.body["code"] == "invalid_request"
     deep = b"[" * 200000 + b"]" * 200000
     body = request().replace(b'"Ann"', deep)
-    answer = gateway.request("POST", "/sync/upload", body, token=gateway.token("ann", "phone"))
+    answer = shared.request("POST", "/sync/upload", body, token=shared.token("ann", "phone"))
     assert answer.status == 400
     assert answer.body["code"] == "invalid_request"
-    assert nothing_written(database)
+    assert nothing_written(shared.database, "ann")
 
 
 def payload(**fields):
@@ -159,39 +160,125 @@ ALONE = {
     "nul-in-text": (payload(name="A\0nn"), "bad_payload",
                     {"error": "a string has a NUL character (\\u0000), "
                               "which PostgreSQL cannot hold"}),
+    "table-unknown": ({**CHANGE, "table": "nothing"}, "unregistered_table",
+                      {"error": "table business.nothing does not sync"}),
+    "table-not-registered": ({**CHANGE, "table": "plain"}, "unregistered_table",
+                             {"error": "table business.plain does not sync"}),
+    "table-of-rowsync": ({**CHANGE, "schema": "rowsync", "table": "scope"}, "unregistered_table",
+                         {"error": "table rowsync.scope does not sync"}),
+    "table-empty": ({**CHANGE, "table": ""}, "unregistered_table",
+                    {"error": "table business. does not sync"}),
+    "table-with-sql": ({**CHANGE, "table": "users; DROP TABLE business.users"},
+                       "unregistered_table",
+                       {"error": "table business.users; DROP TABLE business.users does not sync"}),
+    "schema-unknown": ({**CHANGE, "schema": "nowhere"}, "unregistered_table",
+                       {"error": "table nowhere.users does not sync"}),
+    "schema-default": (without(CHANGE, "schema"), "unregistered_table",
+                       {"error": "table public.users does not sync"}),
+    "column-unknown": (payload(colour="red"), "bad_payload",
+                       {"error": 'table business.users has no column "colour"',
+                        "column": "colour"}),
+    "text-number": (payload(name=5), "bad_payload",
+                    {"error": "expected a string", "column": "name"}),
+    "text-bool": (payload(name=True), "bad_payload",
+                  {"error": "expected a string", "column": "name"}),
+    "text-object": (payload(name={"a": 1}), "bad_payload",
+                    {"error": "expected a string", "column": "name"}),
+    "text-array": (payload(name=["a"]), "bad_payload",
+                   {"error": "expected a string", "column": "name"}),
+    "bigint-string": (payload(created_at="12"), "bad_payload",
+                      {"error": "expected a number", "column": "created_at"}),
+    "bigint-bool": (payload(created_at=True), "bad_payload",
+                    {"error": "expected a number", "column": "created_at"}),
+    "bigint-object": (payload(created_at={}), "bad_payload",
+                      {"error": "expected a number", "column": "created_at"}),
+    "bigint-fraction": (payload(created_at=1.5), "bad_payload",
+                        {"error": "expected a whole number of at most 64 bits",
+                         "column": "created_at"}),
+    "bigint-too-large": (payload(created_at=2**63), "bad_payload",
+                         {"error": "expected a whole number of at most 64 bits",
+                          "column": "created_at"}),
+    "not-null": (payload(name=None), "constraint",
+                 {"error": 'null value in column "name" of relation "users" '
+                           "violates not-null constraint",
+                  "column": "name", "sqlstate": "23502"}),
+    "column-missing": ({**CHANGE, "payload": without(PAYLOAD, "name")}, "constraint",
+                       {"error": 'null value in column "name" of relation "users" '
+                                 "violates not-null constraint",
+                        "column": "name", "sqlstate": "23502"}),
+    "pk-no-uuid": ({**CHANGE, "pk": "no-uuid"}, "bad_payload",
+                   {"error": "expected a uuid", "column": "pk"}),
+    "pk-empty": ({**CHANGE, "pk": ""}, "bad_payload",
+                 {"error": "expected a uuid", "column": "pk"}),
+    "pk-number": ({**CHANGE, "pk": 5}, "bad_payload",
+                  {"error": "pk must be a string", "column": "pk"}),
+    "pk-null": ({**CHANGE, "pk": None}, "bad_payload",
+                {"error": "pk must be a string", "column": "pk"}),
+    "pk-array": ({**CHANGE, "pk": [KEY]}, "bad_payload",
+                 {"error": "pk must be a string", "column": "pk"}),
+    "pk-and-payload-disagree": ({**CHANGE, "pk": key("other")}, "bad_payload",
+                                {"error": "pk and payload name different rows",
+                                 "column": "id"}),
+    "key-in-payload-no-uuid": (payload(id="no-uuid"), "bad_payload",
+                               {"error": "expected a uuid", "column": "id"}),
+    "reference-no-uuid": ({**CHANGE, "table": "posts", "payload": {
+        "id": KEY, "author_id": "no-uuid", "title": "t"}}, "bad_payload",
+        {"error": "expected a uuid", "column": "author_id"}),
+    "reference-missing": ({**CHANGE, "table": "posts", "payload": {
+        "id": KEY, "author_id": key("nobody"), "title": "t"}}, "fk_missing",
+        {"missing": ["business.users:" + key("nobody")]}),
+    "bytea-no-base64": ({**CHANGE, "table": "files", "payload": {
+        "id": KEY, "name": "f", "data": "%%%"}}, "bad_payload",
+        {"error": "expected base64", "column": "data"}),
+    "version-too-large": ({**CHANGE, "server_version": 2**63}, "bad_payload",
+                          {"error": "server_version must be a whole number, 0 or more"}),
+    "delete-payload-string": ({**CHANGE, "op": "DELETE", "payload": "old"}, "bad_payload",
+                              {"error": "payload must be an object or null"}),
 }
 
 
-def good_neighbour_applied(database):
-    """The other change of the batch is in, the wrong one is not."""
-    return database.rows("SELECT id::text FROM business.users") == [(GOOD_KEY,)] and database.rows(
-        "SELECT seq, source_change_id FROM rowsync.change_log") == [(1, 99)]
+@pytest.fixture
+def plain_table(shared):
+    """A table that is there, but not registered."""
+    shared.database.rows("CREATE TABLE IF NOT EXISTS business.plain (id uuid PRIMARY KEY)")
+
+
+def neighbour(case):
+    """A good change for the same batch, of a row that no other case has."""
+    pk = key("good " + case)
+    return {**GOOD, "pk": pk, "payload": {**GOOD["payload"], "id": pk, "email": case}}
 
 
 @pytest.mark.parametrize("case", ALONE)
-def test_a_wrong_change_is_invalid_and_costs_its_neighbour_nothing(case, gateway, database):
+def test_a_wrong_change_is_invalid_and_costs_its_neighbour_nothing(case, shared, plain_table):
     change, reason, details = ALONE[case]
-    answer = gateway.upload(gateway.token("ann", "phone"), [change, GOOD])
+    token, good = shared.token(case, "phone"), neighbour(case)
+    answer = shared.upload(token, [change, good])
     assert answer.status == 200
-    assert answer.body["accepted"] is True
-    wrong, good = answer.body["statuses"]
-    assert wrong["source_change_id"] == 1
-    assert wrong["status"] == "invalid"
-    assert wrong["invalid"] == {"reason": reason, "details": details}
-    assert wrong["message"]
-    assert good == {"source_change_id": 99, "status": "applied", "new_server_version": 1}
-    assert good_neighbour_applied(database)
+    assert answer.body == {"accepted": True, "highest_server_seq": 1, "statuses": [
+        {"source_change_id": 1, "status": "invalid",
+         "message": details.get("error", "a row that this change refers to is not there yet"),
+         "invalid": {"reason": reason, "details": details}},
+        {"source_change_id": 99, "status": "applied", "new_server_version": 1}]}
+    assert shared.database.rows(
+        "SELECT id::text FROM business.users WHERE _rowsync_scope = %s", case) == [(good["pk"],)]
+    assert shared.database.rows(
+        """SELECT seq, source_change_id FROM rowsync.change_log
+             JOIN rowsync.scope USING (scope_id) WHERE name = %s""", case) == [(1, 99)]
 
 
 @pytest.mark.parametrize("case", ALONE)
-def test_a_wrong_change_in_an_atomic_upload_stops_all_of_it(case, gateway, database):
+def test_a_wrong_change_in_an_atomic_upload_stops_all_of_it(case, shared, plain_table):
     change, reason, details = ALONE[case]
-    answer = gateway.upload(gateway.token("ann", "phone"), [change, GOOD], atomic=True)
+    user = "atomic " + case
+    answer = shared.upload(shared.token(user, "phone"), [change, neighbour(user)], atomic=True)
     assert answer.status == 200
     wrong, good = answer.body["statuses"]
     assert wrong["invalid"] == {"reason": reason, "details": details}
-    assert good["status"] != "applied"
-    assert nothing_written(database)
+    assert good["status"] == "invalid"
+    assert good["message"] == (
+        "not applied: the request is atomic and another of its changes was refused")
+    assert nothing_written(shared.database, user)
 
 
 def test_too_many_changes_are_refused_and_the_limit_is_told(gateway, database):
@@ -210,7 +297,7 @@ def test_too_many_changes_are_refused_and_the_limit_is_told(gateway, database):
             assert status["status"] == "invalid"
             assert status["invalid"] == {"reason": "batch_too_large", "details": {"limit": 3}}
             assert "3" in status["message"]
-        assert nothing_written(database)
+        assert nothing_written(database, "ann")
         answer = fresh.upload(fresh.token("ann", "phone"), changes[:3])
         assert [status["status"] for status in answer.body["statuses"]] == ["applied"] * 3
     finally:
@@ -244,6 +331,49 @@ def test_the_same_change_twice_in_one_batch_is_applied_once(gateway, database):
     assert database.value("SELECT count(*) FROM business.users") == 1
 
 
+@pytest.mark.parametrize("together", [True, False], ids=["in-one-batch", "in-two"])
+def test_a_value_that_must_be_unique_is_kept_by_who_came_first(together, gateway, database):
+    token = gateway.token("ann", "phone")
+    rival = {**GOOD, "payload": {**GOOD["payload"], "email": PAYLOAD["email"]}}
+    if together:
+        first, second = gateway.upload(token, [CHANGE, rival]).body["statuses"]
+    else:
+        first, = gateway.upload(token, [CHANGE]).body["statuses"]
+        second, = gateway.upload(token, [rival]).body["statuses"]
+    error = 'duplicate key value violates unique constraint "users_email_key"'
+    assert first == {"source_change_id": 1, "status": "applied", "new_server_version": 1}
+    assert second == {"source_change_id": 99, "status": "invalid", "message": error, "invalid": {
+        "reason": "constraint", "details": {"error": error, "constraint": "users_email_key",
+                                            "sqlstate": "23505"}}}
+    assert database.rows("SELECT id::text FROM business.users") == [(KEY,)]
+
+
+def test_one_change_id_for_two_changes_in_one_batch_applies_the_first_only(gateway, database):
+    other = payload(name="Other")
+    first, second = gateway.upload(gateway.token("ann", "phone"), [CHANGE, other]).body["statuses"]
+    assert first == {"source_change_id": 1, "status": "applied", "new_server_version": 1}
+    assert second["invalid"] == {"reason": "bad_payload", "details": {
+        "error": "source_change_id is used twice in this request, for different changes"}}
+    assert database.rows("SELECT name FROM business.users") == [("Ann",)]
+
+
+def test_the_scope_never_travels_and_cannot_be_chosen(gateway, database):
+    answer = gateway.upload(gateway.token("ann", "phone"), [payload(_rowsync_scope="bob")])
+    assert [status["status"] for status in answer.body["statuses"]] == ["applied"]
+    assert database.rows("SELECT _rowsync_scope FROM business.users") == [("ann",)]
+    answer = gateway.download(gateway.token("ann", "tablet"))
+    assert [change["payload"] for change in answer.body["changes"]] == [PAYLOAD]
+
+
+def test_a_version_the_server_never_gave_is_a_conflict_that_says_so(gateway, database):
+    answer = gateway.upload(gateway.token("ann", "phone"), [{**CHANGE, "server_version": 10**9}])
+    assert answer.body["statuses"] == [{
+        "source_change_id": 1, "status": "conflict",
+        "server_row": {"schema_name": "business", "table_name": "users", "id": KEY,
+                       "server_version": 0, "deleted": True, "payload": None}}]
+    assert nothing_written(database, "ann")
+
+
 def test_unknown_fields_of_a_newer_peer_are_ignored(gateway, database):
     answer = gateway.upload(gateway.token("ann", "phone"),
                             [{**CHANGE, "colour": {"nested": [1, {"pk": 2}]}}],
@@ -256,4 +386,4 @@ def test_an_upload_of_nothing_is_fine(gateway, database):
     answer = gateway.upload(gateway.token("ann", "phone"), [])
     assert answer.status == 200
     assert answer.body == {"accepted": True, "highest_server_seq": 0, "statuses": []}
-    assert nothing_written(database)
+    assert nothing_written(database, "ann")

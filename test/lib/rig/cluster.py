@@ -116,8 +116,11 @@ class Cluster:
         process.stop(self.server, mode, seconds=60)
 
     def stop(self, failed=False):
-        """Ends the server and removes everything; after a failure the logs stay in .run/."""
-        self.stop_server()
+        """Ends the server and removes everything; after a failure the logs stay in .run/.
+
+        At once: what a checkpoint would save is thrown away anyway.
+        """
+        self.stop_server(signal.SIGQUIT)
         if failed:
             self.place.keep_logs()
         self.place.remove()
@@ -198,6 +201,11 @@ class Database:
     def load(self, path):
         """Runs a file of SQL; stops at the first error."""
         self.psql("-f", str(path))
+
+    def drop(self):
+        """Removes the database, and ends whoever is still connected to it."""
+        self.close()
+        self.cluster.execute(f'DROP DATABASE "{self.name}" WITH (FORCE)')
 
     def close(self):
         """Closes the connection that `rows` keeps."""
