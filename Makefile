@@ -29,14 +29,19 @@ all: stage
 	@for part in $(PARTS); do $(MAKE) --no-print-directory -C $$part all || exit; done
 
 # The extension as it would lie in the system's folders, for servers started with extension_destdir.
+# Objects of another PostgreSQL version are no use.
 stage:
-	@if [ -f pg_extension/Makefile ]; then \
-	    $(MAKE) --no-print-directory -C pg_extension all PG_CONFIG=$(PG_CONFIG) && \
-	    $(MAKE) --no-print-directory -C pg_extension install PG_CONFIG=$(PG_CONFIG) \
-	        DESTDIR=$(STAGE) >/dev/null; \
+	@mkdir -p build
+	@version=$$($(PG_CONFIG) --version) && \
+	if [ "$$version" != "$$(cat build/pg-version 2>/dev/null)" ]; then \
+	    $(MAKE) -s --no-print-directory -C pg_extension clean PG_CONFIG=$(PG_CONFIG) && \
+	    rm -rf $(STAGE) && echo "$$version" >build/pg-version; \
 	fi
+	@$(MAKE) --no-print-directory -C pg_extension all PG_CONFIG=$(PG_CONFIG)
+	@$(MAKE) -s --no-print-directory -C pg_extension install PG_CONFIG=$(PG_CONFIG) \
+	    DESTDIR=$(STAGE) >/dev/null
 
-unit:
+unit: all
 	@for part in $(PARTS); do $(MAKE) --no-print-directory -C $$part unit || exit; done
 
 # Into the system, or below DESTDIR.
@@ -47,9 +52,10 @@ install: all
 deps:
 	@.ci/deps
 
-# In two steps, for `all` must not begin before `deps` is done, and works without it.
+# In two steps, for nothing may begin before `deps` is done, and `all` works without it.
 ready: deps
-	@$(MAKE) --no-print-directory all unit
+	@echo "building ..."
+	@$(MAKE) -s --no-print-directory -j$$(nproc) unit
 
 # Everything once more with the other compiler, for its warnings; the objects lie apart. PostgreSQL's
 # own flags are gcc's, and clang must not stumble over those.
@@ -64,7 +70,8 @@ clang:
 	    BUILD=$(CURDIR)/build/clang || exit; done
 
 check: ready
-	@$(MAKE) --no-print-directory clang
+	@echo "building with clang ..."
+	@$(MAKE) -s --no-print-directory -j$$(nproc) clang
 	@$(RUN) check
 
 check-pgtap check-isolation check-unit check-e2e: ready
