@@ -42,7 +42,7 @@ handle_ready(struct request *request)
     struct loop *loop = request->loop;
     struct problem problem;
 
-    if (pg_pool_figures(loop->pool)->connected == 0)
+    if (pg_pool_figures(loop->pool)->unreachable)
     {
         problem_from_database(&problem, PG_END_UNREACHED, NULL);
         request_fail(request, &problem);

@@ -38,6 +38,9 @@ enum step
 
 #define STEPS_MAX 4
 
+/* Ends of answers before the Sync's: one a step, and one more where the commit itself fails. */
+#define ENDS_MAX (STEPS_MAX + 1)
+
 struct pg_connection
 {
     struct pg_pool *pool;
@@ -334,7 +337,7 @@ on_readable(h2o_socket_t *socket, const char *error)
 
         if (result == NULL)
         {
-            if (PQstatus(connection->pg) == CONNECTION_BAD || connection->step++ > STEPS_MAX)
+            if (PQstatus(connection->pg) == CONNECTION_BAD || connection->step++ >= ENDS_MAX)
                 break;
             continue;
         }
@@ -346,7 +349,7 @@ on_readable(h2o_socket_t *socket, const char *error)
         }
         take_result(connection, result);
     }
-    if (PQstatus(connection->pg) == CONNECTION_BAD || connection->step > STEPS_MAX)
+    if (PQstatus(connection->pg) == CONNECTION_BAD || connection->step > ENDS_MAX)
     {
         log_failure(connection, "database_connection_lost");
         drop_connection(connection, PG_END_LOST, true);
@@ -673,7 +676,7 @@ pg_pool_create(h2o_loop_t *loop, h2o_multithread_queue_t *queue,
         pool->connections[i].pool = pool;
         pool->connections[i].state = STATE_DOWN;
     }
-    schedule_retry(pool);
+    on_retry(&pool->retry);
     return pool;
 }
 
@@ -709,7 +712,8 @@ pg_pool_free(struct pg_pool *pool)
 }
 
 const struct pg_pool_figures *
-pg_pool_figures(const struct pg_pool *pool)
+pg_pool_figures(struct pg_pool *pool)
 {
+    pool->figures.unreachable = pool->figures.connected == 0 && pool->failed_attempts != 0;
     return &pool->figures;
 }

@@ -116,6 +116,7 @@ struct pg_pool_figures
 {
     size_t size;
     size_t connected; /* idle or busy */
+    bool unreachable; /* none is connected, and the last attempt failed */
     size_t busy;
     size_t queued;
     uint64_t connects; /* connections ever established */
@@ -123,6 +124,6 @@ struct pg_pool_figures
     uint64_t cancels;
 };
 
-const struct pg_pool_figures *pg_pool_figures(const struct pg_pool *pool);
+const struct pg_pool_figures *pg_pool_figures(struct pg_pool *pool);
 
 #endif

@@ -1,0 +1,715 @@
+"""Every door of the gateway: what it lets in, and how exactly it refuses the rest."""
+
+import base64
+import gzip
+import http.client
+import json
+import re
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+def problem(answer, status, code, detail):
+    """The answer is this problem, in full and in the right form."""
+    assert (answer.status, answer.body["code"], answer.body["detail"]) == (status, code, detail)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.body["status"] == status
+    assert answer.body["type"] == "urn:rowsync:problem:" + code
+    assert answer.body["title"]
+    assert answer.body["request_id"] == answer.headers["rowsync-request-id"]
+
+
+def talk(gateway, data, seconds=10):
+    """Sends bytes as they are and reads until the gateway hangs up."""
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=seconds) as peer:
+        peer.sendall(data)
+        received = b""
+        while chunk := peer.recv(65536):
+            received += chunk
+        return received
+
+
+def parse(received):
+    """The one answer in the bytes: its status and its body as JSON."""
+    head, _, body = received.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)
+
+
+# Tokens
+
+NAMED = '"alg" is none of HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512.'
+
+
+@pytest.mark.parametrize("header, code, detail", [
+    (None, "missing_token", "The request has no Authorization header with a bearer token."),
+    ("Basic eDp5", "unsupported_scheme",
+     'The Authorization header must be "Bearer", a space and the token.'),
+    ("Bearer", "unsupported_scheme",
+     'The Authorization header must be "Bearer", a space and the token.'),
+    ("Bearer abc", "malformed_token",
+     "The token is not three base64url parts with dots between them."),
+    ("Bearer a.b.c", "malformed_token", "The token's header is no base64url-encoded JSON object."),
+    ("Bearer " + "a" * 9000, "malformed_token", "The token is longer than 8192 bytes."),
+], ids=["none", "basic", "bare", "word", "rubbish", "long"])
+def test_without_a_token_nobody_gets_in(gateway, header, code, detail):
+    headers = {} if header is None else {"Authorization": header}
+    for method, path in (("POST", "/sync/upload"), ("GET", "/sync/download"),
+                         ("GET", "/sync/schema-version")):
+        answer = gateway.request(method, path, headers=headers)
+        problem(answer, 401, code, detail)
+        assert answer.headers["www-authenticate"] == 'Bearer realm="rowsync"' + (
+            "" if header is None else ', error="invalid_token"')
+
+
+@pytest.mark.parametrize("make, code, detail", [
+    (lambda mint: mint("ann", "phone", algorithm="none"), "unsupported_algorithm",
+     "The token's " + NAMED),
+    (lambda mint: mint("ann", "phone", header={"alg": "none"}), "unsupported_algorithm",
+     "The token's " + NAMED),
+    (lambda mint: mint("ann", "phone", secret="x" * 32), "invalid_signature",
+     "The token's signature does not fit its content."),
+    (lambda mint: mint("ann", "phone", header={"alg": "RS256"}), "unknown_key",
+     'No configured key fits the token\'s "alg" (RS256) and "kid".'),
+    (lambda mint: mint("ann", "phone", header={"crit": ["exp"]}), "malformed_token",
+     'The token\'s header demands an extension ("crit") that is not supported.'),
+    (lambda mint: mint("ann", "phone", exp=None), "missing_claim",
+     'The token has no claim "exp" (when it expires).'),
+    (lambda mint: mint(None, "phone"), "missing_claim",
+     'The token has no claim "sub" (the user).'),
+    (lambda mint: mint("ann", None), "missing_claim",
+     'The token has no claim "did" (the source), and the request no Rowsync-Source-Id header '
+     "instead."),
+    (lambda mint: mint("", "phone"), "invalid_claim",
+     'The token\'s claim "sub" must be a string of 1 to 255 bytes.'),
+    (lambda mint: mint("ann", "x" * 256), "invalid_claim",
+     'The token\'s claim "did" must be a string of 1 to 255 bytes.'),
+    (lambda mint: mint("ann", 7), "invalid_claim",
+     'The token\'s claim "did" must be a string of 1 to 255 bytes.'),
+    (lambda mint: mint("ann", "phone", exp="soon"), "invalid_claim",
+     'The token\'s claim "exp" must be a number of seconds.'),
+], ids=["alg-none", "alg-none-signed", "wrong-secret", "no-such-key", "crit", "no-exp", "no-sub",
+        "no-did", "empty-sub", "long-did", "number-did", "string-exp"])
+def test_a_wrong_token_is_refused_with_its_own_code(gateway, mint, make, code, detail):
+    token = make(mint)
+    answer = gateway.request("POST", "/sync/upload", {"changes": []}, token=token)
+    problem(answer, 401, code, detail)
+    assert token.split(".")[1] not in json.dumps(answer.body)
+
+
+def test_times_have_a_minute_of_leeway(gateway, mint):
+    answer = gateway.request("GET", "/sync/download", token=mint("ann", "phone", ttl=-61))
+    assert (answer.status, answer.body["code"]) == (401, "expired_token")
+    assert re.fullmatch(r"The token expired 6[1-9] seconds ago\.", answer.body["detail"])
+    answer = gateway.request("GET", "/sync/download",
+                           token=mint("ann", "phone", nbf=int(time.time()) + 65))
+    assert (answer.status, answer.body["code"]) == (401, "premature_token")
+    for token in (mint("ann", "phone", ttl=-55), mint("ann", "phone", nbf=int(time.time()) + 55)):
+        assert gateway.request("GET", "/sync/download", token=token).status == 200
+
+
+def test_issuer_and_audience_are_checked_where_configured(start_gateway, mint):
+    gateway = start_gateway(ROWSYNC_JWT_ISSUER="https://id.example",
+                            ROWSYNC_JWT_AUDIENCE="rowsync")
+    answer = gateway.request("GET", "/sync/download", token=mint("ann", "phone", aud="rowsync"))
+    problem(answer, 401, "wrong_issuer",
+            'The token\'s "iss" is not the issuer that this server trusts.')
+    answer = gateway.request("GET", "/sync/download",
+                             token=mint("ann", "phone", iss="https://id.example", aud=["other"]))
+    problem(answer, 401, "wrong_audience", 'The token\'s "aud" does not name this server.')
+    for audience in ("rowsync", ["other", "rowsync"]):
+        token = mint("ann", "phone", iss="https://id.example", aud=audience)
+        assert gateway.request("GET", "/sync/download", token=token).status == 200
+
+
+def test_two_authorization_headers_are_refused(gateway, mint):
+    line = f"Authorization: Bearer {mint('ann', 'phone')}\r\n"
+    status, body = parse(talk(gateway, (
+        f"GET /sync/download HTTP/1.1\r\nHost: x\r\n{line}{line}Connection: close\r\n\r\n"
+    ).encode()))
+    assert (status, body["code"]) == (401, "malformed_token")
+
+
+def test_the_source_may_come_in_a_header_but_not_contradict_the_token(gateway, mint):
+    def ask(token, source):
+        return gateway.request("GET", "/sync/download", token=token,
+                             headers={"Rowsync-Source-Id": source})
+    problem(ask(mint("ann", "phone"), "tablet"), 400, "source_mismatch",
+            'The Rowsync-Source-Id header names another source than the token\'s claim "did".')
+    for source in ("", "x" * 256, "\xff"):
+        problem(ask(mint("ann", None), source), 400, "invalid_parameter",
+                "The Rowsync-Source-Id header must be 1 to 255 bytes of UTF-8.")
+    assert ask(mint("ann", None), "phone").status == 200
+    assert ask(mint("ann", "phone"), "phone").status == 200
+
+
+# Routes and parameters
+
+@pytest.mark.parametrize("method, path, allow", [
+    ("GET", "/sync/upload", "POST"), ("PUT", "/sync/upload", "POST"),
+    ("HEAD", "/sync/upload", "POST"), ("POST", "/sync/download", "GET, HEAD"),
+    ("DELETE", "/healthz", "GET, HEAD"), ("get", "/healthz", "GET, HEAD"),
+])
+def test_a_wrong_method_is_405_and_says_what_is_allowed(gateway, method, path, allow):
+    answer = gateway.request(method, path)
+    assert answer.status == 405
+    assert answer.headers["allow"] == allow
+    if method != "HEAD":
+        problem(answer, 405, "method_not_allowed", f"{path} takes {allow} only.")
+
+
+@pytest.mark.parametrize("path", ["/", "/sync", "/sync/", "/sync/upload/", "/sync/uploads",
+                                  "/Healthz", "/sync/upload%2f", "/sync/../nothing"])
+def test_an_unknown_path_is_404(gateway, path):
+    problem(gateway.request("GET", path), 404, "not_found", "There is nothing at this path.")
+
+
+@pytest.mark.parametrize("query, detail", [
+    ("limit=0", '"limit" must be an integer from 1 to 10000, not "0".'),
+    ("limit=10001", '"limit" must be an integer from 1 to 10000, not "10001".'),
+    ("limit=1e3", '"limit" must be an integer from 1 to 10000, not "1e3".'),
+    ("limit=", '"limit" must be an integer from 1 to 10000, not "".'),
+    ("after=-1", '"after" must be an integer from 0 to 9223372036854775807, not "-1".'),
+    ("after=abc", '"after" must be an integer from 0 to 9223372036854775807, not "abc".'),
+    ("after=9223372036854775808", '"after" must be an integer from 0 to 9223372036854775807, not '
+     '"9223372036854775808".'),
+    ("after=" + "1" * 50, '"after" must be an integer from 0 to 9223372036854775807, not "' +
+     "1" * 32 + '…".'),
+    ("after=%31%", '"after" is longer than 1024 bytes or has a broken percent-encoding.'),
+    ("after=1&after=1", '"after" is given twice.'),
+    ("until=x", '"until" must be an integer from 0 to 9223372036854775807, not "x".'),
+    ("after=5&until=4", '"until" (4) must not be less than "after" (5).'),
+    ("include_self=yes", '"include_self" must be true or false, not "yes".'),
+    ("schema=", '"schema" must be 1 to 63 bytes of UTF-8, not "".'),
+    ("schema=%ff", '"schema" must be 1 to 63 bytes of UTF-8, not "\\ufffd".'),
+    ("schema=%00", '"schema" must be 1 to 63 bytes of UTF-8, not "\\u0000".'),
+    ("schema=" + "s" * 64, '"schema" must be 1 to 63 bytes of UTF-8, not "' + "s" * 32 + '…".'),
+])
+def test_a_wrong_parameter_is_400_and_says_which_and_why(gateway, mint, query, detail):
+    answer = gateway.request("GET", "/sync/download?" + query, token=mint("ann", "phone"))
+    problem(answer, 400, "invalid_parameter", detail)
+
+
+# Bodies
+
+def test_a_body_over_the_limit_is_413_and_the_client_hears_it(start_gateway, mint):
+    gateway = start_gateway(ROWSYNC_BODY_LIMIT=5000)
+    for body in (b"x" * 5001, b"x" * 20_000_000):
+        answer = gateway.request("POST", "/sync/upload", body, token=mint("ann", "phone"))
+        problem(answer, 413, "body_too_large", "The request body is larger than 5000 bytes.")
+        assert answer.headers["connection"] == "close"
+    status, body = parse(talk(gateway, (
+        b"POST /sync/upload HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + b"400\r\n" + b"x" * 1024 + b"\r\n" + 10 * (b"400\r\n" + b"x" * 1024 + b"\r\n"))))
+    assert (status, body["code"]) == (413, "body_too_large")
+
+
+def test_gzip_is_unpacked_up_to_a_limit(start_gateway, mint):
+    gateway = start_gateway(ROWSYNC_UNPACKED_LIMIT=100000)
+
+    def upload(body, encoding="gzip"):
+        return gateway.request("POST", "/sync/upload", body, token=mint("ann", "phone"),
+                               headers={"Content-Encoding": encoding})
+    problem(upload(gzip.compress(b" " * 100001)), 413, "body_too_large",
+            "The unpacked body is larger than 100000 bytes.")
+    assert upload(gzip.compress(b" " * 100000)).body["detail"] == "the request must be a JSON object"
+    packed = gzip.compress(b'{"last_server_seq_seen": 0, "changes": []}')
+    answer = upload(packed)
+    assert (answer.status, answer.body["accepted"], answer.body["statuses"]) == (200, True, [])
+    assert upload(b'{"last_server_seq_seen": 0, "changes": []}', "identity").status == 200
+    for broken in (b"", b"{}", packed[:-1], packed[:5], packed + b"x",
+                   packed[:-8] + bytes(8)):
+        problem(upload(broken), 400, "invalid_request", "The body is no intact gzip.")
+    answer = upload(b"{}", "br")
+    problem(answer, 415, "unsupported_media_type", "The Content-Encoding must be gzip or absent.")
+    assert answer.headers["accept-encoding"] == "gzip"
+
+
+@pytest.mark.parametrize("kind, status", [
+    ("text/plain", 415), ("application/jsonx", 415), ("", 415), ("application/json", 200),
+    ("Application/JSON ; charset=utf-8", 200)])
+def test_a_body_must_be_json(gateway, mint, kind, status):
+    answer = gateway.request("POST", "/sync/upload", b'{"last_server_seq_seen": 0, "changes": []}',
+                             token=mint("ann", "phone"), headers={"Content-Type": kind})
+    assert answer.status == status
+    if status == 415:
+        problem(answer, 415, "unsupported_media_type",
+                "The Content-Type must be application/json.")
+
+
+# The wire
+
+@pytest.mark.parametrize("lines, detail", [
+    (["Content-Length: 5", "Content-Length: 5"],
+     "The request has 2 Content-Length and 0 Transfer-Encoding headers: where its body ends is "
+     "ambiguous."),
+    (["Content-Length: 5", "content-length: 6"],
+     "The request has 2 Content-Length and 0 Transfer-Encoding headers: where its body ends is "
+     "ambiguous."),
+    (["Content-Length: 5", "Transfer-Encoding: chunked"],
+     "The request has 1 Content-Length and 1 Transfer-Encoding headers: where its body ends is "
+     "ambiguous."),
+    (["Transfer-Encoding: chunked", "Content-Length: 5"],
+     "The request has 1 Content-Length and 1 Transfer-Encoding headers: where its body ends is "
+     "ambiguous."),
+    (["Transfer-Encoding: chunked", "Transfer-Encoding: chunked"],
+     "The request has 0 Content-Length and 2 Transfer-Encoding headers: where its body ends is "
+     "ambiguous."),
+    (["A: b", " c", "Content-Length: 0"], "The request's head has a folded header line."),
+])
+def test_an_ambiguous_request_is_refused_and_its_connection_closed(gateway, lines, detail):
+    head = "\r\n".join(["POST /sync/upload HTTP/1.1", "Host: x", *lines, "", ""])
+    # What follows would be a request of its own to whoever reads the first one the other way.
+    received = talk(gateway, head.encode() + b"0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert received.count(b"HTTP/1.1 ") == 1
+    status, body = parse(received)
+    assert (status, body["code"], body["detail"]) == (400, "invalid_request", detail)
+
+
+def test_broken_framing_is_refused(gateway):
+    status, body = parse(talk(gateway, b"POST /sync/upload HTTP/1.1\r\nHost: x\r\n"
+                                     b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"))
+    assert (status, body["code"]) == (400, "invalid_request")
+    for field in (b"Content-Length: -1", b"Content-Length: 5x", b"Content-Length: ",
+                  b"Transfer-Encoding: gzip"):
+        status, body = parse(talk(gateway, b"POST /sync/upload HTTP/1.1\r\nHost: x\r\n" + field
+                                  + b"\r\n\r\n"))
+        assert (status, body["code"]) == (400, "invalid_request")
+    status, body = parse(talk(gateway, b"POST /sync/upload HTTP/1.1\r\nHost: x\r\nExpect: magic\r\n"
+                                     b"Content-Length: 5\r\n\r\nhello"))
+    assert (status, body["code"]) == (417, "expectation_failed")
+    # What is no HTTP at all gets libh2o's own short answer.
+    assert talk(gateway, b"hello\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_head_over_the_limit_is_431(start_gateway):
+    gateway = start_gateway(ROWSYNC_HEADER_LIMIT=2000)
+    status, body = parse(talk(gateway, b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 2000
+                              + b"\r\n\r\n"))
+    assert (status, body["code"]) == (431, "header_too_large")
+    assert body["detail"] == "The request's head is larger than 2000 bytes."
+
+
+def test_requests_sent_ahead_are_answered_in_order(gateway):
+    received = talk(gateway, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+                           b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"
+                           b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"200", b"404", b"200"]
+
+
+# Time
+
+def closes(gateway, data, seconds=10):
+    """Whether the gateway hangs up on a client that sends this and then nothing."""
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=seconds) as peer:
+        peer.sendall(data)
+        try:
+            while peer.recv(65536):
+                pass
+            return True
+        except TimeoutError:
+            return False
+
+
+@pytest.mark.parametrize("setting, data", [
+    ("ROWSYNC_IDLE_TIMEOUT", b""),
+    ("ROWSYNC_IDLE_TIMEOUT", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"),
+    ("ROWSYNC_HEADER_TIMEOUT", b"GET /healthz HTTP/1.1\r\nHost"),
+    ("ROWSYNC_BODY_TIMEOUT", b"POST /sync/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1"),
+    ("ROWSYNC_BODY_TIMEOUT",
+     b"POST /sync/upload HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n1"),
+])
+def test_a_silent_client_is_cut(start_gateway, setting, data):
+    assert closes(start_gateway(**{setting: 300}), data)
+
+
+def test_a_slow_sender_is_cut_although_it_never_stops(start_gateway):
+    gateway = start_gateway(ROWSYNC_HEADER_TIMEOUT=300)
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as peer:
+        deadline = time.monotonic() + 20
+        with pytest.raises(OSError):
+            for byte in b"GET /healthz HTTP/1.1\r\nX: " + b"y" * 1000:
+                assert time.monotonic() < deadline
+                peer.sendall(bytes([byte]))
+                time.sleep(0.05)
+
+
+def test_connections_over_the_limit_wait_their_turn(start_gateway):
+    gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_MAX_CONNECTIONS=2)
+    first = [socket.create_connection(("127.0.0.1", gateway.port)) for _ in range(2)]
+    third = socket.create_connection(("127.0.0.1", gateway.port))
+    third.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    third.settimeout(0.3)
+    with pytest.raises(TimeoutError):
+        third.recv(1)
+    first[0].close()
+    third.settimeout(10)
+    assert third.recv(100).startswith(b"HTTP/1.1 200 ")
+    first[1].close()
+    third.close()
+
+
+# Starting and stopping
+
+def test_health_needs_no_database_and_readiness_does(start_gateway, database, cluster):
+    gateway = start_gateway()
+    answer = gateway.request("GET", "/healthz")
+    assert (answer.status, answer.body) == (200, {"status": "ok"})
+    assert gateway.request("HEAD", "/healthz").headers["content-length"] == "16"
+    answer = gateway.request("GET", "/readyz")
+    assert (answer.status, answer.body) == (200, {"status": "ready"})
+    strange = start_gateway(database=cluster.database())
+    problem(strange.request("GET", "/readyz"), 503, "unavailable",
+            "The database is not set up for rowsync.")
+    nowhere = start_gateway(DATABASE_URL="host=/nonexistent")
+    answer = nowhere.request("GET", "/readyz")
+    problem(answer, 503, "unavailable", "The database cannot be reached. Nothing was changed.")
+    assert answer.headers["retry-after"] == "1"
+    assert nowhere.request("GET", "/healthz").status == 200
+
+
+def test_a_wrong_configuration_is_refused_at_the_start(start_gateway, tmp_path):
+    for settings, message in (
+            ({"ROWSYNC_JWT_SECRET": None}, "neither jwt_secret nor jwks_file is set"),
+            ({"ROWSYNC_JWT_SECRET": "short"}, "jwt_secret has 5 bytes"),
+            ({"DATABASE_URL": None}, "database_url is not set"),
+            ({"ROWSYNC_LISTEN": "nowhere"}, 'listen: "nowhere" is no numeric address and port'),
+            ({"ROWSYNC_LISTEN": "192.0.2.1:0"}, "listen: 192.0.2.1:0: Cannot assign"),
+            ({"ROWSYNC_POOL_SIZE": "0"}, "ROWSYNC_POOL_SIZE must be from 1 to 1000"),
+            ({"ROWSYNC_JWKS_FILE": "/nonexistent"}, "/nonexistent: No such file")):
+        with pytest.raises(RuntimeError, match=re.escape("rowsync-gateway: " + message)):
+            start_gateway(**settings)
+    config = tmp_path / "gateway.json"
+    config.write_text('{"pool_sice": 3}')
+    with pytest.raises(RuntimeError, match='unknown setting "pool_sice": did you mean "pool_size"'):
+        start_gateway(arguments=["--config", str(config)])
+    config.write_text('{"body_limit": 2000, "log_level": "error"}')
+    gateway = start_gateway(arguments=["--config", str(config)])
+    assert gateway.request("POST", "/sync/upload", b"x" * 2001).status == 413
+    assert gateway.log() == []
+
+
+def test_sigterm_ends_an_idle_gateway_at_once(start_gateway):
+    gateway = start_gateway()
+    idle = http.client.HTTPConnection("127.0.0.1", gateway.port)
+    idle.request("GET", "/healthz")
+    assert idle.getresponse().read()
+    begin = time.monotonic()
+    assert gateway.stop() == 0
+    # Far from the ten seconds for which libh2o alone would keep the idle connection.
+    assert time.monotonic() - begin < 5
+    idle.close()
+
+
+def test_the_log_has_a_line_for_each_request_and_never_a_token(gateway, mint):
+    token = mint("ann", "phone")
+    answer = gateway.request("GET", "/sync/download?after=x", token=token)
+    gateway.request("POST", "/sync/upload", b"x" * 20_000_000, token=token)
+    assert gateway.stop() == 0
+    lines = [line for line in gateway.log() if line["event"] == "request"]
+    (line,) = [line for line in lines if line["id"] == answer.body["request_id"]]
+    assert (line["method"], line["route"], line["status"], line["code"], line["user"],
+            line["source"]) == ("GET", "/sync/download", 400, "invalid_parameter", "ann", "phone")
+    assert line["total_us"] >= 0 and line["sent"] > 0
+    assert [line["code"] for line in lines if line["status"] == 413] == ["body_too_large"]
+    text = gateway.log_path.read_text()
+    assert token not in text
+    assert all(part not in text for part in token.split("."))
+
+
+# The database behind it
+
+CHANGE = {"source_change_id": 1, "schema": "business", "table": "users", "op": "INSERT",
+          "pk": "00000000-0000-4000-8000-000000000001", "server_version": 0,
+          "payload": {"id": "00000000-0000-4000-8000-000000000001", "name": "Ann",
+                      "email": "ann@gateway.example", "created_at": 1, "updated_at": 1}}
+
+# What our backends do: the gateway names itself and the request in application_name.
+RUNNING = ("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+           "AND state = 'active' AND application_name LIKE 'rowsync-gateway ________________'")
+
+
+def eventually(condition, seconds=20):
+    """Waits until the condition holds; whether it does at last."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.fixture
+def blocked(database):
+    """Holds a lock that every upload needs; call it to let go."""
+    holder = database.connect()
+    holder.autocommit = False
+    holder.cursor().execute("LOCK TABLE rowsync.scope IN ACCESS EXCLUSIVE MODE")
+    yield holder.close
+    holder.close()
+
+
+class Asking:
+    """Uploads in threads of their own, while the test does something about it."""
+
+    def __init__(self, gateway, token, count=1):
+        self.answers = []
+        self.threads = [threading.Thread(target=self._ask, args=(gateway, token))
+                        for _ in range(count)]
+        for thread in self.threads:
+            thread.start()
+
+    def _ask(self, gateway, token):
+        self.answers.append(gateway.upload(token, [CHANGE]))
+
+    def wait(self):
+        """The answers, once all are there."""
+        for thread in self.threads:
+            thread.join(60)
+        return self.answers
+
+
+def test_claims_reach_the_database_and_nothing_stays_in_the_session(start_gateway, database, mint):
+    gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_POOL_SIZE=1)
+    database.rows("""
+        CREATE TABLE public.seen (claims text, name text);
+        GRANT INSERT ON public.seen TO business_gateway;
+        CREATE FUNCTION public.see() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            INSERT INTO public.seen VALUES (current_setting('request.jwt.claims', true),
+                                            current_setting('application_name'));
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER see AFTER INSERT ON business.users EXECUTE FUNCTION public.see();""")
+    answer = gateway.upload(mint("ann", "phone", role="editor", tags=["a", "ä"]), [CHANGE])
+    assert answer.body["statuses"][0]["status"] == "applied"
+    ((claims, name),) = database.rows("SELECT claims, name FROM public.seen")
+    claims = json.loads(claims)
+    assert (claims["sub"], claims["role"], claims["tags"]) == ("ann", "editor", ["a", "ä"])
+    assert name == "rowsync-gateway " + answer.headers["rowsync-request-id"]
+    # The same connection, asked by a probe that brings no claims of its own.
+    database.rows("""CREATE OR REPLACE FUNCTION rowsync.schema_version() RETURNS integer
+        LANGUAGE plpgsql AS $$
+        BEGIN
+            INSERT INTO public.seen VALUES (coalesce(current_setting('request.jwt.claims', true), ''),
+                                            current_setting('application_name'));
+            RETURN 1;
+        END $$""")
+    time.sleep(0.6)
+    assert gateway.request("GET", "/readyz").status == 200
+    assert database.rows("SELECT * FROM public.seen OFFSET 1") == [("", "rowsync-gateway")]
+
+
+def test_an_error_at_commit_is_no_success(gateway, database, mint):
+    """The statement's own result comes before the commit; only the commit makes it true."""
+    database.rows("""
+        CREATE TABLE public.parent (id int PRIMARY KEY);
+        CREATE TABLE public.child (id int REFERENCES public.parent DEFERRABLE INITIALLY DEFERRED);
+        GRANT ALL ON public.parent, public.child TO business_gateway;
+        CREATE OR REPLACE FUNCTION rowsync.schema_version() RETURNS integer LANGUAGE plpgsql AS $$
+        BEGIN INSERT INTO public.child VALUES (1); RETURN 1; END $$""")
+    answer = gateway.request("GET", "/sync/schema-version", token=mint("ann", "phone"))
+    problem(answer, 500, "internal_error",
+            "The server failed on this request; its log has more under the request id.")
+    (line,) = [line for line in gateway.log() if line["event"] == "database_error"]
+    assert (line["id"], line["sqlstate"]) == (answer.body["request_id"], "23503")
+    assert database.value("SELECT count(*) FROM public.child") == 0
+
+
+def test_a_client_that_goes_away_takes_its_query_with_it(gateway, database, blocked, mint):
+    body = json.dumps({"last_server_seq_seen": 0, "changes": [CHANGE]})
+    with socket.create_connection(("127.0.0.1", gateway.port)) as peer:
+        peer.sendall((f"POST /sync/upload HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+                      f"Authorization: Bearer {mint('ann', 'phone')}\r\n\r\n{body}").encode())
+        assert eventually(lambda: database.value(RUNNING) == 1)
+    assert eventually(lambda: database.value(RUNNING) == 0)
+    blocked()
+    answer = gateway.upload(mint("ann", "phone"), [CHANGE])
+    assert (answer.status, answer.body["statuses"][0]["status"]) == (200, "applied")
+
+
+def test_a_statement_that_takes_too_long_is_503_and_changes_nothing(start_gateway, database,
+                                                                   blocked, mint):
+    gateway = start_gateway(ROWSYNC_STATEMENT_TIMEOUT=300)
+    answer = gateway.upload(mint("ann", "phone"), [CHANGE])
+    problem(answer, 503, "timeout",
+            "The database took longer than the statement timeout. Nothing was changed.")
+    assert answer.headers["retry-after"] == "1"
+    blocked()
+    assert database.value("SELECT count(*) FROM business.users") == 0
+
+
+def test_what_the_queue_cannot_hold_is_503_at_once(start_gateway, database, blocked, mint):
+    gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_POOL_SIZE=1, ROWSYNC_QUEUE_LENGTH=2)
+    asking = Asking(gateway, mint("ann", "phone"), 3)
+    assert eventually(lambda: database.value(RUNNING) == 1)
+    # One runs and two wait. Whichever came first, the next is refused.
+    assert eventually(lambda: gateway.upload(mint("ann", "phone"), [CHANGE]).status == 503)
+    answer = gateway.upload(mint("ann", "phone"), [CHANGE])
+    problem(answer, 503, "overloaded",
+            "The server has as many requests waiting as it may hold.")
+    assert answer.headers["retry-after"] == "1"
+    blocked()
+    assert [answer.status for answer in asking.wait()] == [200, 200, 200]
+
+
+def test_waiting_for_a_connection_has_an_end(start_gateway, database, blocked, mint):
+    gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_POOL_SIZE=1, ROWSYNC_QUEUE_TIMEOUT=300)
+    asking = Asking(gateway, mint("ann", "phone"))
+    assert eventually(lambda: database.value(RUNNING) == 1)
+    problem(gateway.upload(mint("ann", "phone"), [CHANGE]), 503, "overloaded",
+            "No database connection became free in time. Nothing was changed.")
+    blocked()
+    assert [answer.status for answer in asking.wait()] == [200]
+
+
+def test_sigterm_lets_a_request_in_hand_end(start_gateway, database, blocked, mint):
+    gateway = start_gateway()
+    asking = Asking(gateway, mint("ann", "phone"))
+    assert eventually(lambda: database.value(RUNNING) == 1)
+    gateway.server.send_signal(signal.SIGTERM)
+
+    def refuses():
+        try:
+            socket.create_connection(("127.0.0.1", gateway.port)).close()
+            return False
+        except ConnectionRefusedError:
+            return True
+    assert eventually(refuses)
+    blocked()
+    (answer,) = asking.wait()
+    assert (answer.status, answer.headers["connection"]) == (200, "close")
+    assert gateway.server.wait(20) == 0
+
+
+def test_draining_has_an_end(start_gateway, database, blocked, mint):
+    gateway = start_gateway(ROWSYNC_DRAIN_TIMEOUT=300)
+    with socket.create_connection(("127.0.0.1", gateway.port)) as peer:
+        body = json.dumps({"last_server_seq_seen": 0, "changes": [CHANGE]})
+        peer.sendall((f"POST /sync/upload HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+                      f"Authorization: Bearer {mint('ann', 'phone')}\r\n\r\n{body}").encode())
+        assert eventually(lambda: database.value(RUNNING) == 1)
+        gateway.server.send_signal(signal.SIGTERM)
+        assert gateway.server.wait(20) == 0
+
+
+def test_without_prepared_statements_everything_works_too(start_gateway, mint):
+    """What PgBouncer in transaction mode asks of us."""
+    gateway = start_gateway(ROWSYNC_PGBOUNCER="true", ROWSYNC_POOL_SIZE=1)
+    for _ in range(3):
+        answer = gateway.upload(mint("ann", "phone"), [CHANGE])
+        assert answer.body["statuses"][0]["status"] == "applied"
+    assert len(gateway.download(mint("ann", "tablet")).body["changes"]) == 1
+
+
+def test_a_large_answer_renews_its_connection(start_gateway, database, mint):
+    gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_POOL_SIZE=1, ROWSYNC_RECYCLE_SIZE=65536)
+    backend = ("SELECT array_agg(pid) FROM pg_stat_activity WHERE usename = 'business_gateway' "
+               "AND datname = current_database()")
+    large = {**CHANGE, "payload": {**CHANGE["payload"], "name": "x" * 100000}}
+    assert gateway.request("GET", "/readyz").status == 200
+    before = database.value(backend)
+    assert gateway.upload(mint("ann", "phone"), [large]).body["statuses"][0]["status"] == "applied"
+    assert eventually(lambda: database.value(backend) not in (before, None))
+    assert len(gateway.download(mint("ann", "tablet")).body["changes"]) == 1
+
+
+def test_downloads_are_packed_where_the_client_takes_it(start_gateway, mint):
+    gateway = start_gateway()
+    change = {**CHANGE, "payload": {**CHANGE["payload"], "name": "x" * 5000}}
+    gateway.upload(mint("ann", "phone"), [change])
+    plain = gateway.download(mint("ann", "tablet"))
+    packed = gateway.request("GET", "/sync/download", token=mint("ann", "tablet"),
+                             headers={"Accept-Encoding": "gzip"})
+    assert packed.headers["content-encoding"] == "gzip"
+    assert packed.headers["vary"] == "accept-encoding"
+    assert "content-encoding" not in plain.headers
+    assert json.loads(gzip.decompress(packed.body)) == plain.body
+    off = start_gateway(ROWSYNC_GZIP_LEVEL=0)
+    answer = off.request("GET", "/sync/download", token=mint("ann", "tablet"),
+                         headers={"Accept-Encoding": "gzip"})
+    assert answer.body == plain.body
+
+
+def test_a_reader_that_does_not_read_is_cut(start_gateway, database, mint):
+    gateway = start_gateway(ROWSYNC_SEND_TIMEOUT=500)
+    changes = [{**CHANGE, "source_change_id": number,
+                "pk": f"00000000-0000-4000-8000-0000000001{number:02}",
+                "payload": {**CHANGE["payload"],
+                            "id": f"00000000-0000-4000-8000-0000000001{number:02}",
+                            "email": f"{number}@gateway.example", "name": "x" * 1000000}}
+               for number in range(10, 22)]
+    assert gateway.upload(mint("ann", "phone"), changes).status == 200
+    with socket.socket() as peer:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        peer.connect(("127.0.0.1", gateway.port))
+        peer.sendall(f"GET /sync/download HTTP/1.1\r\nHost: x\r\n"
+                     f"Authorization: Bearer {mint('ann', 'tablet')}\r\n\r\n".encode())
+        assert eventually(lambda: [line["status"] for line in gateway.log()
+                                   if line.get("route") == "/sync/download"] == [200])
+    # One that reads slowly, but does read, gets everything.
+    with socket.socket() as peer:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        peer.connect(("127.0.0.1", gateway.port))
+        peer.sendall(f"GET /sync/download HTTP/1.0\r\nHost: x\r\n"
+                     f"Authorization: Bearer {mint('ann', 'tablet')}\r\n\r\n".encode())
+        peer.settimeout(20)
+        received = bytearray()
+        while chunk := peer.recv(262144 if len(received) > 2_000_000 else 65536):
+            received += chunk
+            if len(received) < 2_000_000:
+                time.sleep(0.05)
+    _, _, body = bytes(received).partition(b"\r\n\r\n")
+    assert json.loads(body) == gateway.download(mint("ann", "tablet")).body
+
+
+def test_keys_from_a_jwk_set_and_their_rotation(start_gateway, mint, tmp_path):
+    """Signed by an independent implementation, PyJWT on OpenSSL."""
+    import jwt
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+    def number(value, size):
+        return base64.urlsafe_b64encode(value.to_bytes(size, "big")).rstrip(b"=").decode()
+
+    def public(key, name):
+        if isinstance(key, rsa.RSAPrivateKey):
+            parts = key.public_key().public_numbers()
+            return {"kty": "RSA", "kid": name, "n": number(parts.n, 256), "e": number(parts.e, 3)}
+        parts = key.public_key().public_numbers()
+        size = (key.key_size + 7) // 8
+        return {"kty": "EC", "kid": name, "crv": f"P-{key.key_size}", "x": number(parts.x, size),
+                "y": number(parts.y, size)}
+
+    keys = {"one": rsa.generate_private_key(65537, 2048), "two": ec.generate_private_key(ec.SECP256R1()),
+            "three": ec.generate_private_key(ec.SECP384R1()),
+            "four": ec.generate_private_key(ec.SECP521R1())}
+    path = tmp_path / "keys.json"
+    path.write_text(json.dumps({"keys": [public(key, name) for name, key in keys.items()
+                                         if name != "two"]}))
+    gateway = start_gateway(ROWSYNC_JWKS_FILE=path, ROWSYNC_JWT_SECRET=None)
+
+    def ask(algorithm, name, kid=True):
+        token = jwt.encode({"sub": "ann", "did": "phone", "exp": int(time.time()) + 100},
+                           keys[name], algorithm, headers={"kid": name} if kid else {})
+        answer = gateway.request("GET", "/sync/schema-version", token=token)
+        return answer.status if answer.status == 200 else answer.body["code"]
+
+    for algorithm in ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"):
+        assert ask(algorithm, "one") == 200
+        assert ask(algorithm, "one", kid=False) == 200
+    assert ask("ES384", "three") == 200
+    assert ask("ES512", "four") == 200
+    assert ask("ES256", "two") == "unknown_key"
+    # A secret that is not configured lets nobody in.
+    answer = gateway.request("GET", "/sync/schema-version", token=mint("ann", "phone"))
+    assert answer.body["code"] == "unknown_key"
+
+    path.write_text(json.dumps({"keys": [public(keys["two"], "two")]}))
+    gateway.server.send_signal(signal.SIGHUP)
+    assert eventually(lambda: ask("ES256", "two") == 200 and ask("RS256", "one") == "unknown_key")
+    path.write_text('{"keys": [{"kty": "EC"}]}')
+    gateway.server.send_signal(signal.SIGHUP)
+    assert eventually(lambda: any(line["event"] == "reload_failed" for line in gateway.log()))
+    assert ask("ES256", "two") == 200
