@@ -50,11 +50,11 @@ install: all
 	@for part in $(PARTS); do $(MAKE) -C $$part install DESTDIR=$(DESTDIR) || exit; done
 
 deps:
-	@.ci/deps
+	@.ci/deps >&2
 
 # In two steps, for nothing may begin before `deps` is done, and `all` works without it.
 ready: deps
-	@echo "building ..."
+	@echo "building ..." >&2
 	@$(MAKE) -s --no-print-directory -j$$(nproc) unit
 
 # Everything once more with the other compiler, for its warnings; the objects lie apart. PostgreSQL's
@@ -70,7 +70,7 @@ clang:
 	    BUILD=$(CURDIR)/build/clang || exit; done
 
 check: ready
-	@echo "building with clang ..."
+	@echo "building with clang ..." >&2
 	@$(MAKE) -s --no-print-directory -j$$(nproc) clang
 	@$(RUN) check
 

@@ -109,7 +109,7 @@ def server_writer(database, number, generator):
     connection = database.connect()
     connection.autocommit = False
     with connection.cursor() as cursor:
-        for turn in range(30):
+        for turn in range(100):
             cursor.execute("SET LOCAL rowsync.scope = 'ann'")
             for one in range(generator.randint(1, 5)):
                 user = row(generator, f"server{number}.{turn}.{one}")
@@ -130,7 +130,7 @@ def test_a_reader_beside_eight_writers_sees_every_change_in_order(door, database
 
     def upload(number, own):
         change_id = 0
-        for turn in range(30):
+        for turn in range(100):
             batch = []
             for _ in range(own.randint(1, 9)):
                 change_id += 1
@@ -180,7 +180,7 @@ def test_a_reader_beside_writers_of_the_same_rows_ends_with_the_servers_state(do
 
     def upload(number, own):
         versions = {}
-        for change_id in range(1, 150, 3):
+        for change_id in range(1, 400, 3):
             batch = []
             for place, target in enumerate(own.sample(shared, 3)):
                 change = insert(change_id + place,
