@@ -1,17 +1,11 @@
 /*
  * capture.c: every write to a registered table, whoever makes it, on its way to the change log.
  *
- * A row trigger appends each write to a buffer in the memory of the transaction; just before commit
- * the buffer is flushed through changelog.c: the scopes are locked in order, the last state of each
- * row gets a number. Numbers are given that late because the lock that makes them dense is then
- * held for the shortest time.
- *
- * The buffer is a sequence of bytes that only grows at its end and is only cut at its end. So a
- * subtransaction that rolls back is a cut at the place where it began, and one that commits is
- * nothing at all. Each event lies in it as an EventHeader, the key, and the payload as a text datum,
- * each padded to the platform's alignment. What has been written to the log stays in the buffer
- * below a mark, and the mark moves back when the subtransaction that wrote it rolls back: nothing
- * of an outer transaction is lost with an inner one.
+ * A row trigger appends each write to a buffer (capture_buffer.c); just before commit the buffer is
+ * flushed through changelog.c: the scopes are locked in order, the last state of each row gets a
+ * number. Numbers are given that late because the lock that makes them dense is then held for the
+ * shortest time. What fits into work_mem is put together in a hash table, what does not is sorted
+ * on disk.
  */
 #include "postgres.h"
 
@@ -19,71 +13,38 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/pg_type.h"
 #include "commands/trigger.h"
+#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/tuplesort.h"
+#include "utils/typcache.h"
 
 #include "capture.h"
+#include "changelog.h"
 #include "compat.h"
 #include "errors.h"
 
 PG_FUNCTION_INFO_V1(rowsync_capture);
 PG_FUNCTION_INFO_V1(rowsync_capture_truncate);
 
-typedef struct EventHeader
-{
-    Size size; /* of the whole event */
-    int32 table_id;
-    int32 scope_no;
-    CommandId command;
-    int32 key_len;
-    char op;
-} EventHeader;
-
 /* Where a subtransaction began. */
 typedef struct SubStart
 {
     SubTransactionId id;
-    Size used;
-    Size flushed;
+    int64 end;
+    int64 flushed;
 } SubStart;
 
-/* All of it lives in TopTransactionContext and is gone with the transaction. */
-typedef struct CaptureBuffer
-{
-    char *bytes;
-    Size used;
-    Size flushed; /* everything before is in the log */
-    Size room;
-    char **scopes; /* names by scope_no */
-    int nscopes;
-    StringInfoData row; /* reused for each payload */
-} CaptureBuffer;
-
-static CaptureBuffer *buffer = NULL;
 static SubStart *subs = NULL; /* in TopMemoryContext */
 static int nsubs = 0;
 static int subs_room = 0;
 static CaptureObserver observer = NULL;
 static void *observer_arg = NULL;
-
-/* The transaction's buffer, made on first use. */
-static CaptureBuffer *
-get_buffer(void)
-{
-    if (buffer == NULL)
-    {
-        MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
-
-        buffer = palloc0(sizeof(CaptureBuffer));
-        initStringInfo(&buffer->row);
-        MemoryContextSwitchTo(old);
-    }
-    return buffer;
-}
 
 /* Who looks on from now on; NULL for nobody. */
 void
@@ -93,128 +54,26 @@ capture_set_observer(CaptureObserver function, void *arg)
     observer_arg = arg;
 }
 
-/* The end of the buffer: events appended from now on lie behind it. */
-Size
-capture_position(void)
-{
-    return buffer ? buffer->used : 0;
-}
-
-/* Reads the event at *position and moves behind it; false at the end. */
-bool
-capture_next(Size *position, CaptureEvent *event)
-{
-    EventHeader *header;
-    char *p;
-
-    if (buffer == NULL || *position >= buffer->used)
-        return false;
-    header = (EventHeader *) (buffer->bytes + *position);
-    p = (char *) header + MAXALIGN(sizeof(EventHeader));
-    event->table_id = header->table_id;
-    event->scope_no = header->scope_no;
-    event->command = header->command;
-    event->op = header->op;
-    event->key.data = p;
-    event->key.len = header->key_len;
-    event->payload = (struct varlena *) (p + MAXALIGN(header->key_len));
-    *position += header->size;
-    return true;
-}
-
-/* Says that all events so far are in the change log, or need not be. */
-void
-capture_mark_flushed(void)
-{
-    if (buffer != NULL)
-        buffer->flushed = buffer->used;
-}
-
-/* Appends a copy of an event. Its key and payload must not lie in the buffer. */
-void
-capture_append(const CaptureEvent *event)
-{
-    CaptureBuffer *buf = get_buffer();
-    Size payload_size = VARSIZE(event->payload);
-    Size size = MAXALIGN(sizeof(EventHeader)) + MAXALIGN(event->key.len) + MAXALIGN(payload_size);
-    EventHeader *header;
-    char *p;
-
-    if (buf->used + size > buf->room)
-    {
-        Size room = Max(buf->room * 2, 8192);
-
-        while (room < buf->used + size)
-            room *= 2;
-        buf->bytes = buf->bytes
-                         ? repalloc_huge(buf->bytes, room)
-                         : MemoryContextAllocHuge(TopTransactionContext, room);
-        buf->room = room;
-    }
-    header = (EventHeader *) (buf->bytes + buf->used);
-    header->size = size;
-    header->table_id = event->table_id;
-    header->scope_no = event->scope_no;
-    header->command = event->command;
-    header->key_len = event->key.len;
-    header->op = event->op;
-    p = (char *) header + MAXALIGN(sizeof(EventHeader));
-    memcpy(p, event->key.data, event->key.len);
-    memcpy(p + MAXALIGN(event->key.len), event->payload, payload_size);
-    buf->used += size;
-}
-
-/* The name of a scope that events refer to. */
-const char *
-capture_scope_name(int32 scope_no)
-{
-    return buffer->scopes[scope_no];
-}
-
-/* The number of a scope in this transaction. The latest ones are the likeliest. */
-static int32
-scope_number(const char *name)
-{
-    CaptureBuffer *buf = get_buffer();
-    MemoryContext old;
-
-    for (int i = buf->nscopes - 1; i >= 0; i--)
-    {
-        if (strcmp(buf->scopes[i], name) == 0)
-            return i;
-    }
-    check_id("a scope", name);
-    old = MemoryContextSwitchTo(TopTransactionContext);
-    if ((buf->nscopes & (buf->nscopes - 1)) == 0)
-    {
-        Size room = Max(buf->nscopes * 2, 1) * sizeof(char *);
-
-        buf->scopes = buf->scopes ? repalloc(buf->scopes, room) : palloc(room);
-    }
-    buf->scopes[buf->nscopes] = pstrdup(name);
-    MemoryContextSwitchTo(old);
-    return buf->nscopes++;
-}
-
 /* Captures one state of one row. */
 static void
 capture_row(SyncedTable *table, char op, const char *scope, RowKey key, CommandId command,
             TupleTableSlot *row)
 {
-    StringInfo text = &get_buffer()->row;
+    StringInfoData text;
     CaptureEvent event;
 
-    resetStringInfo(text);
-    appendStringInfoSpaces(text, VARHDRSZ);
-    registry_append_row(text, table, row);
-    SET_VARSIZE(text->data, text->len);
+    initStringInfo(&text);
+    appendStringInfoSpaces(&text, VARHDRSZ);
+    registry_append_row(&text, table, row);
+    SET_VARSIZE(text.data, text.len);
     event.table_id = table->table_id;
-    event.scope_no = scope_number(scope);
+    event.scope_no = capture_scope_no(scope);
     event.command = command;
     event.op = op;
     event.key = key;
-    event.payload = (struct varlena *) text->data;
+    event.payload = (struct varlena *) text.data;
     capture_append(&event);
+    pfree(text.data);
 }
 
 /* The registered table of a trigger; refuses a write that nobody would ever see. */
@@ -295,7 +154,7 @@ rowsync_capture(PG_FUNCTION_ARGS)
             check_scope(table, new_scope);
     }
     if (observer != NULL)
-        observer(observer_arg, table, new ? new_key : old_key, old, new);
+        observer(observer_arg, table, new ? new_scope : old_scope, new ? new_key : old_key, old, new);
 
     if (old_scope != NULL && new_scope != NULL && strcmp(old_scope, new_scope) == 0 &&
         rowkey_equal(old_key, new_key))
@@ -360,12 +219,62 @@ rowsync_capture_truncate(PG_FUNCTION_ARGS)
     return PointerGetDatum(NULL);
 }
 
-/* A scope with events in the buffer, for locking in order. */
+/* ------------------------------------------------------------------ flush */
+
+/* A scope with events in the buffer. */
 typedef struct FlushScope
 {
     int64 scope_id;
     int32 scope_no;
+    struct FinalState *first; /* in the order of the rows' first events */
+    struct FinalState *last;
 } FlushScope;
+
+/* The last state of a row. */
+typedef struct FinalState
+{
+    CaptureEvent event;
+    struct FinalState *next;
+} FinalState;
+
+/* Hash table of FinalState by scope, table and key. */
+typedef struct FinalSlot
+{
+    FinalState *state;
+    uint32 hash;
+    char status;
+} FinalSlot;
+
+/* The hash of a row's name. */
+static inline uint32
+final_hash(const FinalState *state)
+{
+    const CaptureEvent *event = &state->event;
+
+    return hash_combine(hash_bytes((const unsigned char *) event->key.data, event->key.len),
+                        (uint32) event->table_id ^ (uint32) event->scope_no << 16);
+}
+
+/* Whether two events are about the same row. */
+static inline bool
+final_equal(const FinalState *a, const FinalState *b)
+{
+    return a->event.table_id == b->event.table_id && a->event.scope_no == b->event.scope_no &&
+           rowkey_equal(a->event.key, b->event.key);
+}
+
+#define SH_PREFIX finals
+#define SH_ELEMENT_TYPE FinalSlot
+#define SH_KEY_TYPE FinalState *
+#define SH_KEY state
+#define SH_HASH_KEY(tb, key) final_hash(key)
+#define SH_EQUAL(tb, a, b) final_equal(a, b)
+#define SH_STORE_HASH
+#define SH_GET_HASH(tb, a) (a)->hash
+#define SH_SCOPE static inline
+#define SH_DECLARE
+#define SH_DEFINE
+#include "lib/simplehash.h"
 
 /* Orders scopes by id, so that two transactions that share some never wait for each other. */
 static int
@@ -377,52 +286,256 @@ compare_scopes(const void *a, const void *b)
     return left < right ? -1 : left > right;
 }
 
-/* Appends the final state of every row of one scope to its log. */
-static void
-flush_scope(FlushScope *scope)
+/* The scopes of the events that are not flushed, in the order of locking; returns their number. */
+static int
+find_scopes(FlushScope **scopes)
+{
+    int32 count = capture_scope_count();
+    bool *used = palloc0(count * sizeof(bool));
+    int64 position = capture_flushed();
+    CaptureEvent event;
+    int found = 0;
+
+    while (capture_next(&position, &event))
+        used[event.scope_no] = true;
+    *scopes = palloc0(count * sizeof(FlushScope));
+    for (int32 i = 0; i < count; i++)
+    {
+        CHECK_FOR_INTERRUPTS();
+        if (used[i])
+        {
+            (*scopes)[found].scope_no = i;
+            (*scopes)[found++].scope_id = scope_find_or_create(capture_scope_name(i));
+        }
+    }
+    qsort(*scopes, found, sizeof(FlushScope), compare_scopes);
+    pfree(used);
+    return found;
+}
+
+/* Locks a scope and opens its log; a snapshot is pushed until end_scope. */
+static ChangeLog *
+begin_scope(const FlushScope *scope)
 {
     Scope locked;
-    ChangeLog *log;
-    Size position = buffer->flushed;
-    CaptureEvent event;
-    List *rows = NIL;
-    ListCell *cell;
 
     scope_lock(scope->scope_id, &locked);
     PushActiveSnapshot(GetTransactionSnapshot());
-    log = changelog_open(&locked, 0, false);
-    while (capture_next(&position, &event))
-    {
-        RowState *row;
+    return changelog_open(&locked, 0);
+}
 
-        CHECK_FOR_INTERRUPTS();
-        if (event.scope_no != scope->scope_no)
-            continue;
-        row = changelog_row(log, event.table_id, event.key);
-        if (row->user == NULL)
-        {
-            row->user = palloc(sizeof(CaptureEvent));
-            rows = lappend(rows, row);
-        }
-        else if (!capture_supersedes(&event, row->user))
-            continue;
-        *(CaptureEvent *) row->user = event;
-    }
-    foreach (cell, rows)
-    {
-        RowState *row = lfirst(cell);
-        CaptureEvent *final = row->user;
-        LogEntry entry = {.row = row, .payload = final->payload};
-
-        CHECK_FOR_INTERRUPTS();
-        /* Came and went within the transaction: nobody has seen it. */
-        if (final->op == 'D' && row->deleted)
-            continue;
-        entry.op = final->op == 'D' ? 'D' : (row->deleted ? 'I' : 'U');
-        changelog_append(log, &entry);
-    }
+/* Writes what was appended to a scope's log. */
+static void
+end_scope(ChangeLog *log)
+{
     changelog_close(log);
     PopActiveSnapshot();
+}
+
+/* Flushes a buffer that lies in memory. */
+static void
+flush_in_memory(FlushScope *scopes, int nscopes)
+{
+    finals_hash *finals = finals_create(CurrentMemoryContext, 64, NULL);
+    FlushScope **by_no = palloc0(capture_scope_count() * sizeof(FlushScope *));
+    int64 position = capture_flushed();
+    FinalState probe;
+
+    for (int i = 0; i < nscopes; i++)
+        by_no[scopes[i].scope_no] = &scopes[i];
+    while (capture_next(&position, &probe.event))
+    {
+        FlushScope *scope = by_no[probe.event.scope_no];
+        FinalState *state;
+        FinalSlot *slot;
+        bool found;
+
+        CHECK_FOR_INTERRUPTS();
+        slot = finals_insert(finals, &probe, &found);
+        if (found)
+        {
+            state = slot->state;
+            if (capture_supersedes(probe.event.command, probe.event.op, state->event.command,
+                                   state->event.op))
+                state->event = probe.event;
+            continue;
+        }
+        state = slot->state = palloc(sizeof(FinalState));
+        state->event = probe.event;
+        state->next = NULL;
+        if (scope->first == NULL)
+            scope->first = state;
+        else
+            scope->last->next = state;
+        scope->last = state;
+    }
+    for (int i = 0; i < nscopes; i++)
+    {
+        ChangeLog *log = begin_scope(&scopes[i]);
+
+        for (FinalState *state = scopes[i].first; state != NULL; state = state->next)
+        {
+            CHECK_FOR_INTERRUPTS();
+            changelog_append_state(log, state->event.table_id, state->event.key,
+                                   state->event.op == 'D', state->event.payload);
+        }
+        end_scope(log);
+    }
+}
+
+/* A sort of rows of fixed columns, all not null. */
+typedef struct EventSort
+{
+    Tuplesortstate *state;
+    TupleTableSlot *slot;
+} EventSort;
+
+/* Begins a sort by all columns, of the given types, in half of work_mem. */
+static void
+begin_sort(EventSort *sort, const Oid *types, int count)
+{
+    TupleDesc desc = CreateTemplateTupleDesc(count);
+    AttrNumber *columns = palloc(count * sizeof(AttrNumber));
+    Oid *operators = palloc(count * sizeof(Oid));
+    Oid *collations = palloc0(count * sizeof(Oid));
+    bool *nulls_first = palloc0(count * sizeof(bool));
+
+    for (int i = 0; i < count; i++)
+    {
+        TupleDescInitEntry(desc, i + 1, NULL, types[i], -1, 0);
+        columns[i] = i + 1;
+        operators[i] = lookup_type_cache(types[i], TYPECACHE_LT_OPR)->lt_opr;
+    }
+    sort->slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
+    sort->state = tuplesort_begin_heap(desc, count, columns, operators, collations, nulls_first,
+                                       work_mem / 2, NULL, false);
+}
+
+/* Adds a row. */
+static void
+sort_row(EventSort *sort, TupleTableSlot *row, const Datum *values)
+{
+    ExecClearTuple(row);
+    memcpy(row->tts_values, values, row->tts_tupleDescriptor->natts * sizeof(Datum));
+    memset(row->tts_isnull, 0, row->tts_tupleDescriptor->natts * sizeof(bool));
+    ExecStoreVirtualTuple(row);
+    tuplesort_puttupleslot(sort->state, row);
+}
+
+/* The next row of a sort that is complete; false at the end. */
+static bool
+next_row(EventSort *sort)
+{
+    CHECK_FOR_INTERRUPTS();
+    if (!tuplesort_gettupleslot(sort->state, true, false, sort->slot, NULL))
+        return false;
+    slot_getallattrs(sort->slot);
+    return true;
+}
+
+/* Ends a sort. */
+static void
+end_sort(EventSort *sort)
+{
+    ExecClearTuple(sort->slot);
+    tuplesort_end(sort->state);
+}
+
+/*
+ * Flushes a buffer that lies in a file. A first sort brings the events of each row together and
+ * keeps the last; a second one orders what is left for the devices: rows that come or change,
+ * parents first, then rows that go, children first.
+ */
+static void
+flush_sorted(FlushScope *scopes, int nscopes)
+{
+    static const Oid by_row[] = {INT4OID, INT4OID, BYTEAOID, INT8OID, BOOLOID, INT8OID};
+    static const Oid by_place[] = {INT4OID, INT4OID, INT8OID};
+    int32 *place = palloc0(capture_scope_count() * sizeof(int32));
+    EventSort rows;
+    EventSort places;
+    TupleTableSlot *input;
+    int64 position = capture_flushed();
+    int64 start = position;
+    CaptureEvent event;
+    ChangeLog *log = NULL;
+    int current = -1;
+    StringInfoData key;
+    bool more;
+
+    for (int i = 0; i < nscopes; i++)
+        place[scopes[i].scope_no] = i;
+    begin_sort(&rows, by_row, lengthof(by_row));
+    input = MakeSingleTupleTableSlot(rows.slot->tts_tupleDescriptor, &TTSOpsVirtual);
+    initStringInfo(&key);
+    for (; capture_next(&position, &event); start = position)
+    {
+        Datum values[lengthof(by_row)];
+
+        CHECK_FOR_INTERRUPTS();
+        resetStringInfo(&key);
+        appendStringInfoSpaces(&key, VARHDRSZ);
+        appendBinaryStringInfo(&key, event.key.data, event.key.len);
+        SET_VARSIZE(key.data, key.len);
+        values[0] = Int32GetDatum(place[event.scope_no]);
+        values[1] = Int32GetDatum(event.table_id);
+        values[2] = PointerGetDatum(key.data);
+        values[3] = Int64GetDatum((int64) event.command);
+        values[4] = BoolGetDatum(event.op != 'D');
+        values[5] = Int64GetDatum(start);
+        sort_row(&rows, input, values);
+    }
+    ExecDropSingleTupleTableSlot(input);
+    tuplesort_performsort(rows.state);
+
+    begin_sort(&places, by_place, lengthof(by_place));
+    input = MakeSingleTupleTableSlot(places.slot->tts_tupleDescriptor, &TTSOpsVirtual);
+    for (more = next_row(&rows); more;)
+    {
+        Datum *values = rows.slot->tts_values;
+        SyncedTable *table = registry_find_id(DatumGetInt32(values[1]));
+        int32 order = table ? table->upsert_order : 0;
+        Datum placed[lengthof(by_place)];
+        bytea *row_key = DatumGetByteaPP(values[2]);
+        int32 table_id = DatumGetInt32(values[1]);
+
+        placed[0] = values[0];
+        resetStringInfo(&key);
+        appendBinaryStringInfo(&key, VARDATA_ANY(row_key), VARSIZE_ANY_EXHDR(row_key));
+        do
+        {
+            placed[1] = Int32GetDatum(DatumGetBool(values[4]) ? order : PG_INT32_MAX - order);
+            placed[2] = values[5];
+            more = next_row(&rows);
+            values = rows.slot->tts_values;
+            row_key = more ? DatumGetByteaPP(values[2]) : NULL;
+        } while (more && values[0] == placed[0] && DatumGetInt32(values[1]) == table_id &&
+                 VARSIZE_ANY_EXHDR(row_key) == key.len &&
+                 memcmp(VARDATA_ANY(row_key), key.data, key.len) == 0);
+        sort_row(&places, input, placed);
+    }
+    ExecDropSingleTupleTableSlot(input);
+    end_sort(&rows);
+    tuplesort_performsort(places.state);
+
+    while (next_row(&places))
+    {
+        int32 scope = DatumGetInt32(places.slot->tts_values[0]);
+
+        if (scope != current)
+        {
+            if (log != NULL)
+                end_scope(log);
+            log = begin_scope(&scopes[scope]);
+            current = scope;
+        }
+        position = DatumGetInt64(places.slot->tts_values[2]);
+        (void) capture_next(&position, &event);
+        changelog_append_state(log, event.table_id, event.key, event.op == 'D', event.payload);
+    }
+    if (log != NULL)
+        end_scope(log);
+    end_sort(&places);
 }
 
 /* Writes everything captured so far in this transaction to the change log. */
@@ -432,40 +545,26 @@ capture_flush(void)
     MemoryContext context;
     MemoryContext old;
     FlushScope *scopes;
-    bool *used;
-    int nscopes = 0;
-    Size position;
-    CaptureEvent event;
+    int nscopes;
 
-    if (buffer == NULL || buffer->used == buffer->flushed)
+    if (capture_end() == capture_flushed())
         return;
     context = AllocSetContextCreate(TopTransactionContext, "rowsync flush",
                                     ALLOCSET_DEFAULT_SIZES);
     old = MemoryContextSwitchTo(context);
     PushActiveSnapshot(GetTransactionSnapshot());
-
-    position = buffer->flushed;
-    used = palloc0(buffer->nscopes * sizeof(bool));
-    while (capture_next(&position, &event))
-        used[event.scope_no] = true;
-    scopes = palloc0(buffer->nscopes * sizeof(FlushScope));
-    for (int i = 0; i < buffer->nscopes; i++)
-    {
-        if (used[i])
-        {
-            scopes[nscopes].scope_no = i;
-            scopes[nscopes++].scope_id = scope_find_or_create(buffer->scopes[i]);
-        }
-    }
-    qsort(scopes, nscopes, sizeof(FlushScope), compare_scopes);
-    for (int i = 0; i < nscopes; i++)
-        flush_scope(&scopes[i]);
-
+    nscopes = find_scopes(&scopes);
+    if (capture_spilled())
+        flush_sorted(scopes, nscopes);
+    else
+        flush_in_memory(scopes, nscopes);
     PopActiveSnapshot();
     MemoryContextSwitchTo(old);
     MemoryContextDelete(context);
     capture_mark_flushed();
 }
+
+/* ------------------------------------------------------------------ transactions */
 
 /* The end of a transaction. */
 static void
@@ -476,13 +575,14 @@ at_transaction_event(XactEvent event, void *arg)
         case XACT_EVENT_PRE_COMMIT:
         case XACT_EVENT_PRE_PREPARE:
             capture_flush();
+            capture_close_file();
             break;
         case XACT_EVENT_ABORT:
             scope_forget();
             /* FALLTHROUGH */
         case XACT_EVENT_COMMIT:
         case XACT_EVENT_PREPARE:
-            buffer = NULL;
+            capture_forget();
             nsubs = 0;
             observer = NULL;
             registry_end_transaction();
@@ -507,8 +607,8 @@ at_subtransaction_event(SubXactEvent event, SubTransactionId id, SubTransactionI
             subs_room = room;
         }
         subs[nsubs].id = id;
-        subs[nsubs].used = capture_position();
-        subs[nsubs++].flushed = buffer ? buffer->flushed : 0;
+        subs[nsubs].end = capture_end();
+        subs[nsubs++].flushed = capture_flushed();
     }
     else if (event == SUBXACT_EVENT_COMMIT_SUB || event == SUBXACT_EVENT_ABORT_SUB)
     {
@@ -522,11 +622,7 @@ at_subtransaction_event(SubXactEvent event, SubTransactionId id, SubTransactionI
             start = subs[--nsubs];
         if (event == SUBXACT_EVENT_ABORT_SUB)
         {
-            if (buffer != NULL)
-            {
-                buffer->used = start.used;
-                buffer->flushed = start.flushed;
-            }
+            capture_cut(start.end, start.flushed);
             scope_forget();
         }
     }

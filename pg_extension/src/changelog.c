@@ -16,6 +16,10 @@
 #include "changelog.h"
 #include "errors.h"
 
+/* What changelog_append_state collects before it writes. */
+#define MAX_BATCH_ROWS 500
+#define MAX_BATCH_SIZE (4 * 1024 * 1024)
+
 /* Hash table of RowState by (table_id, key). */
 typedef struct RowSlot
 {
@@ -65,17 +69,20 @@ struct ChangeLog
     Store changes;  /* by change id; opened when first needed */
     bool changes_open;
     Store meta;
-    rows_hash *rows;
+    rows_hash *rows; /* NULL until first needed */
+    MemoryContext batch; /* of changelog_append_state; NULL until first needed */
+    Size batch_size;
     List *dirty; /* RowStates, in the order of their first change */
 };
 
 /*
  * Opens the log of a scope that the caller has locked, with a fresh snapshot pushed after that.
- * own_source is who appends (0: the server). With hold nothing is written before close, so that an
- * upload can still be abandoned. Everything belongs to a context below the current one.
+ * own_source is who appends (0: the server). What changelog_append takes is written when the log is
+ * closed, so that an upload can still be abandoned. Everything belongs to a context below the
+ * current one.
  */
 ChangeLog *
-changelog_open(const Scope *locked, int32 own_source, bool hold)
+changelog_open(const Scope *locked, int32 own_source)
 {
     MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "rowsync change log",
                                                   ALLOCSET_DEFAULT_SIZES);
@@ -90,10 +97,18 @@ changelog_open(const Scope *locked, int32 own_source, bool hold)
     log->snapshot = GetActiveSnapshot();
     store_open(&log->log, REL_CHANGE_LOG, REL_CHANGE_LOG_PKEY, RowExclusiveLock);
     store_open(&log->meta, REL_ROW_META, REL_ROW_META_PKEY, RowExclusiveLock);
-    log->log.hold = log->meta.hold = hold;
-    log->rows = rows_create(context, 256, NULL);
     MemoryContextSwitchTo(old);
     return log;
+}
+
+/* Refuses a key that would not fit into the index. */
+static void
+check_key(RowKey key)
+{
+    if (key.len > ROWSYNC_MAX_KEY)
+        ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+                        errmsg("the primary key of a row that syncs is %d bytes long, more than %d",
+                               key.len, ROWSYNC_MAX_KEY)));
 }
 
 /* Reads the version of a row from row_meta. */
@@ -132,7 +147,7 @@ RowState *
 changelog_peek(ChangeLog *log, int32 table_id, RowKey key)
 {
     RowState probe = {.table_id = table_id, .key = key};
-    RowSlot *slot = rows_lookup(log->rows, &probe);
+    RowSlot *slot = log->rows ? rows_lookup(log->rows, &probe) : NULL;
 
     return slot ? slot->row : NULL;
 }
@@ -143,18 +158,18 @@ changelog_row(ChangeLog *log, int32 table_id, RowKey key)
 {
     RowState probe = {.table_id = table_id, .key = key};
     uint32 hash = row_hash(&probe);
-    RowSlot *slot = rows_lookup_hash(log->rows, &probe, hash);
+    RowSlot *slot;
     MemoryContext old;
     RowState *row;
     char *bytes;
     bool found;
 
+    if (log->rows == NULL)
+        log->rows = rows_create(log->context, 256, NULL);
+    slot = rows_lookup_hash(log->rows, &probe, hash);
     if (slot != NULL)
         return slot->row;
-    if (key.len > ROWSYNC_MAX_KEY)
-        ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-                        errmsg("the primary key of a row that syncs is %d bytes long, more than %d",
-                               key.len, ROWSYNC_MAX_KEY)));
+    check_key(key);
     old = MemoryContextSwitchTo(log->context);
     row = palloc0(sizeof(RowState) + key.len);
     bytes = (char *) (row + 1);
@@ -170,17 +185,24 @@ changelog_row(ChangeLog *log, int32 table_id, RowKey key)
     return row;
 }
 
-/* Gives a change the next number and takes it for writing. Returns the number. */
-int64
-changelog_append(ChangeLog *log, const LogEntry *entry)
+/* The key of a row as a datum of the current context. */
+static Datum
+key_datum(RowKey key)
 {
-    MemoryContext old = MemoryContextSwitchTo(log->context);
+    bytea *datum = palloc(VARHDRSZ + key.len);
+
+    SET_VARSIZE(datum, VARHDRSZ + key.len);
+    memcpy(VARDATA(datum), key.data, key.len);
+    return PointerGetDatum(datum);
+}
+
+/* Gives a change the next number and takes it for writing. */
+static void
+append(ChangeLog *log, const LogEntry *entry)
+{
     TupleTableSlot *slot = store_new_row(&log->log);
     RowState *row = entry->row;
-    bytea *key = palloc(VARHDRSZ + row->key.len);
 
-    SET_VARSIZE(key, VARHDRSZ + row->key.len);
-    memcpy(VARDATA(key), row->key.data, row->key.len);
     log->head++;
     memset(slot->tts_isnull, 0, LOG_NATTS * sizeof(bool));
     slot->tts_values[LOG_SCOPE - 1] = Int64GetDatum(log->scope_id);
@@ -191,19 +213,89 @@ changelog_append(ChangeLog *log, const LogEntry *entry)
     slot->tts_values[LOG_TABLE - 1] = Int32GetDatum(row->table_id);
     slot->tts_values[LOG_SOURCE - 1] = Int32GetDatum(entry->source_no);
     slot->tts_values[LOG_OP - 1] = CharGetDatum(entry->op);
-    slot->tts_values[LOG_KEY - 1] = PointerGetDatum(key);
+    slot->tts_values[LOG_KEY - 1] = key_datum(row->key);
     slot->tts_values[LOG_PAYLOAD - 1] = PointerGetDatum(entry->payload);
     slot->tts_isnull[LOG_PAYLOAD - 1] = entry->payload == NULL;
     store_insert(&log->log);
-
-    row->own = row->own && entry->source_no == log->own_source;
     row->version = log->head;
     row->deleted = entry->op == 'D';
+}
+
+/* Writes the version of a row to row_meta. */
+static void
+write_version(ChangeLog *log, RowState *row)
+{
+    TupleTableSlot *slot;
+    Datum values[META_NATTS];
+
+    values[META_SCOPE - 1] = Int64GetDatum(log->scope_id);
+    values[META_VERSION - 1] = Int64GetDatum(row->version);
+    values[META_TABLE - 1] = Int32GetDatum(row->table_id);
+    values[META_DELETED - 1] = BoolGetDatum(row->deleted);
+    values[META_KEY - 1] = key_datum(row->key);
+    if (row->stored)
+    {
+        store_update(&log->meta, &row->tid, values, NULL, log->snapshot);
+        return;
+    }
+    slot = store_new_row(&log->meta);
+    memcpy(slot->tts_values, values, sizeof(values));
+    memset(slot->tts_isnull, 0, META_NATTS * sizeof(bool));
+    store_insert(&log->meta);
+}
+
+/* Appends a change of a row that changelog_row knows. Returns its number. */
+int64
+changelog_append(ChangeLog *log, const LogEntry *entry)
+{
+    MemoryContext old = MemoryContextSwitchTo(log->context);
+    RowState *row = entry->row;
+
+    append(log, entry);
+    row->own = row->own && entry->source_no == log->own_source;
+    row->payload = entry->payload;
     if (!row->dirty)
         log->dirty = lappend(log->dirty, row);
     row->dirty = true;
     MemoryContextSwitchTo(old);
     return log->head;
+}
+
+/*
+ * Appends what a row has become by the server's own writes, in constant memory: each row may come
+ * only once, and none that changelog_row knows. A row that came and went leaves no trace. Copies
+ * key and payload.
+ */
+void
+changelog_append_state(ChangeLog *log, int32 table_id, RowKey key, bool deleted,
+                       struct varlena *payload)
+{
+    MemoryContext old;
+    RowState row = {.table_id = table_id, .key = key};
+    LogEntry entry = {.row = &row, .payload = payload};
+
+    if (log->batch == NULL)
+        log->batch = AllocSetContextCreate(log->context, "rowsync batch", ALLOCSET_DEFAULT_SIZES);
+    old = MemoryContextSwitchTo(log->context);
+    check_key(key);
+    read_meta(log, &row);
+    if (!deleted || !row.deleted)
+    {
+        MemoryContextSwitchTo(log->batch);
+        entry.op = deleted ? 'D' : (row.deleted ? 'I' : 'U');
+        entry.payload = memcpy(palloc(VARSIZE(payload)), payload, VARSIZE(payload));
+        append(log, &entry);
+        write_version(log, &row);
+        log->batch_size += VARSIZE(payload) + key.len;
+        if (log->log.npending >= MAX_BATCH_ROWS || log->batch_size >= MAX_BATCH_SIZE)
+        {
+            store_flush(&log->log);
+            store_flush(&log->meta);
+            MemoryContextReset(log->batch);
+            log->batch_size = 0;
+        }
+    }
+    MemoryContextSwitchTo(old);
 }
 
 /* The seq under which a change of a source is already known; 0 if it is new. */
@@ -254,44 +346,29 @@ changelog_read(ChangeLog *log, int64 seq, StoredChange *change)
     return true;
 }
 
+/* Reads the latest change of a row, whether it is written yet or not. */
+bool
+changelog_read_latest(ChangeLog *log, const RowState *row, StoredChange *change)
+{
+    if (row->version == row->stored_version)
+        return changelog_read(log, row->version, change);
+    memset(change, 0, sizeof(*change));
+    change->seq = row->version;
+    /* Others must not follow the chain from here: -1 is no change's number. */
+    change->prior_version = -1;
+    if (row->payload != NULL)
+    {
+        change->payload = text_to_cstring((text *) row->payload);
+        change->payload_len = strlen(change->payload);
+    }
+    return true;
+}
+
 /* Number of the latest change, appended ones included. */
 int64
 changelog_head(const ChangeLog *log)
 {
     return log->head;
-}
-
-/* Writes the versions of all rows that were touched. */
-static void
-write_meta(ChangeLog *log)
-{
-    ListCell *cell;
-
-    foreach (cell, log->dirty)
-    {
-        RowState *row = lfirst(cell);
-        bytea *key = palloc(VARHDRSZ + row->key.len);
-        Datum values[META_NATTS];
-
-        CHECK_FOR_INTERRUPTS();
-        SET_VARSIZE(key, VARHDRSZ + row->key.len);
-        memcpy(VARDATA(key), row->key.data, row->key.len);
-        values[META_SCOPE - 1] = Int64GetDatum(log->scope_id);
-        values[META_VERSION - 1] = Int64GetDatum(row->version);
-        values[META_TABLE - 1] = Int32GetDatum(row->table_id);
-        values[META_DELETED - 1] = BoolGetDatum(row->deleted);
-        values[META_KEY - 1] = PointerGetDatum(key);
-        if (row->stored)
-            store_update(&log->meta, &row->tid, values, NULL, log->snapshot);
-        else
-        {
-            TupleTableSlot *slot = store_new_row(&log->meta);
-
-            memcpy(slot->tts_values, values, sizeof(values));
-            memset(slot->tts_isnull, 0, META_NATTS * sizeof(bool));
-            store_insert(&log->meta);
-        }
-    }
 }
 
 /* Releases what open took, without writing what is left. */
@@ -310,8 +387,13 @@ void
 changelog_close(ChangeLog *log)
 {
     MemoryContext old = MemoryContextSwitchTo(log->context);
+    ListCell *cell;
 
-    write_meta(log);
+    foreach (cell, log->dirty)
+    {
+        CHECK_FOR_INTERRUPTS();
+        write_version(log, lfirst(cell));
+    }
     store_flush(&log->log);
     store_flush(&log->meta);
     if (log->head != log->stored_head)
@@ -321,7 +403,7 @@ changelog_close(ChangeLog *log)
     CommandCounterIncrement();
 }
 
-/* Releases a log that was opened with hold, without writing what was appended. */
+/* Releases the log without writing what changelog_append took. */
 void
 changelog_abandon(ChangeLog *log)
 {

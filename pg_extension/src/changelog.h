@@ -24,11 +24,12 @@ typedef struct RowState
     bool own;             /* everything appended since came from own_source */
     bool stored;          /* row_meta has it, at tid */
     bool dirty;           /* row_meta must be written */
+    struct varlena *payload; /* of the last change appended; NULL if none or a deletion */
     ItemPointerData tid;
-    /* For the caller; NULL and 0 at first. */
-    void *user;    /* upload: the change of the current wave; capture: the final event */
-    void *harvest; /* upload: what the current attempt captured */
-    int waves;     /* upload: changes of this row so far */
+    /* For upload.c; NULL and 0 at first. */
+    void *user;    /* the change of the current wave */
+    void *harvest; /* what the current attempt captured */
+    int waves;     /* changes of this row so far */
 } RowState;
 
 /* One change to append. key and payload must live until the log is closed. */
@@ -55,12 +56,15 @@ typedef struct StoredChange
 
 typedef struct ChangeLog ChangeLog;
 
-ChangeLog *changelog_open(const Scope *locked, int32 own_source, bool hold);
+ChangeLog *changelog_open(const Scope *locked, int32 own_source);
 RowState *changelog_row(ChangeLog *log, int32 table_id, RowKey key);
 RowState *changelog_peek(ChangeLog *log, int32 table_id, RowKey key);
 int64 changelog_append(ChangeLog *log, const LogEntry *entry);
+void changelog_append_state(ChangeLog *log, int32 table_id, RowKey key, bool deleted,
+                            struct varlena *payload);
 int64 changelog_find_change(ChangeLog *log, int32 source_no, int64 source_change_id);
 bool changelog_read(ChangeLog *log, int64 seq, StoredChange *change);
+bool changelog_read_latest(ChangeLog *log, const RowState *row, StoredChange *change);
 int64 changelog_head(const ChangeLog *log);
 void changelog_close(ChangeLog *log);
 void changelog_abandon(ChangeLog *log);

@@ -115,7 +115,7 @@ says_what_is(Upload *upload, Change *change)
     JsonMember *members;
     int nmembers;
 
-    if (!changelog_read(upload->log, change->row->version, &stored) || stored.payload == NULL ||
+    if (!changelog_read_latest(upload->log, change->row, &stored) || stored.payload == NULL ||
         !request_parse_object(stored.payload, stored.payload_len, &members, &nmembers) ||
         !sent_equals(change, members, nmembers))
         return false;
@@ -139,7 +139,7 @@ changed_since(Upload *upload, Change *change, const StoredChange *current, int64
     while (past.seq > base)
     {
         CHECK_FOR_INTERRUPTS();
-        if (past.prior_version == 0 || !changelog_read(upload->log, past.prior_version, &past))
+        if (past.prior_version <= 0 || !changelog_read(upload->log, past.prior_version, &past))
             return NULL;
     }
     if (past.seq != base || past.payload == NULL || current->payload == NULL ||
@@ -172,7 +172,7 @@ conflict(Upload *upload, Change *change)
     change->status = STATUS_CONFLICT;
     change->server_version = row->version;
     change->server_deleted = row->deleted;
-    if (row->version == 0 || row->deleted || !changelog_read(upload->log, row->version, &stored))
+    if (row->version == 0 || row->deleted || !changelog_read_latest(upload->log, row, &stored))
         return;
     change->server_row = stored.payload;
     change->server_row_len = stored.payload_len;
@@ -383,10 +383,13 @@ complete_parents(Upload *upload, Change *change)
         if (given == 0 || given == reference->nkeys || parent == NULL)
             continue;
         if (members == NULL &&
-            (!changelog_read(upload->log, change->row->version, &stored) ||
+            (!changelog_read_latest(upload->log, change->row, &stored) ||
              stored.payload == NULL ||
              !request_parse_object(stored.payload, stored.payload_len, &members, &nmembers)))
+        {
+            change_refuse(change, REASON_INTERNAL_ERROR, "the stored row cannot be read", NULL);
             return;
+        }
         for (int i = 0; i < reference->nkeys; i++)
         {
             static const JsonValue json_null = {JSON_NULL, 4, "null"};
@@ -473,6 +476,9 @@ change_decide(Upload *upload, Change *change)
     {
         if (!live || !says_what_is(upload, change))
             conflict(upload, change);
+        else
+            /* What others changed in the columns that were not sent, the device does not know. */
+            change->differs = bms_num_members(change->apply.columns) < change->table->ncolumns;
     }
     else if (live && bms_num_members(change->apply.columns) == change->table->nkeys)
         (void) says_what_is(upload, change);

@@ -12,6 +12,7 @@
 #include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/nbtree.h"
+#include "access/relation.h"
 #include "access/table.h"
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
@@ -455,15 +456,23 @@ load_references(SyncedTable *table, Relation relation)
     }
 }
 
-/* Builds the description of a registered table from the catalogs. */
+/* Builds the description of a registered table from the catalogs; NULL if it has been dropped. */
 static SyncedTable *
 make_table(const RegistryEntry *entry)
 {
     MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "rowsync table",
                                                   ALLOCSET_SMALL_SIZES);
     MemoryContext old = MemoryContextSwitchTo(context);
-    Relation relation = relation_open(entry->relid, AccessShareLock);
-    SyncedTable *table = palloc0(sizeof(SyncedTable));
+    Relation relation = try_relation_open(entry->relid, AccessShareLock);
+    SyncedTable *table;
+
+    if (relation == NULL)
+    {
+        MemoryContextSwitchTo(old);
+        MemoryContextDelete(context);
+        return NULL;
+    }
+    table = palloc0(sizeof(SyncedTable));
 
     table->relid = entry->relid;
     table->table_id = entry->table_id;
@@ -501,6 +510,8 @@ registry_find_relid(Oid relid)
 
         fresh = make_table(entry);
         MemoryContextSwitchTo(before);
+        if (fresh == NULL)
+            return NULL;
         /* Building opens relations, which may have reloaded the list. */
         ensure_entries();
         entry = hash_search(entries, &relid, HASH_FIND, NULL);

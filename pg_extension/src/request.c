@@ -37,6 +37,13 @@ enum
     SEEN_PK = 8
 };
 
+/* An escape that was set aside, see set_aside(). */
+typedef struct BadEscape
+{
+    const char *place;
+    const char *error;
+} BadEscape;
+
 /* Where the parser is. */
 typedef struct Parse
 {
@@ -52,8 +59,8 @@ typedef struct Parse
     const char *top_field;
     const char *value_start[DEPTH_PAYLOAD + 1]; /* of the field being read, by depth */
     JsonValue scalar;                           /* the last scalar read */
-    const char **zeros;                         /* where \u0000 stood, ascending */
-    int nzeros;
+    BadEscape *bad;                             /* ascending */
+    int nbad;
 } Parse;
 
 /* The change that is being read. */
@@ -131,16 +138,23 @@ object_start(void *state)
     ROWSYNC_JSON_ACTION_DONE;
 }
 
-/* Whether a \u0000 stood between two places of the request. */
-static bool
-has_zero(Parse *parse, const char *start, const char *end)
+/* What is wrong with an escape between two places of the request; NULL if nothing. */
+static const char *
+bad_escape(Parse *parse, const char *start, const char *end)
 {
-    for (int i = 0; i < parse->nzeros; i++)
+    int low = 0;
+    int high = parse->nbad;
+
+    while (low < high)
     {
-        if (parse->zeros[i] >= start && parse->zeros[i] < end)
-            return true;
+        int middle = (low + high) / 2;
+
+        if (parse->bad[middle].place < start)
+            low = middle + 1;
+        else
+            high = middle;
     }
-    return false;
+    return low < parse->nbad && parse->bad[low].place < end ? parse->bad[low].error : NULL;
 }
 
 /* Callback: an object closes. A change that is complete is checked for what it lacks. */
@@ -156,8 +170,8 @@ object_end(void *state)
         change->end = parse->lex->prev_token_terminator;
         if (!(parse->seen & SEEN_ID))
             refuse("every change needs a source_change_id: a whole number above 0");
-        if (has_zero(parse, change->start, change->end))
-            blame(parse, "a string has a NUL character (\\u0000), which PostgreSQL cannot hold");
+        if (parse->nbad > 0 && bad_escape(parse, change->start, change->end) != NULL)
+            blame(parse, bad_escape(parse, change->start, change->end));
         if (!(parse->seen & SEEN_TABLE))
             blame(parse, "table is missing");
         if (!(parse->seen & SEEN_OP))
@@ -388,36 +402,75 @@ field_end(void *state, char *name, bool isnull)
     ROWSYNC_JSON_ACTION_DONE;
 }
 
+/* The code unit of a \uXXXX escape at p; -1 if none stands there. */
+static int
+code_unit(const char *p, const char *end)
+{
+    int unit = 0;
+
+    if (end - p < 6 || p[0] != '\\' || p[1] != 'u')
+        return -1;
+    for (int i = 2; i < 6; i++)
+    {
+        const char *digits = "0123456789abcdef";
+        const char *digit = strchr(digits, pg_ascii_tolower((unsigned char) p[i]));
+
+        if (digit == NULL || *digit == '\0')
+            return -1;
+        unit = unit * 16 + (int) (digit - digits);
+    }
+    return unit;
+}
+
+/* Overwrites the escape at offset of the request by a harmless one of the same length. */
+static void
+set_aside(Parse *parse, char **copy, const char *text, int len, size_t offset, const char *error)
+{
+    if (*copy == NULL)
+        *copy = memcpy(palloc_extended(len + 1, MCXT_ALLOC_HUGE), text, len);
+    if ((parse->nbad & (parse->nbad - 1)) == 0)
+    {
+        Size room = Max(parse->nbad * 2, 1) * sizeof(BadEscape);
+
+        parse->bad = parse->bad ? repalloc_huge(parse->bad, room) : palloc(room);
+    }
+    parse->bad[parse->nbad].error = error;
+    parse->bad[parse->nbad++].place = *copy + offset;
+    memcpy(*copy + offset, "\\u0020", 6);
+}
+
 /*
- * The parser refuses a whole request for one \u0000. So each is overwritten by a harmless escape of
- * the same length, in a copy, and its place kept: the change that has it is refused alone.
+ * The parser refuses a whole request for one \u0000, or for half of a surrogate pair. So each is
+ * overwritten, in a copy, and its place kept: the change that has it is refused alone.
  */
 static const char *
-set_zeros_aside(Parse *parse, const char *text, int len)
+set_bad_escapes_aside(Parse *parse, const char *text, int len)
 {
     char *copy = NULL;
     const char *end = text + len;
     const char *p = text;
 
-    while ((p = memchr(p, '\\', end - p)) != NULL)
+    while (p < end && (p = memchr(p, '\\', end - p)) != NULL)
     {
-        if (end - p >= 6 && memcmp(p, "\\u0000", 6) == 0)
-        {
-            if (copy == NULL)
-                copy = memcpy(palloc_extended(len + 1, MCXT_ALLOC_HUGE), text, len);
-            if ((parse->nzeros & (parse->nzeros - 1)) == 0)
-            {
-                Size room = Max(parse->nzeros * 2, 1) * sizeof(char *);
+        int unit = code_unit(p, end);
 
-                parse->zeros = parse->zeros ? repalloc(parse->zeros, room) : palloc(room);
-            }
-            parse->zeros[parse->nzeros++] = copy + (p - text);
-            memcpy(copy + (p - text), "\\u0020", 6);
+        if (unit == 0)
+            set_aside(parse, &copy, text, len, p - text,
+                      "a string has a NUL character (\\u0000), which PostgreSQL cannot hold");
+        else if (unit >= 0xD800 && unit <= 0xDBFF)
+        {
+            int low = code_unit(p + 6, end);
+
+            if (low >= 0xDC00 && low <= 0xDFFF)
+                p += 6;
+            else
+                unit = 0xDC00;
         }
+        if (unit >= 0xDC00 && unit <= 0xDFFF)
+            set_aside(parse, &copy, text, len, p - text,
+                      "a string has half of a surrogate pair, which is no character");
         /* Step over the escaped character too: it may be a backslash itself. */
         p += 2;
-        if (p >= end)
-            break;
     }
     return copy ? copy : text;
 }
@@ -458,7 +511,7 @@ request_parse(const char *text, int len, Request *request)
         refuse("the request must be a JSON object");
 
     parse.request = request;
-    text = set_zeros_aside(&parse, text, len);
+    text = set_bad_escapes_aside(&parse, text, len);
     parse.lex = rowsync_make_json_lexer((char *) text, len);
     actions.semstate = &parse;
     actions.object_start = object_start;

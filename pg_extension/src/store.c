@@ -17,13 +17,14 @@
 #include "store.h"
 
 /* Rows written with one call; more gain nothing. */
-#define MAX_PENDING 500
+#define ROWS_PER_CALL 500
 
 /* Opens a table with one of its indexes. Resources live in the current context and resource owner. */
 void
 store_open(Store *store, OwnRelation table, OwnRelation index, LOCKMODE lock)
 {
     memset(store, 0, sizeof(*store));
+    store->context = CurrentMemoryContext;
     store->relation = table_open(registry_relation(table), lock);
     store->index = index_open(registry_relation(index), AccessShareLock);
     store->slot = table_slot_create(store->relation, NULL);
@@ -60,19 +61,20 @@ open_for_write(Store *store)
 TupleTableSlot *
 store_new_row(Store *store)
 {
+    MemoryContext old = MemoryContextSwitchTo(store->context);
+
     open_for_write(store);
-    if (store->npending == MAX_PENDING && !store->hold)
-        store_flush(store);
     if (store->npending == store->nslots)
     {
-        if (store->nslots % MAX_PENDING == 0)
+        if (store->nslots % ROWS_PER_CALL == 0)
         {
-            Size room = (store->nslots + MAX_PENDING) * sizeof(TupleTableSlot *);
+            Size room = (store->nslots + ROWS_PER_CALL) * sizeof(TupleTableSlot *);
 
             store->pending = store->pending ? repalloc(store->pending, room) : palloc(room);
         }
         store->pending[store->nslots++] = table_slot_create(store->relation, NULL);
     }
+    MemoryContextSwitchTo(old);
     return ExecClearTuple(store->pending[store->npending]);
 }
 
@@ -87,9 +89,9 @@ store_insert(Store *store)
 void
 store_flush(Store *store)
 {
-    for (int done = 0; done < store->npending; done += MAX_PENDING)
+    for (int done = 0; done < store->npending; done += ROWS_PER_CALL)
         table_multi_insert(store->relation, store->pending + done,
-                           Min(store->npending - done, MAX_PENDING), GetCurrentCommandId(true), 0,
+                           Min(store->npending - done, ROWS_PER_CALL), GetCurrentCommandId(true), 0,
                            NULL);
     for (int i = 0; i < store->npending; i++)
     {

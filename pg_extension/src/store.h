@@ -21,16 +21,16 @@
 /* One of our tables, opened for reading by one of its indexes, and perhaps for writing. */
 typedef struct Store
 {
+    MemoryContext context; /* of everything below */
     Relation relation;
     Relation index;
     IndexScanDesc scan; /* kept open from one lookup to the next */
     TupleTableSlot *slot; /* what the last lookup found */
     ResultRelInfo *result; /* NULL until the first write */
     EState *estate;
-    TupleTableSlot **pending; /* rows collected for one multi-insert */
+    TupleTableSlot **pending; /* rows collected for store_flush */
     int npending;
     int nslots; /* slots made so far */
-    bool hold;  /* the caller decides when to flush */
 } Store;
 
 void store_open(Store *store, OwnRelation table, OwnRelation index, LOCKMODE lock);

@@ -32,6 +32,21 @@ PG_FUNCTION_INFO_V1(rowsync_upload);
 /* ------------------------------------------------------------------ errors */
 
 /*
+ * Whether the same change may work at another time: the error is about other transactions, or about
+ * something broken that somebody will mend. All else, whatever SQLSTATE a trigger chose, is a
+ * refusal of this row.
+ */
+static bool
+may_pass(int category)
+{
+    return category == ERRCODE_TRANSACTION_ROLLBACK ||
+           category == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE ||
+           category == ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION ||
+           category == ERRCODE_INTERNAL_ERROR || category == ERRCODE_FEATURE_NOT_SUPPORTED ||
+           category == ERRCODE_TO_CATEGORY(ROWSYNC_DAMAGED);
+}
+
+/*
  * Answers a change with what a statement or an input function raised. The detail is left out: it
  * may quote a row of somebody else.
  */
@@ -62,9 +77,7 @@ change_refuse_error(Change *change, ErrorData *error)
     }
     else if (error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
         reason = REASON_FORBIDDEN;
-    else if (category == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION ||
-             category == ERRCODE_DATA_EXCEPTION || category == ERRCODE_WITH_CHECK_OPTION_VIOLATION ||
-             category == ERRCODE_TO_CATEGORY(ERRCODE_RAISE_EXCEPTION))
+    else if (!may_pass(category))
     {
         reason = REASON_CONSTRAINT;
         column = error->column_name;
@@ -445,7 +458,8 @@ stored_differs(Change *change, TupleTableSlot *old, TupleTableSlot *new)
 
 /* Looks on while the statements of an attempt are captured. */
 static void
-observe(void *arg, SyncedTable *table, RowKey key, TupleTableSlot *old, TupleTableSlot *new)
+observe(void *arg, SyncedTable *table, const char *scope, RowKey key, TupleTableSlot *old,
+        TupleTableSlot *new)
 {
     Upload *upload = arg;
     RowState *row = changelog_peek(upload->log, table->table_id, key);
@@ -454,8 +468,14 @@ observe(void *arg, SyncedTable *table, RowKey key, TupleTableSlot *old, TupleTab
     if (change == NULL || change->status != STATUS_OPEN ||
         (new == NULL) != (change->request->op == 'D'))
         return;
+    if (scope == NULL || strcmp(scope, upload->user_id) != 0)
+    {
+        change->moved = true;
+        return;
+    }
     change->written = true;
-    if (new != NULL)
+    /* A trigger may write to the row again: each of its writes counts. */
+    if (new != NULL && !change->differs)
         change->differs = stored_differs(change, old, new);
 }
 
@@ -471,7 +491,7 @@ write_attempt(void *arg)
     for (int i = 0; i < attempt->count; i++)
     {
         sorted[i] = attempt->changes[i];
-        sorted[i]->written = sorted[i]->differs = false;
+        sorted[i]->written = sorted[i]->moved = sorted[i]->differs = false;
     }
     qsort(sorted, attempt->count, sizeof(Change *), compare_statements);
     if (SPI_connect() != SPI_OK_CONNECT)
@@ -492,7 +512,7 @@ write_attempt(void *arg)
     set_constraints(false);
     SPI_finish();
     for (int i = 0; i < attempt->count; i++)
-        all_written = all_written && sorted[i]->written;
+        all_written = all_written && sorted[i]->written && !sorted[i]->moved;
     pfree(sorted);
     pfree(rows);
     return all_written;
@@ -515,6 +535,24 @@ copy_payload(struct varlena *payload)
     Size size = VARSIZE(payload);
 
     return memcpy(palloc(size), payload, size);
+}
+
+/* A copy of an event that outlives the next look into the buffer. */
+static CaptureEvent
+keep(const CaptureEvent *event)
+{
+    CaptureEvent copy = *event;
+
+    copy.key.data = memcpy(palloc(event->key.len), event->key.data, event->key.len);
+    copy.payload = copy_payload(event->payload);
+    return copy;
+}
+
+/* Whether event shows a later state than the one kept. */
+static bool
+later(const CaptureEvent *event, const CaptureEvent *kept)
+{
+    return capture_supersedes(event->command, event->op, kept->command, kept->op);
 }
 
 /* Logs an applied change. */
@@ -555,12 +593,12 @@ log_server_change(Upload *upload, RowState *row, const CaptureEvent *event)
  * the scope, in the order in which the rows were first touched. Other scopes are left to commit.
  */
 static void
-harvest(Upload *upload, Size start)
+harvest(Upload *upload, int64 start)
 {
     MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "rowsync harvest",
                                                   ALLOCSET_DEFAULT_SIZES);
     MemoryContext outer = MemoryContextSwitchTo(context);
-    Size position = start;
+    int64 position = start;
     CaptureEvent event;
     List *touched = NIL;
     List *foreign = NIL;
@@ -577,9 +615,7 @@ harvest(Upload *upload, Size start)
         {
             CaptureEvent *copy = palloc(sizeof(CaptureEvent));
 
-            *copy = event;
-            copy->key.data = memcpy(palloc(event.key.len), event.key.data, event.key.len);
-            copy->payload = copy_payload(event.payload);
+            *copy = keep(&event);
             foreign = lappend(foreign, copy);
             continue;
         }
@@ -591,15 +627,15 @@ harvest(Upload *upload, Size start)
             touched = lappend(touched, row->harvest);
         }
         item = row->harvest;
-        if (!item->has_final || capture_supersedes(&event, &item->final))
-            item->final = event;
+        if (!item->has_final || later(&event, &item->final))
+            item->final = keep(&event);
         item->has_final = true;
         change = row->user;
         if (change != NULL && change->status == STATUS_OPEN && change->written &&
             (event.op == 'D') == (change->request->op == 'D') &&
-            (!item->has_own || capture_supersedes(&event, &item->own)))
+            (!item->has_own || later(&event, &item->own)))
         {
-            item->own = event;
+            item->own = keep(&event);
             item->has_own = true;
         }
     }
@@ -630,7 +666,7 @@ static bool
 attempt(Upload *upload, Change **changes, int count, ErrorData **error)
 {
     Attempt work = {upload, changes, count};
-    Size start = capture_position();
+    int64 start = capture_end();
     bool done;
 
     capture_set_observer(observe, upload);
@@ -651,6 +687,8 @@ refuse_unit(Change **changes, int count, ErrorData *error)
 
         if (error != NULL)
             change_refuse_error(change, error);
+        else if (change->moved)
+            change_refuse(change, REASON_FORBIDDEN, "the row would belong to another scope", NULL);
         else if (change->table->row_security)
             change_refuse(change, REASON_FORBIDDEN, "a policy of the table hides this row", NULL);
         else
@@ -941,7 +979,7 @@ run(Upload *upload, const char *source_id)
     source_find_or_create(upload->scope.scope_id, source_id, &upload->source);
     highest_id = upload->source.last_change_id;
 
-    upload->log = changelog_open(&upload->scope, upload->source.source_no, true);
+    upload->log = changelog_open(&upload->scope, upload->source.source_no);
     if (upload->request.atomic)
         keep = process_atomic(upload);
     else

@@ -63,6 +63,7 @@ typedef struct Change
     char log_op; /* what the log will call it */
     struct varlena *log_payload; /* the row as stored */
     bool written;                /* the last attempt wrote the row */
+    bool moved;                  /* the last attempt wrote it, but into another scope */
     bool differs;                /* the row as stored differs from what was sent */
     int unit;                    /* changes of one unit are written together or not at all */
     /* marks of the search for an order */
