@@ -1,0 +1,55 @@
+-- Exactly once: a change sent again, in whatever batch, has no second effect and gets the same answer.
+\ir include/helpers.sql
+\ir include/app.sql
+SELECT plan(20);
+
+SELECT is(up('ann', 'phone', change(1, 'INSERT', 'users', 'u1', 0, '{"name":"A"}'),
+                             change(2, 'INSERT', 'users', 'u2', 0, '{"name":"B"}')),
+          '1 applied 1, 2 applied 2', 'two changes');
+SELECT is(up('ann', 'phone', change(2, 'INSERT', 'users', 'u2', 0, '{"name":"B"}'),
+                             change(1, 'INSERT', 'users', 'u1', 0, '{"name":"A"}')),
+          '2 applied 2, 1 applied 1', 'the same in another order: the same answers');
+SELECT is(up('ann', 'phone', change(3, 'INSERT', 'users', 'u3', 0, '{"name":"C"}'),
+                             change(1, 'INSERT', 'users', 'u1', 0, '{"name":"A"}')),
+          '3 applied 3, 1 applied 1', 'an old one beside a new one');
+SELECT is((SELECT array_agg(l) FROM log('ann') AS l),
+          '{1 users I u1 phone,2 users I u2 phone,3 users I u3 phone}', 'each is in the log once');
+SELECT is(up('ann', 'phone', change(4, 'UPDATE', 'users', 'u1', 1, '{"name":"AA"}')), '4 applied 4', 'the row moves on');
+SELECT is(up('ann', 'phone', change(1, 'INSERT', 'users', 'u1', 0, '{"name":"A"}')),
+          '1 applied 1', 'the old change has the old answer');
+SELECT is((SELECT name FROM app.users WHERE id = 'u1'), 'AA', 'and does not bring the old row back');
+SELECT is(up('ann', 'phone', change(5, 'DELETE', 'users', 'u1', 4)), '5 applied 5', 'the row goes');
+SELECT is(up('ann', 'phone', change(4, 'UPDATE', 'users', 'u1', 1, '{"name":"AA"}')), '4 applied 4', 'sent again');
+SELECT is((SELECT count(*)::int FROM app.users WHERE id = 'u1'), 0, 'does not bring it back');
+
+-- Numbers are each source's own, and each user's.
+SELECT is(up('ann', 'tablet', change(1, 'INSERT', 'users', 'u4', 0, '{"name":"D"}')), '1 applied 6',
+          'another source has numbers of its own');
+SELECT is(up('bob', 'phone', change(1, 'INSERT', 'users', 'u5', 0, '{"name":"E"}')), '1 applied 1',
+          'the same source id of another user too');
+SELECT is(up('ann', 'Phone', change(1, 'INSERT', 'users', 'u6', 0, '{"name":"F"}')), '1 applied 7',
+          'source ids keep their case');
+
+-- A refused change is not used up: the same number may come again, corrected.
+SELECT is(up('ann', 'phone', change(9, 'INSERT', 'posts', 'p9', 0, '{"author_id":"u9","title":"x"}')),
+          '9 invalid fk_missing', 'refused');
+SELECT is(up('ann', 'phone', change(10, 'INSERT', 'users', 'u9', 0, '{"name":"I"}')), '10 applied 8', 'what it missed');
+SELECT is(up('ann', 'phone', change(9, 'INSERT', 'posts', 'p9', 0, '{"author_id":"u9","title":"x"}')),
+          '9 applied 9', 'a lower number than the highest applied, never applied before');
+
+-- The same number twice in one request.
+SELECT is(up('ann', 'phone', change(11, 'INSERT', 'users', 'u11', 0, '{"name":"K"}'),
+                             change(11, 'INSERT', 'users', 'u11', 0, '{"name":"K"}')),
+          '11 applied 10, 11 applied 10', 'the same change twice in a batch: once, one answer');
+SELECT is(answer('ann', 'phone', change(12, 'INSERT', 'users', 'u12', 0, '{"name":"L"}'),
+                                 change(12, 'INSERT', 'users', 'u13', 0, '{"name":"M"}')) -> 'statuses',
+          '[{"source_change_id":12,"status":"applied","new_server_version":11},
+            {"source_change_id":12,"status":"invalid",
+             "message":"source_change_id is used twice in this request, for different changes",
+             "invalid":{"reason":"bad_payload","details":{
+               "error":"source_change_id is used twice in this request, for different changes"}}}]'::jsonb,
+          'two changes under one number: the first counts');
+SELECT results_eq($$SELECT id FROM app.users WHERE id > 'u1' AND id < 'u2' ORDER BY id$$, '{u11,u12}'::text[],
+                  'and is the one that is written');
+SELECT is_empty('SELECT unsound()', 'log, versions and tables agree');
+SELECT finish();
