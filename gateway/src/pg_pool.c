@@ -49,10 +49,11 @@ struct pg_connection
     h2o_socket_t *socket; /* polls a duplicate of pg's descriptor */
     h2o_linklist_t link;  /* in pool->idle */
     h2o_timeout_entry_t timer;
-    uint64_t retry_at; /* ms of the loop's clock */
-    struct pg_job *job;
-    PGresult *answer; /* of the statement, or the first error */
-    bool failed;      /* `answer` is an error */
+    uint64_t retry_at;                    /* ms of the loop's clock */
+    struct pg_job *job;                   /* NULL once abandoned */
+    const struct pg_statement *statement; /* the job's, known even then */
+    PGresult *answer;                     /* of the statement, or the first error */
+    bool failed;                          /* `answer` is an error */
     enum step steps[STEPS_MAX];
     size_t step_count;
     size_t step;
@@ -303,9 +304,8 @@ take_result(struct pg_connection *connection, PGresult *result)
     }
     if (status == PGRES_COMMAND_OK && step == STEP_PREPARE_SETTINGS)
         connection->prepared |= 1u << settings.number;
-    else if (status == PGRES_COMMAND_OK && step == STEP_PREPARE_STATEMENT &&
-             connection->job != NULL)
-        connection->prepared |= 1u << connection->job->statement->number;
+    else if (status == PGRES_COMMAND_OK && step == STEP_PREPARE_STATEMENT)
+        connection->prepared |= 1u << connection->statement->number;
     else if (status == PGRES_TUPLES_OK && step == STEP_STATEMENT && !connection->failed &&
              connection->answer == NULL)
     {
@@ -424,6 +424,7 @@ run_job(struct pg_connection *connection, struct pg_job *job)
     h2o_timeout_link(pool->loop, &pool->job_timeout, &job->timer);
     connection->state = STATE_BUSY;
     connection->job = job;
+    connection->statement = job->statement;
     connection->failed = false;
     connection->step = connection->step_count = 0;
     connection->carried = 0;

@@ -34,6 +34,7 @@
     X(UNSUPPORTED_MEDIA_TYPE, 415, "unsupported_media_type", "Unsupported media type")             \
     X(EXPECTATION_FAILED, 417, "expectation_failed", "Expectation not supported")                  \
     X(HEADER_TOO_LARGE, 431, "header_too_large", "Request head too large")                         \
+    X(CLIENT_GONE, 499, "client_gone", "Client gone")                                              \
     X(INTERNAL_ERROR, 500, "internal_error", "Internal error")                                     \
     X(UNAVAILABLE, 503, "unavailable", "Database unavailable")                                     \
     X(OVERLOADED, 503, "overloaded", "Too many requests at once")                                  \

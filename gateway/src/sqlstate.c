@@ -90,6 +90,8 @@ problem_from_database(struct problem *problem, enum pg_end end, const PGresult *
                         "The database cannot be reached. Nothing was changed.");
             break;
         case PG_END_ABANDONED:
+            problem_set(problem, PROBLEM_CLIENT_GONE, "Nobody hears this; it is for the log.");
+            return;
         case PG_END_CLOSED:
             problem_set(problem, PROBLEM_DRAINING, "The server is shutting down.");
             break;

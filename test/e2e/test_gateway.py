@@ -525,9 +525,28 @@ def test_a_client_that_goes_away_takes_its_query_with_it(gateway, database, bloc
                       f"Authorization: Bearer {mint('ann', 'phone')}\r\n\r\n{body}").encode())
         assert eventually(lambda: database.value(RUNNING) == 1)
     assert eventually(lambda: database.value(RUNNING) == 0)
+    assert eventually(lambda: any(line.get("code") == "client_gone" for line in gateway.log()))
     blocked()
     answer = gateway.upload(mint("ann", "phone"), [CHANGE])
     assert (answer.status, answer.body["statuses"][0]["status"]) == (200, "applied")
+
+
+def test_cancelling_harms_no_later_request(start_gateway, database, mint):
+    """Again and again on the same two connections, which keep their prepared statements."""
+    gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_POOL_SIZE=2)
+    token = mint("ann", "phone")
+    body = json.dumps({"last_server_seq_seen": 0, "changes": [CHANGE]})
+    for _ in range(20):
+        holder = database.connect()
+        holder.autocommit = False
+        holder.cursor().execute("LOCK TABLE rowsync.scope IN ACCESS EXCLUSIVE MODE")
+        with socket.create_connection(("127.0.0.1", gateway.port)) as peer:
+            peer.sendall((f"POST /sync/upload HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}"
+                          f"\r\nAuthorization: Bearer {token}\r\n\r\n{body}").encode())
+            assert eventually(lambda: database.value(RUNNING) == 1)
+        assert eventually(lambda: database.value(RUNNING) == 0)
+        holder.close()
+        assert gateway.upload(token, [CHANGE]).status == 200
 
 
 def test_a_statement_that_takes_too_long_is_503_and_changes_nothing(start_gateway, database,
