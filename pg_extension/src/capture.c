@@ -12,7 +12,9 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/tupconvert.h"
 #include "access/xact.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "common/hashfn.h"
@@ -80,7 +82,7 @@ capture_row(SyncedTable *table, char op, const char *scope, RowKey key, CommandI
 static SyncedTable *
 triggered_table(TriggerData *trigger)
 {
-    SyncedTable *table = registry_find_relid(RelationGetRelid(trigger->tg_relation));
+    SyncedTable *table = registry_find_root(trigger->tg_relation);
 
     if (table == NULL)
         ereport(ERROR,
@@ -90,6 +92,32 @@ triggered_table(TriggerData *trigger)
                  errhint("Run rowsync.register_table, or drop the triggers _rowsync_capture and "
                          "_rowsync_truncate.")));
     return table;
+}
+
+/*
+ * A row of a partition as a row of its registered table, in the current context. The columns of a
+ * partition may have other places; where they have the same ones, the row itself comes back.
+ */
+static TupleTableSlot *
+root_row(SyncedTable *table, Relation relation, TupleTableSlot *row)
+{
+    Relation root;
+    TupleConversionMap *map;
+    TupleTableSlot *converted;
+
+    if (row == NULL || RelationGetRelid(relation) == table->relid)
+        return row;
+    root = table_open(table->relid, AccessShareLock);
+    map = convert_tuples_by_name(RelationGetDescr(relation), RelationGetDescr(root));
+    if (map == NULL)
+    {
+        table_close(root, AccessShareLock);
+        return row;
+    }
+    converted = MakeSingleTupleTableSlot(CreateTupleDescCopy(RelationGetDescr(root)),
+                                         &TTSOpsVirtual);
+    table_close(root, AccessShareLock);
+    return execute_attr_map_slot(map->attrMap, row, converted);
 }
 
 /* Refuses a row without a scope where the scope column is ours: nobody could ever sync it. */
@@ -141,6 +169,8 @@ rowsync_capture(PG_FUNCTION_ARGS)
     else
         command = HeapTupleHeaderGetCmax(trigger->tg_trigtuple->t_data);
 
+    old = root_row(table, trigger->tg_relation, old);
+    new = root_row(table, trigger->tg_relation, new);
     if (old != NULL)
     {
         old_scope = registry_scope_of(table, old);
@@ -180,42 +210,69 @@ capture_existing(SyncedTable *table, TupleTableSlot *row)
         capture_row(table, 'I', scope, rowkey_from_slot(table, row), FirstCommandId, row);
 }
 
+/* Captures a row that TRUNCATE is about to remove. */
+static void
+capture_removed(SyncedTable *table, TupleTableSlot *row)
+{
+    char *scope = registry_scope_of(table, row);
+
+    if (scope != NULL)
+        capture_row(table, 'D', scope, rowkey_from_slot(table, row), GetCurrentCommandId(false),
+                    row);
+}
+
+/*
+ * Calls function for each row of a table, partitions included, as the transaction sees it now; each
+ * in a memory context of its own.
+ */
+void
+capture_scan(SyncedTable *table, void (*function)(SyncedTable *table, TupleTableSlot *row))
+{
+    List *relids = find_all_inheritors(table->relid, AccessShareLock, NULL);
+    MemoryContext row_context = AllocSetContextCreate(CurrentMemoryContext, "rowsync row",
+                                                      ALLOCSET_DEFAULT_SIZES);
+    ListCell *cell;
+
+    PushActiveSnapshot(GetTransactionSnapshot());
+    foreach (cell, relids)
+    {
+        Relation relation = table_open(lfirst_oid(cell), NoLock);
+
+        if (relation->rd_rel->relkind == RELKIND_RELATION)
+        {
+            TupleTableSlot *slot = table_slot_create(relation, NULL);
+            TableScanDesc scan = table_beginscan(relation, GetActiveSnapshot(), 0, NULL);
+
+            while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+            {
+                MemoryContext old = MemoryContextSwitchTo(row_context);
+
+                CHECK_FOR_INTERRUPTS();
+                function(table, root_row(table, relation, slot));
+                MemoryContextSwitchTo(old);
+                MemoryContextReset(row_context);
+            }
+            table_endscan(scan);
+            ExecDropSingleTupleTableSlot(slot);
+        }
+        table_close(relation, NoLock);
+    }
+    PopActiveSnapshot();
+    MemoryContextDelete(row_context);
+    list_free(relids);
+}
+
 /* Statement trigger, BEFORE TRUNCATE: captures the deletion of every row. */
 Datum
 rowsync_capture_truncate(PG_FUNCTION_ARGS)
 {
     TriggerData *trigger = (TriggerData *) fcinfo->context;
-    SyncedTable *table;
-    TableScanDesc scan;
-    TupleTableSlot *slot;
-    MemoryContext row_context;
-    MemoryContext old;
-    CommandId command = GetCurrentCommandId(false);
 
     if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_BEFORE(trigger->tg_event) ||
         !TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
         ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
                         errmsg("rowsync._capture_truncate must be a trigger BEFORE TRUNCATE")));
-    table = triggered_table(trigger);
-    row_context = AllocSetContextCreate(CurrentMemoryContext, "rowsync truncate",
-                                        ALLOCSET_DEFAULT_SIZES);
-    slot = table_slot_create(trigger->tg_relation, NULL);
-    scan = table_beginscan(trigger->tg_relation, GetActiveSnapshot(), 0, NULL);
-    while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
-    {
-        char *scope;
-
-        CHECK_FOR_INTERRUPTS();
-        old = MemoryContextSwitchTo(row_context);
-        scope = registry_scope_of(table, slot);
-        if (scope != NULL)
-            capture_row(table, 'D', scope, rowkey_from_slot(table, slot), command, slot);
-        MemoryContextSwitchTo(old);
-        MemoryContextReset(row_context);
-    }
-    table_endscan(scan);
-    ExecDropSingleTupleTableSlot(slot);
-    MemoryContextDelete(row_context);
+    capture_scan(triggered_table(trigger), capture_removed);
     return PointerGetDatum(NULL);
 }
 

@@ -19,6 +19,7 @@ typedef void (*CaptureObserver)(void *arg, SyncedTable *table, const char *scope
 
 void capture_init(void);
 void capture_set_observer(CaptureObserver observer, void *arg);
+void capture_scan(SyncedTable *table, void (*function)(SyncedTable *table, TupleTableSlot *row));
 void capture_existing(SyncedTable *table, TupleTableSlot *row);
 void capture_flush(void);
 

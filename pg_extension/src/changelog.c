@@ -111,23 +111,30 @@ check_key(RowKey key)
                                key.len, ROWSYNC_MAX_KEY)));
 }
 
-/* Reads the version of a row from row_meta. */
-static void
-read_meta(ChangeLog *log, RowState *row)
+/* Finds the line of a row in row_meta. */
+static bool
+find_meta(Store *meta, Snapshot snapshot, int64 scope_id, int32 table_id, RowKey key)
 {
     struct
     {
         int32 header;
         char data[ROWSYNC_MAX_KEY];
-    } key;
+    } datum;
     ScanKeyData keys[3];
 
-    SET_VARSIZE(&key, VARHDRSZ + row->key.len);
-    memcpy(key.data, row->key.data, row->key.len);
-    ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(log->scope_id));
-    ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(row->table_id));
-    ScanKeyInit(&keys[2], 3, BTEqualStrategyNumber, F_BYTEAEQ, PointerGetDatum(&key));
-    row->stored = store_find(&log->meta, log->snapshot, keys, 3);
+    SET_VARSIZE(&datum, VARHDRSZ + key.len);
+    memcpy(datum.data, key.data, key.len);
+    ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(scope_id));
+    ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(table_id));
+    ScanKeyInit(&keys[2], 3, BTEqualStrategyNumber, F_BYTEAEQ, PointerGetDatum(&datum));
+    return store_find(meta, snapshot, keys, 3);
+}
+
+/* Reads the version of a row from row_meta. */
+static void
+read_meta(ChangeLog *log, RowState *row)
+{
+    row->stored = find_meta(&log->meta, log->snapshot, log->scope_id, row->table_id, row->key);
     if (row->stored)
     {
         row->version = DatumGetInt64(store_value(&log->meta, META_VERSION));
@@ -319,31 +326,54 @@ changelog_find_change(ChangeLog *log, int32 source_no, int64 source_change_id)
     return found ? DatumGetInt64(store_value(&log->changes, LOG_SEQ)) : 0;
 }
 
+/* Reads change seq of a scope through a Store of the change log by its primary key. */
+static bool
+read_change(Store *log, Snapshot snapshot, int64 scope_id, int64 seq, StoredChange *change)
+{
+    ScanKeyData keys[2];
+    Datum payload;
+    bool isnull;
+
+    ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(scope_id));
+    ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(seq));
+    if (!store_find(log, snapshot, keys, 2))
+        return false;
+    change->seq = seq;
+    change->prior_version = DatumGetInt64(store_value(log, LOG_PRIOR_VERSION));
+    change->source_change_id = DatumGetInt64(store_value(log, LOG_SOURCE_CHANGE_ID));
+    change->source_no = DatumGetInt32(store_value(log, LOG_SOURCE));
+    change->op = DatumGetChar(store_value(log, LOG_OP));
+    payload = slot_getattr(log->slot, LOG_PAYLOAD, &isnull);
+    change->payload = isnull ? NULL : TextDatumGetCString(payload);
+    change->payload_len = isnull ? 0 : strlen(change->payload);
+    return true;
+}
+
 /* Reads a stored change; false if it is pruned, or not yet written. */
 bool
 changelog_read(ChangeLog *log, int64 seq, StoredChange *change)
 {
-    ScanKeyData keys[2];
-    MemoryContext old = MemoryContextSwitchTo(log->context);
-    Datum payload;
-    bool isnull;
+    return read_change(&log->log, log->snapshot, log->scope_id, seq, change);
+}
+
+/* Reads the latest change of a row without a log open, as the active snapshot sees it. */
+bool
+changelog_read_row(int64 scope_id, int32 table_id, RowKey key, StoredChange *change)
+{
+    Store store;
+    int64 version = 0;
     bool found;
 
-    ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(log->scope_id));
-    ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(seq));
-    found = store_find(&log->log, log->snapshot, keys, 2);
-    MemoryContextSwitchTo(old);
-    if (!found)
+    store_open(&store, REL_ROW_META, REL_ROW_META_PKEY, AccessShareLock);
+    if (find_meta(&store, GetActiveSnapshot(), scope_id, table_id, key))
+        version = DatumGetInt64(store_value(&store, META_VERSION));
+    store_close(&store);
+    if (version == 0)
         return false;
-    change->seq = seq;
-    change->prior_version = DatumGetInt64(store_value(&log->log, LOG_PRIOR_VERSION));
-    change->source_change_id = DatumGetInt64(store_value(&log->log, LOG_SOURCE_CHANGE_ID));
-    change->source_no = DatumGetInt32(store_value(&log->log, LOG_SOURCE));
-    change->op = DatumGetChar(store_value(&log->log, LOG_OP));
-    payload = slot_getattr(log->log.slot, LOG_PAYLOAD, &isnull);
-    change->payload = isnull ? NULL : TextDatumGetCString(payload);
-    change->payload_len = isnull ? 0 : strlen(change->payload);
-    return true;
+    store_open(&store, REL_CHANGE_LOG, REL_CHANGE_LOG_PKEY, AccessShareLock);
+    found = read_change(&store, GetActiveSnapshot(), scope_id, version, change);
+    store_close(&store);
+    return found;
 }
 
 /* Reads the latest change of a row, whether it is written yet or not. */

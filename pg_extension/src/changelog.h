@@ -65,6 +65,7 @@ void changelog_append_state(ChangeLog *log, int32 table_id, RowKey key, bool del
 int64 changelog_find_change(ChangeLog *log, int32 source_no, int64 source_change_id);
 bool changelog_read(ChangeLog *log, int64 seq, StoredChange *change);
 bool changelog_read_latest(ChangeLog *log, const RowState *row, StoredChange *change);
+bool changelog_read_row(int64 scope_id, int32 table_id, RowKey key, StoredChange *change);
 int64 changelog_head(const ChangeLog *log);
 void changelog_close(ChangeLog *log);
 void changelog_abandon(ChangeLog *log);

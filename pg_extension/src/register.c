@@ -1,5 +1,5 @@
 /*
- * register.c: rowsync.register_table and unregister_table.
+ * register.c: rowsync.register_table and unregister_table, and what ALTER and DROP TABLE do.
  *
  * Registering checks what could not sync and says so, adds the scope column where none is named,
  * puts the triggers on, orders all tables by their references, and gives every row that is there
@@ -23,10 +23,12 @@
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
+#include "commands/trigger.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -40,27 +42,17 @@
 #include "compat.h"
 #include "errors.h"
 #include "guc.h"
+#include "payload.h"
 #include "registry.h"
 #include "store.h"
 
 PG_FUNCTION_INFO_V1(rowsync_register_table);
 PG_FUNCTION_INFO_V1(rowsync_unregister_table);
+PG_FUNCTION_INFO_V1(rowsync_follow_table);
+PG_FUNCTION_INFO_V1(rowsync_forget_table);
 
 /* The scope column that registering adds. */
 #define ADDED_SCOPE_COLUMN "_rowsync_scope"
-
-/* Columns of rowsync.synced_table, in their order. */
-enum
-{
-    TABLE_ID = 1,
-    TABLE_RELID,
-    TABLE_UPSERT_ORDER,
-    TABLE_SCHEMA_VERSION,
-    TABLE_SCOPE_ADDED,
-    TABLE_SCOPE_COLUMN,
-    TABLE_KEY_COLUMNS,
-    TABLE_NATTS = TABLE_KEY_COLUMNS
-};
 
 /* Runs a statement of our own making, as the caller. */
 static void
@@ -84,17 +76,20 @@ refuse(const char *message, const char *hint)
 static void
 check_relation(Relation relation, const char *name)
 {
-    if (relation->rd_rel->relkind != RELKIND_RELATION || relation->rd_rel->relispartition)
-        refuse(psprintf("%s is not an ordinary table", name),
-               "Register an ordinary table: no view, no foreign table, no partition.");
+    bool partitioned = relation->rd_rel->relkind == RELKIND_PARTITIONED_TABLE;
+
+    if (relation->rd_rel->relispartition)
+        refuse(psprintf("%s is a partition", name), "Register the partitioned table itself.");
+    if (relation->rd_rel->relkind != RELKIND_RELATION && !partitioned)
+        refuse(psprintf("%s is not a table", name), "Views and foreign tables cannot sync.");
     if (relation->rd_rel->relpersistence != RELPERSISTENCE_PERMANENT)
         refuse(psprintf("%s is a temporary or unlogged table", name),
                "Its rows would not survive a crash, but their versions would: use a permanent "
                "table.");
-    if (relation->rd_rel->relam != HEAP_TABLE_AM_OID)
+    if (!partitioned && relation->rd_rel->relam != HEAP_TABLE_AM_OID)
         refuse(psprintf("%s does not use the table access method heap", name),
                "Only heap tables can be captured.");
-    if (relation->rd_rel->relhassubclass || has_superclass(RelationGetRelid(relation)))
+    if ((!partitioned && relation->rd_rel->relhassubclass) || has_superclass(RelationGetRelid(relation)))
         refuse(psprintf("%s takes part in inheritance", name),
                "A primary key does not hold across tables that inherit: use separate tables.");
     if (IsCatalogRelation(relation) ||
@@ -123,20 +118,15 @@ add_scope_column(const char *name, Oid relid)
     run(sql.data);
 }
 
-/* Adds the line of a table to rowsync.synced_table and returns its table_id. */
-static int32
-add_line(Oid relid, const char *scope_column, bool scope_added)
+/* The columns of the primary key, as name[]; refuses a table that has none that can be used. */
+static Datum
+key_columns(Relation relation)
 {
-    Store store;
-    TupleTableSlot *slot;
-    NameData scope_name;
-    Relation relation;
     Relation index;
-    Datum *keys;
-    int nkeys;
-    int32 table_id = (int32) nextval_internal(registry_relation(REL_TABLE_SEQUENCE), false);
+    Datum *names;
+    Datum result;
+    int count;
 
-    relation = table_open(relid, AccessShareLock);
     list_free(RelationGetIndexList(relation));
     if (!OidIsValid(relation->rd_pkindex))
         refuse(psprintf("%s has no primary key", RelationGetRelationName(relation)),
@@ -145,12 +135,68 @@ add_line(Oid relid, const char *scope_column, bool scope_added)
     if (!index->rd_index->indimmediate)
         refuse(psprintf("the primary key of %s is deferrable", RelationGetRelationName(relation)),
                "Make it NOT DEFERRABLE.");
-    nkeys = IndexRelationGetNumberOfKeyAttributes(index);
-    keys = palloc(nkeys * sizeof(Datum));
-    for (int i = 0; i < nkeys; i++)
-        keys[i] = NameGetDatum(&TupleDescAttr(RelationGetDescr(relation),
-                                              index->rd_index->indkey.values[i] - 1)
-                                    ->attname);
+    count = IndexRelationGetNumberOfKeyAttributes(index);
+    names = palloc(count * sizeof(Datum));
+    for (int i = 0; i < count; i++)
+        names[i] = NameGetDatum(&TupleDescAttr(RelationGetDescr(relation),
+                                               index->rd_index->indkey.values[i] - 1)
+                                     ->attname);
+    result = PointerGetDatum(construct_array(names, count, NAMEOID, NAMEDATALEN, false,
+                                             TYPALIGN_CHAR));
+    index_close(index, NoLock);
+    return result;
+}
+
+/* How the keys of a table are packed: a change of it would make every row_key wrong. */
+static Datum
+key_format(const SyncedTable *table)
+{
+    StringInfoData out;
+
+    switch (table->key_kind)
+    {
+        case KEY_UUID:
+            return CStringGetTextDatum("uuid");
+        case KEY_INTEGER:
+            return CStringGetTextDatum("integer");
+        case KEY_TEXT:
+            return CStringGetTextDatum("text");
+        default:
+            initStringInfo(&out);
+            for (int k = 0; k < table->nkeys; k++)
+                appendStringInfo(&out, "%s%s", k > 0 ? "," : "",
+                                 format_type_be(table->columns[table->keys[k]].codec.type));
+            return CStringGetTextDatum(out.data);
+    }
+}
+
+/* What a device sees of the columns: "name type" each, after the table's own name. */
+static Datum
+column_signature(const SyncedTable *table)
+{
+    Datum *parts = palloc(table->ncolumns * sizeof(Datum));
+
+    for (int i = 0; i < table->ncolumns; i++)
+    {
+        const SyncedColumn *column = &table->columns[i];
+
+        parts[i] = CStringGetTextDatum(
+            psprintf("%s %s", column->name,
+                     format_type_with_typemod(column->codec.type, column->codec.typmod)));
+    }
+    return PointerGetDatum(
+        construct_array(parts, table->ncolumns, TEXTOID, -1, false, TYPALIGN_INT));
+}
+
+/* Adds the line of a table to rowsync.synced_table and returns its table_id. */
+static int32
+add_line(Oid relid, const char *scope_column, bool scope_added)
+{
+    Store store;
+    TupleTableSlot *slot;
+    NameData scope_name;
+    Relation relation = table_open(relid, AccessShareLock);
+    int32 table_id = (int32) nextval_internal(registry_relation(REL_TABLE_SEQUENCE), false);
 
     namestrcpy(&scope_name, scope_column);
     store_open(&store, REL_SYNCED_TABLE, REL_SYNCED_TABLE_RELID, RowExclusiveLock);
@@ -162,11 +208,12 @@ add_line(Oid relid, const char *scope_column, bool scope_added)
     slot->tts_values[TABLE_SCHEMA_VERSION - 1] = Int32GetDatum(1);
     slot->tts_values[TABLE_SCOPE_ADDED - 1] = BoolGetDatum(scope_added);
     slot->tts_values[TABLE_SCOPE_COLUMN - 1] = NameGetDatum(&scope_name);
-    slot->tts_values[TABLE_KEY_COLUMNS - 1] =
-        PointerGetDatum(construct_array(keys, nkeys, NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR));
+    slot->tts_values[TABLE_KEY_COLUMNS - 1] = key_columns(relation);
+    /* The next two become known with the table's description: write_order fills them in. */
+    slot->tts_values[TABLE_KEY_FORMAT - 1] = CStringGetTextDatum("");
+    slot->tts_values[TABLE_COLUMNS - 1] = PointerGetDatum(construct_empty_array(TEXTOID));
     store_insert(&store);
     store_close(&store);
-    index_close(index, NoLock);
     table_close(relation, NoLock);
     return table_id;
 }
@@ -291,25 +338,68 @@ check_cycles(Graph *graph)
     }
 }
 
-/* Orders all registered tables by their references and writes the order down. */
-static void
-order_tables(void)
+/* Whether two text arrays, or two texts, are equal to the byte. */
+static bool
+same_bytes(Datum a, Datum b)
+{
+    return datum_image_eq(a, b, false, -1);
+}
+
+/*
+ * Writes one line of rowsync.synced_table anew: order, key and columns. True if the columns were
+ * other ones, in which case schema_version grows. Refuses another key format.
+ */
+static bool
+write_line(Store *store, const TableNode *node)
+{
+    SyncedTable *table = node->table;
+    Relation relation = table_open(table->relid, AccessShareLock);
+    Datum values[TABLE_NATTS];
+    ArrayType *known;
+    bool fresh;
+    bool changed;
+    Datum format = key_format(table);
+    Datum columns = column_signature(table);
+
+    slot_getallattrs(store->slot);
+    memcpy(values, store->slot->tts_values, sizeof(values));
+    known = DatumGetArrayTypeP(values[TABLE_COLUMNS - 1]);
+    fresh = ArrayGetNItems(ARR_NDIM(known), ARR_DIMS(known)) == 0;
+    if (!fresh && !same_bytes(values[TABLE_KEY_FORMAT - 1], format))
+        refuse(psprintf("the type of the primary key of %s cannot change while it is registered",
+                        table->qualified_name),
+               "Unregister the table, alter it, and register it anew.");
+    changed = !fresh && !same_bytes(PointerGetDatum(known), columns);
+    values[TABLE_UPSERT_ORDER - 1] = Int32GetDatum(node->order);
+    values[TABLE_SCHEMA_VERSION - 1] =
+        Int32GetDatum(DatumGetInt32(values[TABLE_SCHEMA_VERSION - 1]) + (changed ? 1 : 0));
+    values[TABLE_KEY_FORMAT - 1] = format;
+    values[TABLE_KEY_COLUMNS - 1] = key_columns(relation);
+    values[TABLE_COLUMNS - 1] = columns;
+    store_update(store, &store->slot->tts_tid, values, NULL, GetActiveSnapshot());
+    table_close(relation, NoLock);
+    return changed;
+}
+
+/*
+ * Orders all registered tables by their references and writes their lines anew. True if the columns
+ * of the table relid have changed.
+ */
+static bool
+write_tables(Oid relid)
 {
     Graph graph = {0};
-    List *relids = registry_relids();
-    ListCell *cell;
+    SyncedTable **tables;
+    int ntables = registry_ordered(&tables);
+    bool changed = false;
     Store store;
 
-    graph.nodes = palloc0((list_length(relids) + 1) * sizeof(TableNode));
-    graph.stack = palloc((list_length(relids) + 1) * sizeof(TableNode *));
-    foreach (cell, relids)
-    {
-        SyncedTable *table = registry_find_relid(lfirst_oid(cell));
-
-        if (table != NULL)
-            graph.nodes[graph.count++].table = table;
-    }
-    for (int i = 0; i < graph.count; i++)
+    graph.nodes = palloc0((ntables + 1) * sizeof(TableNode));
+    graph.stack = palloc((ntables + 1) * sizeof(TableNode *));
+    graph.count = ntables;
+    for (int i = 0; i < ntables; i++)
+        graph.nodes[i].table = tables[i];
+    for (int i = 0; i < ntables; i++)
     {
         if (graph.nodes[i].visit == 0)
             visit(&graph, &graph.nodes[i]);
@@ -318,54 +408,63 @@ order_tables(void)
 
     PushActiveSnapshot(GetTransactionSnapshot());
     store_open(&store, REL_SYNCED_TABLE, REL_SYNCED_TABLE_RELID, RowExclusiveLock);
-    for (int i = 0; i < graph.count; i++)
+    for (int i = 0; i < ntables; i++)
     {
         ScanKeyData key;
-        Datum values[TABLE_NATTS];
 
-        ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_OIDEQ,
-                    ObjectIdGetDatum(graph.nodes[i].table->relid));
-        if (!store_find(&store, GetActiveSnapshot(), &key, 1))
-            continue;
-        slot_getallattrs(store.slot);
-        memcpy(values, store.slot->tts_values, sizeof(values));
-        values[TABLE_UPSERT_ORDER - 1] = Int32GetDatum(graph.nodes[i].order);
-        store_update(&store, &store.slot->tts_tid, values, NULL, GetActiveSnapshot());
+        ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(tables[i]->relid));
+        if (store_find(&store, GetActiveSnapshot(), &key, 1) &&
+            write_line(&store, &graph.nodes[i]) && tables[i]->relid == relid)
+            changed = true;
     }
     store_close(&store);
     PopActiveSnapshot();
     announce();
+    return changed;
 }
 
 /* ------------------------------------------------------------------ registering */
 
-/* Captures every row of a table as new; commit writes them to the change log. */
+/* Captures a row if the change log knows it in another form than the one it has now. */
 static void
-backfill(Oid relid)
+capture_if_changed(SyncedTable *table, TupleTableSlot *row)
 {
-    SyncedTable *table = registry_find_relid(relid);
-    Relation relation = table_open(relid, AccessShareLock);
-    TupleTableSlot *slot = table_slot_create(relation, NULL);
-    MemoryContext row_context = AllocSetContextCreate(CurrentMemoryContext, "rowsync backfill",
-                                                      ALLOCSET_DEFAULT_SIZES);
-    TableScanDesc scan;
+    char *scope = registry_scope_of(table, row);
+    int64 scope_id = scope ? scope_find(scope) : 0;
+    StoredChange stored;
+    StringInfoData payload;
+    StringInfoData now;
+    StringInfoData then;
 
-    PushActiveSnapshot(GetTransactionSnapshot());
-    scan = table_beginscan(relation, GetActiveSnapshot(), 0, NULL);
-    while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+    if (scope_id == 0)
+        return;
+    if (changelog_read_row(scope_id, table->table_id, rowkey_from_slot(table, row), &stored) &&
+        stored.payload != NULL)
     {
-        MemoryContext old = MemoryContextSwitchTo(row_context);
-
-        CHECK_FOR_INTERRUPTS();
-        capture_existing(table, slot);
-        MemoryContextSwitchTo(old);
-        MemoryContextReset(row_context);
+        initStringInfo(&payload);
+        initStringInfo(&now);
+        initStringInfo(&then);
+        registry_append_row(&payload, table, row);
+        payload_append_values(&now, table, payload.data, payload.len);
+        payload_append_values(&then, table, stored.payload, stored.payload_len);
+        if (now.len == then.len && memcmp(now.data, then.data, now.len) == 0)
+            return;
     }
-    table_endscan(scan);
-    PopActiveSnapshot();
-    ExecDropSingleTupleTableSlot(slot);
-    table_close(relation, NoLock);
-    MemoryContextDelete(row_context);
+    capture_existing(table, row);
+}
+
+/* Whether a table has the trigger that captures its rows. */
+static bool
+is_captured(Relation relation)
+{
+    TriggerDesc *triggers = relation->trigdesc;
+
+    for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+    {
+        if (strcmp(triggers->triggers[i].tgname, "_rowsync_capture") == 0)
+            return true;
+    }
+    return false;
 }
 
 /* rowsync.register_table(table_name regclass, scope_column name) returns integer */
@@ -412,8 +511,8 @@ rowsync_register_table(PG_FUNCTION_ARGS)
     SPI_finish();
     table_id = add_line(relid, scope_column, scope_added);
     announce();
-    order_tables();
-    backfill(relid);
+    (void) write_tables(InvalidOid);
+    capture_scan(registry_find_relid(relid), capture_existing);
     PG_RETURN_INT32(table_id);
 }
 
@@ -439,26 +538,16 @@ forget_versions(int32 table_id)
     table_close(meta, NoLock);
 }
 
-/* rowsync.unregister_table(table_name regclass) returns void */
-Datum
-rowsync_unregister_table(PG_FUNCTION_ARGS)
+/* Removes the line and the versions of a table; false if it is not registered. */
+static bool
+remove_line(Oid relid)
 {
-    Oid relid = PG_GETARG_OID(0);
-    Relation relation = relation_open(relid, ShareRowExclusiveLock);
-    const char *name = quote_qualified_identifier(
-        get_namespace_name(RelationGetNamespace(relation)), RelationGetRelationName(relation));
     ScanKeyData key;
     Relation own;
     SysScanDesc scan;
     HeapTuple tuple;
     int32 table_id = 0;
     bool isnull;
-
-    if (!rowsync_owns_relation(relid))
-        aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, RelationGetRelationName(relation));
-    relation_close(relation, NoLock);
-    /* What this transaction wrote to it before still counts. */
-    capture_flush();
 
     own = table_open(registry_relation(REL_SYNCED_TABLE), RowExclusiveLock);
     ScanKeyInit(&key, TABLE_RELID, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
@@ -475,16 +564,69 @@ rowsync_unregister_table(PG_FUNCTION_ARGS)
     PopActiveSnapshot();
     table_close(own, NoLock);
     if (table_id == 0)
+        return false;
+    announce();
+    forget_versions(table_id);
+    return true;
+}
+
+/* rowsync.unregister_table(table_name regclass) returns void */
+Datum
+rowsync_unregister_table(PG_FUNCTION_ARGS)
+{
+    Oid relid = PG_GETARG_OID(0);
+    Relation relation = relation_open(relid, ShareRowExclusiveLock);
+    const char *name = quote_qualified_identifier(
+        get_namespace_name(RelationGetNamespace(relation)), RelationGetRelationName(relation));
+
+    if (!rowsync_owns_relation(relid))
+        aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, RelationGetRelationName(relation));
+    relation_close(relation, NoLock);
+    /* What this transaction wrote to it before still counts. */
+    capture_flush();
+    if (!remove_line(relid))
         ereport(ERROR, (errcode(ROWSYNC_TABLE_NOT_REGISTERED), errmsg("%s is not registered", name),
                         errhint("SELECT relid FROM rowsync.synced_table shows what is.")));
-    announce();
-
     if (SPI_connect() != SPI_OK_CONNECT)
         elog(ERROR, "could not connect to SPI");
     run(psprintf("DROP TRIGGER IF EXISTS _rowsync_capture ON %s", name));
     run(psprintf("DROP TRIGGER IF EXISTS _rowsync_truncate ON %s", name));
     SPI_finish();
-    forget_versions(table_id);
-    order_tables();
+    (void) write_tables(InvalidOid);
+    PG_RETURN_VOID();
+}
+
+/*
+ * rowsync._follow_table(relid oid) returns void: after ALTER TABLE. Refuses what could no longer
+ * sync. Rows that devices must now see differently are captured as changed.
+ */
+Datum
+rowsync_follow_table(PG_FUNCTION_ARGS)
+{
+    Oid relid = PG_GETARG_OID(0);
+    Relation relation;
+    bool captured;
+
+    registry_invalidate(relid);
+    relation = table_open(relid, AccessShareLock);
+    captured = is_captured(relation);
+    table_close(relation, NoLock);
+    /* While a dump is restored, tables are completed piece by piece, and the trigger comes last. */
+    if (!captured || registry_find_relid(relid) == NULL)
+        PG_RETURN_VOID();
+    if (write_tables(relid))
+    {
+        capture_flush();
+        capture_scan(registry_find_relid(relid), capture_if_changed);
+    }
+    PG_RETURN_VOID();
+}
+
+/* rowsync._forget_table(relid oid) returns void: after DROP TABLE. */
+Datum
+rowsync_forget_table(PG_FUNCTION_ARGS)
+{
+    if (remove_line(PG_GETARG_OID(0)))
+        (void) write_tables(InvalidOid);
     PG_RETURN_VOID();
 }

@@ -16,6 +16,7 @@
 #include "access/table.h"
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
+#include "catalog/partition.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_extension.h"
@@ -212,16 +213,16 @@ load_entries(void)
     {
         TupleDesc desc = RelationGetDescr(relation);
         bool isnull;
-        Oid relid = DatumGetObjectId(heap_getattr(tuple, 2, desc, &isnull));
+        Oid relid = DatumGetObjectId(heap_getattr(tuple, TABLE_RELID, desc, &isnull));
         RegistryEntry *known = old ? hash_search(old, &relid, HASH_FIND, NULL) : NULL;
         RegistryEntry *entry = hash_search(fresh, &relid, HASH_ENTER, NULL);
 
-        entry->table_id = DatumGetInt32(heap_getattr(tuple, 1, desc, &isnull));
-        entry->upsert_order = DatumGetInt32(heap_getattr(tuple, 3, desc, &isnull));
-        entry->schema_version = DatumGetInt32(heap_getattr(tuple, 4, desc, &isnull));
-        entry->scope_added = DatumGetBool(heap_getattr(tuple, 5, desc, &isnull));
+        entry->table_id = DatumGetInt32(heap_getattr(tuple, TABLE_ID, desc, &isnull));
+        entry->upsert_order = DatumGetInt32(heap_getattr(tuple, TABLE_UPSERT_ORDER, desc, &isnull));
+        entry->schema_version = DatumGetInt32(heap_getattr(tuple, TABLE_SCHEMA_VERSION, desc, &isnull));
+        entry->scope_added = DatumGetBool(heap_getattr(tuple, TABLE_SCOPE_ADDED, desc, &isnull));
         namestrcpy(&entry->scope_column,
-                   NameStr(*DatumGetName(heap_getattr(tuple, 6, desc, &isnull))));
+                   NameStr(*DatumGetName(heap_getattr(tuple, TABLE_SCOPE_COLUMN, desc, &isnull))));
         entry->table = NULL;
         if (known && known->table && known->table_id == entry->table_id &&
             known->upsert_order == entry->upsert_order)
@@ -525,6 +526,34 @@ registry_find_relid(Oid relid)
         entry->table = fresh;
     }
     return entry->table;
+}
+
+/* The same for the relation of a trigger, which may be a partition of a registered table. */
+SyncedTable *
+registry_find_root(Relation relation)
+{
+    SyncedTable *table = registry_find_relid(RelationGetRelid(relation));
+    List *ancestors;
+    ListCell *cell;
+
+    if (table != NULL || !relation->rd_rel->relispartition)
+        return table;
+    ancestors = get_partition_ancestors(RelationGetRelid(relation));
+    foreach (cell, ancestors)
+    {
+        if (table == NULL)
+            table = registry_find_relid(lfirst_oid(cell));
+    }
+    list_free(ancestors);
+    return table;
+}
+
+/* Has the description of a table made anew, though nothing has invalidated it. */
+void
+registry_invalidate(Oid relid)
+{
+    ensure_entries();
+    mark_stale(relid);
 }
 
 /* The same by schema and name; both NUL-terminated, of any length. */

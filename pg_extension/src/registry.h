@@ -38,6 +38,21 @@ typedef enum OwnRelation
     OWN_RELATION_COUNT
 } OwnRelation;
 
+/* Columns of rowsync.synced_table, in their order. */
+enum
+{
+    TABLE_ID = 1,
+    TABLE_RELID,
+    TABLE_UPSERT_ORDER,
+    TABLE_SCHEMA_VERSION,
+    TABLE_SCOPE_ADDED,
+    TABLE_SCOPE_COLUMN,
+    TABLE_KEY_FORMAT,
+    TABLE_KEY_COLUMNS,
+    TABLE_COLUMNS,
+    TABLE_NATTS = TABLE_COLUMNS
+};
+
 typedef struct SyncedColumn
 {
     AttrNumber attnum;
@@ -106,6 +121,8 @@ int registry_find_column(const SyncedTable *table, const char *name, int len, in
 void registry_append_row(StringInfo out, SyncedTable *table, TupleTableSlot *slot);
 void registry_append_value(StringInfo out, SyncedColumn *column, Datum value);
 char *registry_scope_of(SyncedTable *table, TupleTableSlot *slot);
+SyncedTable *registry_find_root(Relation relation);
+void registry_invalidate(Oid relid);
 void registry_init(void);
 void registry_end_transaction(void);
 

@@ -9,9 +9,7 @@
  * whole lines for each call and keeps no more than that in memory, so it belongs into the target
  * list of a query: in FROM, PostgreSQL would collect all of it first.
  *
- * The values come from the change log, where the row stands as JSON already. A line has them
- * without their names, which a scan for the known labels takes out; only a payload from before a
- * change of the table's columns has to be parsed.
+ * The values come from the change log, where the row stands as JSON already (payload.c).
  */
 #include "postgres.h"
 
@@ -28,8 +26,8 @@
 #include "changelog.h"
 #include "digest.h"
 #include "errors.h"
+#include "payload.h"
 #include "registry.h"
-#include "request.h"
 #include "scope.h"
 #include "store.h"
 
@@ -105,101 +103,6 @@ append_header(Stream *stream)
     appendStringInfoString(out, "]}\n");
 }
 
-/* The end of the JSON value at p, which rowsync wrote and which ends before end. */
-static const char *
-skip_value(const char *p, const char *end)
-{
-    int depth = 0;
-
-    for (; p < end; p++)
-    {
-        switch (*p)
-        {
-            case '"':
-                for (p++; p < end && *p != '"'; p++)
-                {
-                    if (*p == '\\')
-                        p++;
-                }
-                break;
-            case '{':
-            case '[':
-                depth++;
-                break;
-            case '}':
-            case ']':
-                if (depth-- == 0)
-                    return p;
-                break;
-            case ',':
-                if (depth == 0)
-                    return p;
-                break;
-            default:
-                break;
-        }
-    }
-    return end;
-}
-
-/* Appends the values of a payload that has exactly the table's columns; false if it does not. */
-static bool
-append_values(StringInfo out, SyncedTable *table, const char *payload, int len)
-{
-    const char *p = payload;
-    const char *end = payload + len;
-
-    if (len < 2 || *p++ != '{')
-        return false;
-    for (int i = 0; i < table->ncolumns; i++)
-    {
-        SyncedColumn *column = &table->columns[i];
-        const char *value;
-
-        if (i > 0 && (p >= end || *p++ != ','))
-            return false;
-        if (end - p < column->json_name_len ||
-            memcmp(p, column->json_name, column->json_name_len) != 0)
-            return false;
-        value = p + column->json_name_len;
-        p = skip_value(value, end);
-        appendStringInfoCharMacro(out, ',');
-        appendBinaryStringInfo(out, value, p - value);
-    }
-    return end - p == 1 && *p == '}';
-}
-
-/* The same for a payload from when the table had other columns: what it lacks is null. */
-static void
-append_parsed_values(StringInfo out, SyncedTable *table, const char *payload, int len)
-{
-    JsonMember *members = NULL;
-    int nmembers = 0;
-
-    if (!request_parse_object(payload, len, &members, &nmembers))
-        ereport(ERROR, (errcode(ROWSYNC_DAMAGED),
-                        errmsg("a payload of %s in rowsync.change_log is no JSON object",
-                               table->qualified_name)));
-    for (int i = 0; i < table->ncolumns; i++)
-    {
-        const JsonValue *value = NULL;
-
-        for (int m = 0; m < nmembers && value == NULL; m++)
-        {
-            if (members[m].name_len == table->columns[i].name_len &&
-                memcmp(members[m].name, table->columns[i].name, members[m].name_len) == 0)
-                value = &members[m].value;
-        }
-        appendStringInfoChar(out, ',');
-        if (value == NULL)
-            appendStringInfoString(out, "null");
-        else if (value->kind == JSON_STRING)
-            json_append_string(out, value->text, value->len);
-        else
-            appendBinaryStringInfo(out, value->text, value->len);
-    }
-}
-
 /* Appends the line of a row. */
 static void
 append_row(Stream *stream, int64 version, RowKey key)
@@ -210,7 +113,6 @@ append_row(Stream *stream, int64 version, RowKey key)
     bool isnull = true;
     Datum stored = (Datum) 0;
     text *payload;
-    int start;
 
     ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ,
                 Int64GetDatum(stream->scope.scope_id));
@@ -225,12 +127,7 @@ append_row(Stream *stream, int64 version, RowKey key)
                         errhint("SELECT * FROM rowsync.verify(...) tells what else is wrong.")));
     payload = DatumGetTextPP(stored);
     appendStringInfo(out, "[%d," INT64_FORMAT, stream->table, version);
-    start = out->len;
-    if (!append_values(out, table, VARDATA_ANY(payload), VARSIZE_ANY_EXHDR(payload)))
-    {
-        out->len = start;
-        append_parsed_values(out, table, VARDATA_ANY(payload), VARSIZE_ANY_EXHDR(payload));
-    }
+    payload_append_values(out, table, VARDATA_ANY(payload), VARSIZE_ANY_EXHDR(payload));
     appendStringInfoString(out, "]\n");
     if ((Pointer) payload != DatumGetPointer(stored))
         pfree(payload);

@@ -40,7 +40,12 @@ store_find(Store *store, Snapshot snapshot, ScanKey keys, int nkeys)
         store->scan = NULL;
     }
     if (store->scan == NULL)
+    {
+        MemoryContext old = MemoryContextSwitchTo(store->context);
+
         store->scan = index_beginscan(store->relation, store->index, snapshot, nkeys, 0);
+        MemoryContextSwitchTo(old);
+    }
     index_rescan(store->scan, keys, nkeys, NULL, 0);
     return index_getnext_slot(store->scan, ForwardScanDirection, store->slot);
 }

@@ -5,7 +5,9 @@ CREATE TABLE rowsync.synced_table (
     schema_version integer  NOT NULL DEFAULT 1,
     scope_added    boolean  NOT NULL,
     scope_column   name     NOT NULL,
+    key_format     text     NOT NULL,
     key_columns    name[]   NOT NULL,
+    columns        text[]   NOT NULL,
     CONSTRAINT synced_table_pkey PRIMARY KEY (table_id),
     CONSTRAINT synced_table_relid_key UNIQUE (relid)
 );
@@ -13,4 +15,6 @@ CREATE TABLE rowsync.synced_table (
 COMMENT ON TABLE rowsync.synced_table IS 'Registered tables';
 COMMENT ON COLUMN rowsync.synced_table.upsert_order IS 'Parents first; tables of one reference cycle share a number';
 COMMENT ON COLUMN rowsync.synced_table.schema_version IS 'Grows when the columns that travel change';
+COMMENT ON COLUMN rowsync.synced_table.key_format IS 'How keys are packed into row_key; fixed while the table is registered';
+COMMENT ON COLUMN rowsync.synced_table.columns IS 'The columns that travel, each with its type, as devices last saw them';
 COMMENT ON COLUMN rowsync.synced_table.scope_added IS 'True where registering added the scope column';

@@ -1,0 +1,15 @@
+/*
+ * payload.h: a row as the change log keeps it, taken apart again.
+ */
+#ifndef ROWSYNC_PAYLOAD_H
+#define ROWSYNC_PAYLOAD_H
+
+#include "postgres.h"
+
+#include "lib/stringinfo.h"
+
+#include "registry.h"
+
+void payload_append_values(StringInfo out, SyncedTable *table, const char *payload, int len);
+
+#endif
