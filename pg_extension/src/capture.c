@@ -635,10 +635,11 @@ at_transaction_event(XactEvent event, void *arg)
             capture_close_file();
             break;
         case XACT_EVENT_ABORT:
+        case XACT_EVENT_PREPARE:
+            /* A scope that the transaction made is not there, or not yet. */
             scope_forget();
             /* FALLTHROUGH */
         case XACT_EVENT_COMMIT:
-        case XACT_EVENT_PREPARE:
             capture_forget();
             nsubs = 0;
             observer = NULL;

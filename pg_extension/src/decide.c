@@ -425,7 +425,10 @@ change_answer_again(Upload *upload, Change *change, int64 seq)
     if (!changelog_read(upload->log, seq, &stored) || stored.op == 'D' || stored.payload == NULL ||
         !request_parse_object(stored.payload, stored.payload_len, &now, &nnow))
         return;
-    same = sent_equals(change, now, nnow);
+    /* It may have said what was there already, made on a version before: see change_decide. */
+    same = sent_equals(change, now, nnow) &&
+           (stored.prior_version == change->request->server_version ||
+            bms_num_members(change->apply.columns) == change->table->ncolumns);
     if (stored.op == 'U' && changelog_read(upload->log, stored.prior_version, &prior) &&
         prior.payload != NULL)
         (void) request_parse_object(prior.payload, prior.payload_len, &then, &nthen);

@@ -119,3 +119,23 @@ payload_append_values(StringInfo out, SyncedTable *table, const char *payload, i
     out->len = start;
     append_parsed_values(out, table, payload, len);
 }
+
+/* Whether two payloads say the same in the columns that the table has now. */
+bool
+payload_equal(SyncedTable *table, const char *a, int a_len, const char *b, int b_len)
+{
+    StringInfoData left;
+    StringInfoData right;
+    bool equal;
+
+    if (a_len == b_len && memcmp(a, b, a_len) == 0)
+        return true;
+    initStringInfo(&left);
+    initStringInfo(&right);
+    payload_append_values(&left, table, a, a_len);
+    payload_append_values(&right, table, b, b_len);
+    equal = left.len == right.len && memcmp(left.data, right.data, left.len) == 0;
+    pfree(left.data);
+    pfree(right.data);
+    return equal;
+}

@@ -11,5 +11,6 @@
 #include "registry.h"
 
 void payload_append_values(StringInfo out, SyncedTable *table, const char *payload, int len);
+bool payload_equal(SyncedTable *table, const char *a, int a_len, const char *b, int b_len);
 
 #endif

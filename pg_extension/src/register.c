@@ -36,6 +36,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
+#include "utils/timestamp.h"
 
 #include "capture.h"
 #include "changelog.h"
@@ -118,6 +119,25 @@ add_scope_column(const char *name, Oid relid)
     run(sql.data);
 }
 
+/* Whether a table has a primary key at all; the relcache names only one that is immediate. */
+static bool
+has_primary_key(Relation relation)
+{
+    List *indexes = RelationGetIndexList(relation);
+    bool found = false;
+    ListCell *cell;
+
+    foreach (cell, indexes)
+    {
+        Relation index = index_open(lfirst_oid(cell), AccessShareLock);
+
+        found = found || index->rd_index->indisprimary;
+        index_close(index, AccessShareLock);
+    }
+    list_free(indexes);
+    return found;
+}
+
 /* The columns of the primary key, as name[]; refuses a table that has none that can be used. */
 static Datum
 key_columns(Relation relation)
@@ -129,12 +149,15 @@ key_columns(Relation relation)
 
     list_free(RelationGetIndexList(relation));
     if (!OidIsValid(relation->rd_pkindex))
+    {
+        if (has_primary_key(relation))
+            refuse(psprintf("the primary key of %s is deferrable",
+                            RelationGetRelationName(relation)),
+                   "Make it NOT DEFERRABLE.");
         refuse(psprintf("%s has no primary key", RelationGetRelationName(relation)),
                "Add one, best of type uuid, so that devices can make keys.");
+    }
     index = index_open(relation->rd_pkindex, AccessShareLock);
-    if (!index->rd_index->indimmediate)
-        refuse(psprintf("the primary key of %s is deferrable", RelationGetRelationName(relation)),
-               "Make it NOT DEFERRABLE.");
     count = IndexRelationGetNumberOfKeyAttributes(index);
     names = palloc(count * sizeof(Datum));
     for (int i = 0; i < count; i++)
@@ -345,6 +368,27 @@ same_bytes(Datum a, Datum b)
     return datum_image_eq(a, b, false, -1);
 }
 
+/* Writes a new schema version down and returns it. */
+static int32
+add_schema_change(Oid relid, Datum columns)
+{
+    Store store;
+    TupleTableSlot *slot;
+    int32 version = registry_schema_version() + 1;
+
+    store_open(&store, REL_SCHEMA_CHANGE, REL_SCHEMA_CHANGE_PKEY, RowExclusiveLock);
+    slot = store_new_row(&store);
+    memset(slot->tts_isnull, 0, 4 * sizeof(bool));
+    slot->tts_values[0] = Int32GetDatum(version);
+    slot->tts_values[1] = TimestampTzGetDatum(GetCurrentTimestamp());
+    slot->tts_values[2] = CStringGetTextDatum(quote_qualified_identifier(
+        get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid)));
+    slot->tts_values[3] = columns;
+    store_insert(&store);
+    store_close(&store);
+    return version;
+}
+
 /*
  * Writes one line of rowsync.synced_table anew: order, key and columns. True if the columns were
  * other ones, in which case schema_version grows. Refuses another key format.
@@ -371,8 +415,9 @@ write_line(Store *store, const TableNode *node)
                "Unregister the table, alter it, and register it anew.");
     changed = !fresh && !same_bytes(PointerGetDatum(known), columns);
     values[TABLE_UPSERT_ORDER - 1] = Int32GetDatum(node->order);
-    values[TABLE_SCHEMA_VERSION - 1] =
-        Int32GetDatum(DatumGetInt32(values[TABLE_SCHEMA_VERSION - 1]) + (changed ? 1 : 0));
+    if (changed)
+        values[TABLE_SCHEMA_VERSION - 1] =
+            Int32GetDatum(add_schema_change(table->relid, columns));
     values[TABLE_KEY_FORMAT - 1] = format;
     values[TABLE_KEY_COLUMNS - 1] = key_columns(relation);
     values[TABLE_COLUMNS - 1] = columns;
@@ -433,8 +478,6 @@ capture_if_changed(SyncedTable *table, TupleTableSlot *row)
     int64 scope_id = scope ? scope_find(scope) : 0;
     StoredChange stored;
     StringInfoData payload;
-    StringInfoData now;
-    StringInfoData then;
 
     if (scope_id == 0)
         return;
@@ -442,12 +485,8 @@ capture_if_changed(SyncedTable *table, TupleTableSlot *row)
         stored.payload != NULL)
     {
         initStringInfo(&payload);
-        initStringInfo(&now);
-        initStringInfo(&then);
         registry_append_row(&payload, table, row);
-        payload_append_values(&now, table, payload.data, payload.len);
-        payload_append_values(&then, table, stored.payload, stored.payload_len);
-        if (now.len == then.len && memcmp(now.data, then.data, now.len) == 0)
+        if (payload_equal(table, stored.payload, stored.payload_len, payload.data, payload.len))
             return;
     }
     capture_existing(table, row);

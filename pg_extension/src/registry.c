@@ -47,7 +47,6 @@ typedef struct RegistryEntry
     Oid relid; /* hash key */
     int32 table_id;
     int32 upsert_order;
-    int32 schema_version;
     bool scope_added;
     NameData scope_column;
     SyncedTable *table; /* NULL until asked for */
@@ -57,13 +56,15 @@ static const char *const relation_names[OWN_RELATION_COUNT] = {
     "scope",      "scope_pkey",      "scope_name_key",  "source",
     "source_id_key", "synced_table", "row_meta",        "row_meta_pkey",
     "change_log", "change_log_pkey", "change_log_change_id_key", "source_pkey",
-    "scope_scope_id_seq", "synced_table_relid_key", "synced_table_table_id_seq"};
+    "scope_scope_id_seq", "synced_table_relid_key", "synced_table_table_id_seq",
+    "schema_change", "schema_change_pkey"};
 
 static MemoryContext registry_context = NULL;
 static HTAB *entries = NULL;
 static bool entries_valid = false;
 static Oid relations[OWN_RELATION_COUNT];
 static Oid owner = InvalidOid;
+static int32 schema_version = 1;
 static List *retired = NIL; /* SyncedTables to free at the end of the transaction */
 
 /* Has the description of a table, or of all (InvalidOid), made anew when it is next asked for. */
@@ -219,7 +220,6 @@ load_entries(void)
 
         entry->table_id = DatumGetInt32(heap_getattr(tuple, TABLE_ID, desc, &isnull));
         entry->upsert_order = DatumGetInt32(heap_getattr(tuple, TABLE_UPSERT_ORDER, desc, &isnull));
-        entry->schema_version = DatumGetInt32(heap_getattr(tuple, TABLE_SCHEMA_VERSION, desc, &isnull));
         entry->scope_added = DatumGetBool(heap_getattr(tuple, TABLE_SCOPE_ADDED, desc, &isnull));
         namestrcpy(&entry->scope_column,
                    NameStr(*DatumGetName(heap_getattr(tuple, TABLE_SCOPE_COLUMN, desc, &isnull))));
@@ -231,6 +231,19 @@ load_entries(void)
             known->table = NULL;
         }
         changed |= known == NULL;
+    }
+    systable_endscan(scan);
+    table_close(relation, AccessShareLock);
+
+    relation = table_open(relations[REL_SCHEMA_CHANGE], AccessShareLock);
+    scan = systable_beginscan(relation, InvalidOid, false, snapshot, 0, NULL);
+    schema_version = 1;
+    while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+    {
+        bool isnull;
+
+        schema_version = Max(schema_version, DatumGetInt32(heap_getattr(
+                                                 tuple, 1, RelationGetDescr(relation), &isnull)));
     }
     systable_endscan(scan);
     UnregisterSnapshot(snapshot);
@@ -351,6 +364,33 @@ load_columns(SyncedTable *table, Relation relation)
                  errhint("Add the column again, or unregister the table and register it anew.")));
 }
 
+/*
+ * Refuses a key column of a type in which equal values can be written differently (1.0 and 1.00, 'a'
+ * and 'A' of citext): such a row would have two names.
+ */
+static void
+check_key_column(const SyncedTable *table, const SyncedColumn *column)
+{
+    Oid base = getBaseType(column->codec.type);
+    bool exact = column->codec.kind == VALUE_UUID || column->codec.kind == VALUE_INT2 ||
+                 column->codec.kind == VALUE_INT4 || column->codec.kind == VALUE_INT8 ||
+                 column->codec.kind == VALUE_BOOL || column->codec.kind == VALUE_BYTEA ||
+                 column->codec.kind == VALUE_DATE || column->codec.kind == VALUE_TIMESTAMP ||
+                 column->codec.kind == VALUE_TIMESTAMPTZ || type_is_enum(base) ||
+                 (column->codec.kind == VALUE_TEXT && base != BPCHAROID &&
+                  get_collation_isdeterministic(column->collation));
+
+    if (!exact)
+        ereport(ERROR,
+                (errcode(ROWSYNC_TABLE_NOT_SYNCABLE),
+                 errmsg("key column \"%s\" of %s has type %s, in which equal values can differ in "
+                        "writing",
+                        column->name, table->qualified_name,
+                        format_type_be(column->codec.type)),
+                 errhint("Use uuid, text, varchar, an integer type, boolean, date, timestamp, "
+                         "bytea or an enum.")));
+}
+
 /* The primary key, and how it is packed into a row_key. */
 static void
 load_key(SyncedTable *table, Relation relation)
@@ -379,6 +419,7 @@ load_key(SyncedTable *table, Relation relation)
                             table->qualified_name, table->scope_name),
                      errhint("The scope is no part of a row's name: use a key that is unique "
                              "without it, best a uuid.")));
+        check_key_column(table, &table->columns[column]);
         table->keys[i] = column;
         table->columns[column].is_key = true;
         table->key_equals[i] =
@@ -641,19 +682,12 @@ registry_ordered(SyncedTable ***tables)
     return count;
 }
 
-/* Grows by one with each change of the columns that travel. */
+/* Grows by one with each change of the columns that travel; 1 at first. */
 int
 registry_schema_version(void)
 {
-    HASH_SEQ_STATUS scan;
-    RegistryEntry *entry;
-    int version = 1;
-
     ensure_entries();
-    hash_seq_init(&scan, entries);
-    while ((entry = hash_seq_search(&scan)) != NULL)
-        version += entry->schema_version - 1;
-    return version;
+    return schema_version;
 }
 
 /* Index of the column of this name, or -1. The search begins at hint: payloads keep an order. */

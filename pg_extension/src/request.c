@@ -209,11 +209,12 @@ array_end(void *state)
     ROWSYNC_JSON_ACTION_DONE;
 }
 
-/* The first byte of the value that comes; 0 at the end of the text, which the parser will refuse. */
-static char
-next_byte(const JsonLexContext *lex)
+/* Whether what comes begins with one of these bytes. At the end of the text nothing comes. */
+static bool
+next_is(const JsonLexContext *lex, const char *bytes)
 {
-    return lex->token_start ? *lex->token_start : '\0';
+    return lex->token_start != NULL && *lex->token_start != '\0' &&
+           strchr(bytes, *lex->token_start) != NULL;
 }
 
 /* Callback: an element of an array begins; the elements of "changes" must be objects. */
@@ -222,8 +223,7 @@ element_start(void *state, bool isnull)
 {
     Parse *parse = state;
 
-    if (parse->in_changes && parse->depth == DEPTH_CHANGES && next_byte(parse->lex) != '{' &&
-        next_byte(parse->lex) != '\0')
+    if (parse->in_changes && parse->depth == DEPTH_CHANGES && next_is(parse->lex, "[\"-0123456789tfn"))
         refuse("every element of changes must be an object");
     ROWSYNC_JSON_ACTION_DONE;
 }
@@ -266,8 +266,7 @@ field_start(void *state, char *name, bool isnull)
     if (parse->depth == DEPTH_REQUEST)
     {
         parse->top_field = name;
-        if (strcmp(name, "changes") == 0 && next_byte(parse->lex) != '[' &&
-            next_byte(parse->lex) != '\0')
+        if (strcmp(name, "changes") == 0 && next_is(parse->lex, "{\"-0123456789tfn"))
             refuse("changes must be an array");
     }
     else if (parse->in_changes && parse->depth == DEPTH_CHANGE)

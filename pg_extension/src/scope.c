@@ -12,6 +12,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
 #include "commands/sequence.h"
 #include "common/hashfn.h"
 #include "storage/lmgr.h"
@@ -302,9 +303,27 @@ source_find_or_create(int64 scope_id, const char *source_id, Source *source)
     slot->tts_values[SOURCE_LAST_SEEN - 1] = TimestampTzGetDatum(now);
     slot->tts_values[SOURCE_NO - 1] = Int32GetDatum(source->source_no);
     slot->tts_values[SOURCE_ID - 1] = CStringGetTextDatum(source_id);
+    slot->tts_values[SOURCE_PRUNED_IDS - 1] = OidInputFunctionCall(
+        F_MULTIRANGE_IN, pstrdup("{}"), INT8MULTIRANGEOID, -1);
     store_insert(&store);
     store_close(&store);
     CommandCounterIncrement();
+}
+
+/* Whether prune has removed this change of a source from the log. */
+bool
+source_has_pruned(int64 scope_id, const char *source_id, int64 source_change_id)
+{
+    Store store;
+    bool pruned = false;
+
+    store_open(&store, REL_SOURCE, REL_SOURCE_ID, AccessShareLock);
+    if (find_source(&store, GetActiveSnapshot(), scope_id, source_id))
+        pruned = DatumGetBool(OidFunctionCall2(F_MULTIRANGE_CONTAINS_ELEM,
+                                               store_value(&store, SOURCE_PRUNED_IDS),
+                                               Int64GetDatum(source_change_id)));
+    store_close(&store);
+    return pruned;
 }
 
 /*

@@ -32,7 +32,8 @@ enum
     SOURCE_LAST_SEEN,
     SOURCE_NO,
     SOURCE_ID,
-    SOURCE_NATTS = SOURCE_ID
+    SOURCE_PRUNED_IDS,
+    SOURCE_NATTS = SOURCE_PRUNED_IDS
 };
 
 /* A scope as it was read; current only while it is locked. */
@@ -62,6 +63,7 @@ void scope_forget(void);
 
 bool source_find(int64 scope_id, const char *source_id, Source *source);
 void source_find_or_create(int64 scope_id, const char *source_id, Source *source);
+bool source_has_pruned(int64 scope_id, const char *source_id, int64 source_change_id);
 void source_update(int64 scope_id, const char *source_id, int64 last_download,
                    int64 last_change_id, bool wait);
 

@@ -377,6 +377,7 @@ typedef struct Attempt
     Upload *upload;
     Change **changes;
     int count;
+    bool probe; /* write, but leave deferred constraints unchecked and roll back */
 } Attempt;
 
 /* Orders changes for writing: what one statement can write lies together. */
@@ -509,13 +510,14 @@ write_attempt(void *arg)
         apply_rows(sorted[first]->table, rows, last - first, attempt->upload->user_id);
         first = last;
     }
-    set_constraints(false);
+    if (!attempt->probe)
+        set_constraints(false);
     SPI_finish();
-    for (int i = 0; i < attempt->count; i++)
+    for (int i = 0; i < attempt->count && !attempt->probe; i++)
         all_written = all_written && sorted[i]->written && !sorted[i]->moved;
     pfree(sorted);
     pfree(rows);
-    return all_written;
+    return all_written && !attempt->probe;
 }
 
 /* The events of one row, as one attempt caused them. */
@@ -590,7 +592,8 @@ log_server_change(Upload *upload, RowState *row, const CaptureEvent *event)
 
 /*
  * Logs what an attempt wrote: its own changes, and what triggers and cascades made of other rows of
- * the scope, in the order in which the rows were first touched. Other scopes are left to commit.
+ * the scope, in the order in which the rows were first touched. What happened in other scopes is set
+ * aside, for commit.
  */
 static void
 harvest(Upload *upload, int64 start)
@@ -601,7 +604,6 @@ harvest(Upload *upload, int64 start)
     int64 position = start;
     CaptureEvent event;
     List *touched = NIL;
-    List *foreign = NIL;
     ListCell *cell;
 
     while (capture_next(&position, &event))
@@ -613,10 +615,13 @@ harvest(Upload *upload, int64 start)
         CHECK_FOR_INTERRUPTS();
         if (strcmp(capture_scope_name(event.scope_no), upload->user_id) != 0)
         {
-            CaptureEvent *copy = palloc(sizeof(CaptureEvent));
+            CaptureEvent *copy;
 
+            MemoryContextSwitchTo(outer);
+            copy = palloc(sizeof(CaptureEvent));
             *copy = keep(&event);
-            foreign = lappend(foreign, copy);
+            upload->foreign = lappend(upload->foreign, copy);
+            MemoryContextSwitchTo(context);
             continue;
         }
         row = changelog_row(upload->log, event.table_id, event.key);
@@ -655,8 +660,6 @@ harvest(Upload *upload, int64 start)
             log_server_change(upload, item->row, &item->final);
     }
     capture_mark_flushed();
-    foreach (cell, foreign)
-        capture_append(lfirst(cell));
     MemoryContextSwitchTo(outer);
     MemoryContextDelete(context);
 }
@@ -665,7 +668,7 @@ harvest(Upload *upload, int64 start)
 static bool
 attempt(Upload *upload, Change **changes, int count, ErrorData **error)
 {
-    Attempt work = {upload, changes, count};
+    Attempt work = {upload, changes, count, false};
     int64 start = capture_end();
     bool done;
 
@@ -708,30 +711,59 @@ unit_length(Change **changes, int first, int count)
     return length;
 }
 
-/* Tries one unit by itself; true if it was written. */
+/*
+ * A unit of several changes, which need each other, could not be written. Finds out whose fault that
+ * is: who can be written alone is; of the others, those that some check refuses get its error, and
+ * the rest miss their parents.
+ */
+static bool
+write_members(Upload *upload, Change **changes, int count)
+{
+    bool progress = false;
+    ErrorData *error;
+
+    for (int i = 0; i < count; i++)
+        changes[i]->status = STATUS_INVALID;
+    for (int i = 0; i < count; i++)
+    {
+        Change *change = changes[i];
+        Attempt probe = {upload, &changes[i], 1, true};
+
+        change->status = STATUS_OPEN;
+        /* From here on each is tried by itself. */
+        change->unit = -1 - upload->dissolved++;
+        if (change_parents_there(upload, change))
+        {
+            if (attempt(upload, &changes[i], 1, &error))
+                progress = true;
+            else
+                refuse_unit(&changes[i], 1, error);
+            continue;
+        }
+        (void) in_subtransaction(write_attempt, &probe, &error);
+        if (error != NULL)
+            change_refuse_error(change, error);
+    }
+    return progress;
+}
+
+/* Tries one unit by itself; true if anything of it was written. */
 static bool
 write_unit(Upload *upload, Change **changes, int count)
 {
     ErrorData *error;
+    bool there = true;
 
     for (int i = 0; i < count; i++)
         changes[i]->status = STATUS_OPEN;
-    for (int i = 0; i < count; i++)
-    {
-        if (!change_parents_there(upload, changes[i]))
-        {
-            for (int k = 0; k < count; k++)
-            {
-                if (changes[k]->status == STATUS_OPEN)
-                    change_refuse(changes[k], REASON_FK_MISSING, changes[i]->message, NULL),
-                        changes[k]->missing = changes[i]->missing;
-            }
-            return false;
-        }
-    }
-    if (attempt(upload, changes, count, &error))
+    for (int i = 0; i < count && there; i++)
+        there = change_parents_there(upload, changes[i]);
+    if (there && attempt(upload, changes, count, &error))
         return true;
-    refuse_unit(changes, count, error);
+    if (count > 1)
+        return write_members(upload, changes, count);
+    if (there)
+        refuse_unit(changes, count, error);
     return false;
 }
 
@@ -887,6 +919,17 @@ assign_waves(Upload *upload)
             continue;
         }
         change->row = changelog_row(upload->log, change->table->table_id, change->key);
+        if (change->request->source_change_id <= upload->source.last_change_id &&
+            upload->scope.floor > 0 &&
+            source_has_pruned(upload->scope.scope_id, upload->source_id,
+                              change->request->source_change_id))
+        {
+            /* Applied, and superseded since: the row's version now is all there is to tell. */
+            change->status = STATUS_APPLIED;
+            change->version = change->row->version;
+            change->row = NULL;
+            continue;
+        }
         change->wave = change->row->waves++;
     }
 }
@@ -942,7 +985,8 @@ process_atomic(Upload *upload)
     {
         Change *change = &upload->changes[i];
 
-        if (change->status != STATUS_APPLIED)
+        /* What was applied before this request has no row here, and stays applied. */
+        if (change->status != STATUS_APPLIED || change->row == NULL)
             continue;
         change_refuse(change, REASON_INTERNAL_ERROR,
                       "not applied: the request is atomic and another of its changes was refused",
@@ -967,7 +1011,7 @@ refuse_all(Upload *upload)
 
 /* Applies a request in a scope of its own lock and snapshot. */
 static void
-run(Upload *upload, const char *source_id)
+run(Upload *upload)
 {
     int64 highest_id;
     bool keep = true;
@@ -976,7 +1020,7 @@ run(Upload *upload, const char *source_id)
     find_repeated_ids(upload);
     scope_lock(scope_find_or_create(upload->user_id), &upload->scope);
     PushActiveSnapshot(GetTransactionSnapshot());
-    source_find_or_create(upload->scope.scope_id, source_id, &upload->source);
+    source_find_or_create(upload->scope.scope_id, upload->source_id, &upload->source);
     highest_id = upload->source.last_change_id;
 
     upload->log = changelog_open(&upload->scope, upload->source.source_no);
@@ -986,8 +1030,12 @@ run(Upload *upload, const char *source_id)
         process(upload);
     if (keep)
     {
+        ListCell *cell;
+
         upload->scope.head = changelog_head(upload->log);
         changelog_close(upload->log);
+        foreach (cell, upload->foreign)
+            capture_append(lfirst(cell));
         for (int i = 0; i < upload->nchanges; i++)
         {
             if (upload->changes[i].status == STATUS_APPLIED)
@@ -999,7 +1047,7 @@ run(Upload *upload, const char *source_id)
     PopActiveSnapshot();
 
     PushActiveSnapshot(GetTransactionSnapshot());
-    source_update(upload->scope.scope_id, source_id,
+    source_update(upload->scope.scope_id, upload->source_id,
                   Min(upload->request.last_server_seq_seen, upload->scope.head), highest_id, true);
     PopActiveSnapshot();
 }
@@ -1009,15 +1057,16 @@ Datum
 rowsync_upload(PG_FUNCTION_ARGS)
 {
     text *request = PG_GETARG_TEXT_PP(2);
-    char *source_id = text_to_cstring(PG_GETARG_TEXT_PP(1));
-    Upload upload = {.user_id = text_to_cstring(PG_GETARG_TEXT_PP(0)), .accepted = true};
+    Upload upload = {.user_id = text_to_cstring(PG_GETARG_TEXT_PP(0)),
+                     .source_id = text_to_cstring(PG_GETARG_TEXT_PP(1)),
+                     .accepted = true};
     MemoryContext outer = CurrentMemoryContext;
     MemoryContext context;
     StringInfoData answer;
     int settings;
 
     check_id("user_id", upload.user_id);
-    check_id("source_id", source_id);
+    check_id("source_id", upload.source_id);
     /* What this transaction wrote before belongs before the upload. */
     capture_flush();
 
@@ -1044,7 +1093,7 @@ rowsync_upload(PG_FUNCTION_ARGS)
         settings = NewGUCNestLevel();
         (void) set_config_option("rowsync.scope", upload.user_id, PGC_USERSET, PGC_S_SESSION,
                                  GUC_ACTION_SAVE, true, 0, false);
-        run(&upload, source_id);
+        run(&upload);
         AtEOXact_GUC(true, settings);
     }
     MemoryContextSwitchTo(outer);

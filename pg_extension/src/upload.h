@@ -89,12 +89,15 @@ typedef struct Change
 typedef struct Upload
 {
     const char *user_id;
+    const char *source_id;
     Request request;
     Scope scope;
     Source source;
     ChangeLog *log;
     Change *changes;
     int nchanges;
+    List *foreign; /* CaptureEvents of other scopes */
+    int dissolved; /* changes that were taken out of their units */
     bool accepted;
 } Upload;
 

@@ -8,6 +8,7 @@ CREATE TABLE rowsync.source (
     last_seen      timestamptz NOT NULL,
     source_no      integer     NOT NULL,
     source_id      text        NOT NULL COLLATE "C",
+    pruned_change_ids int8multirange NOT NULL DEFAULT '{}',
     CONSTRAINT source_pkey PRIMARY KEY (scope_id, source_no),
     CONSTRAINT source_id_key UNIQUE (scope_id, source_id)
 ) WITH (fillfactor = 50);
@@ -15,4 +16,5 @@ CREATE TABLE rowsync.source (
 COMMENT ON TABLE rowsync.source IS 'Installations that have synced, by scope';
 COMMENT ON COLUMN rowsync.source.last_download IS 'This source has read the change log up to here';
 COMMENT ON COLUMN rowsync.source.last_change_id IS 'Highest source_change_id that this source ever had applied';
+COMMENT ON COLUMN rowsync.source.pruned_change_ids IS 'Numbers of applied changes that prune has removed from the change log';
 COMMENT ON COLUMN rowsync.source.source_id IS 'The token''s did';

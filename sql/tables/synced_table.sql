@@ -14,7 +14,19 @@ CREATE TABLE rowsync.synced_table (
 
 COMMENT ON TABLE rowsync.synced_table IS 'Registered tables';
 COMMENT ON COLUMN rowsync.synced_table.upsert_order IS 'Parents first; tables of one reference cycle share a number';
-COMMENT ON COLUMN rowsync.synced_table.schema_version IS 'Grows when the columns that travel change';
+COMMENT ON COLUMN rowsync.synced_table.schema_version IS 'The schema version in which its columns last changed';
 COMMENT ON COLUMN rowsync.synced_table.key_format IS 'How keys are packed into row_key; fixed while the table is registered';
 COMMENT ON COLUMN rowsync.synced_table.columns IS 'The columns that travel, each with its type, as devices last saw them';
 COMMENT ON COLUMN rowsync.synced_table.scope_added IS 'True where registering added the scope column';
+
+-- The schema version is the highest one here, or 1.
+CREATE TABLE rowsync.schema_change (
+    version    integer     NOT NULL,
+    ts         timestamptz NOT NULL,
+    table_name text        NOT NULL,
+    columns    text[]      NOT NULL,
+    CONSTRAINT schema_change_pkey PRIMARY KEY (version)
+);
+
+COMMENT ON TABLE rowsync.schema_change IS 'Every change of the columns that travel, one for each schema version after the first';
+COMMENT ON COLUMN rowsync.schema_change.columns IS 'The columns that travel since then, each with its type';
