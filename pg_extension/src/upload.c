@@ -752,6 +752,7 @@ static bool
 write_unit(Upload *upload, Change **changes, int count)
 {
     ErrorData *error;
+    Change before = *changes[0];
     bool there = true;
 
     for (int i = 0; i < count; i++)
@@ -764,6 +765,9 @@ write_unit(Upload *upload, Change **changes, int count)
         return write_members(upload, changes, count);
     if (there)
         refuse_unit(changes, count, error);
+    else if (before.status == STATUS_INVALID && before.reason != REASON_FK_MISSING)
+        /* Found out by write_members to be wrong in itself: that is the better answer. */
+        *changes[0] = before;
     return false;
 }
 
