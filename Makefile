@@ -23,7 +23,7 @@ STAGE := $(CURDIR)/build/stage
 PARTS := $(patsubst %/Makefile,%,$(wildcard gateway/Makefile client-sqlite/Makefile))
 
 .PHONY: all deps ready stage unit install clang check check-pgtap check-isolation check-unit \
-        check-e2e scenario demo up down psql lint format clean
+        check-random check-e2e scenario demo up down psql lint format clean
 
 all: stage
 	@for part in $(PARTS); do $(MAKE) --no-print-directory -C $$part all || exit; done
@@ -74,7 +74,7 @@ check: ready
 	@$(MAKE) -s --no-print-directory -j$$(nproc) clang
 	@$(RUN) check
 
-check-pgtap check-isolation check-unit check-e2e: ready
+check-pgtap check-isolation check-unit check-random check-e2e: ready
 	@$(RUN) $(@:check-%=%)
 
 scenario: ready

@@ -86,6 +86,18 @@ def unit(_run):
     return tally
 
 
+def random(_run):
+    """300 rounds of the randomised differential test, with a seed of its own each time."""
+    tally = tap.Tally()
+    text, status = capture([sys.executable, "test/random/differential.py", "--rounds", "300"],
+                           cwd=ROOT)
+    if status == 0:
+        tally.passed += 1
+    else:
+        tally.fail(f"--- test/random, exit status {status}\n{text.rstrip()}")
+    return tally
+
+
 def e2e(run):
     """The Python tests of test/e2e, in a process of their own with servers of their own."""
     tally = tap.Tally()
@@ -123,7 +135,8 @@ def scenario(run):
     return tally
 
 
-SUITES = {"pgtap": pgtap, "isolation": isolation, "unit": unit, "e2e": e2e, "scenario": scenario}
+SUITES = {"pgtap": pgtap, "isolation": isolation, "unit": unit, "random": random,
+          "e2e": e2e, "scenario": scenario}
 
 
 class Run:
