@@ -23,6 +23,9 @@ struct config
     int64_t token_cache;
     int64_t loops;
     int64_t pool_size;
+    int64_t stream_pool_size;
+    int64_t stream_timeout;
+    int64_t watch_interval;
     int64_t queue_length;
     int64_t queue_timeout;
     int64_t connect_timeout;

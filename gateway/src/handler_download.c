@@ -42,13 +42,10 @@ handle_download(struct request *request)
         [INCLUDE_SELF] = {.name = "include_self", .kind = PARAM_BOOLEAN},
         [SCHEMA] = {.name = "schema", .kind = PARAM_TEXT},
     };
-    h2o_req_t *req = request->req;
     struct problem problem;
     char *numbers;
 
-    if (req->query_at != SIZE_MAX &&
-        !params_read(req->path.base + req->query_at + 1, req->path.len - req->query_at - 1, params,
-                     COUNT, &problem))
+    if (!request_params(request, params, COUNT, &problem))
     {
         request_fail(request, &problem);
         return;

@@ -57,6 +57,7 @@ struct pg_connection
     enum step steps[STEPS_MAX];
     size_t step_count;
     size_t step;
+    bool resting;               /* a row was handed out; nothing is read until pg_job_resume */
     size_t carried;             /* bytes of the job's request and answer */
     uint32_t prepared;          /* bits of statements prepared here */
     struct cancel_order *order; /* PQcancel under way */
@@ -315,7 +316,72 @@ take_result(struct pg_connection *connection, PGresult *result)
     PQclear(result);
 }
 
-/* Reads what has come. In every state but CONNECTING the socket is always polled for reading. */
+/* The next answer is a streaming job's statement: its rows are wanted singly. */
+static void
+expect_step(struct pg_connection *connection)
+{
+    if (connection->job != NULL && connection->job->row != NULL &&
+        connection->step < connection->step_count &&
+        connection->steps[connection->step] == STEP_STATEMENT)
+        PQsetSingleRowMode(connection->pg);
+}
+
+/* Hands a row to its job, which then rests, and lets the server feel it: nothing more is read. */
+static void
+hand_out_row(struct pg_connection *connection, PGresult *row)
+{
+    struct pg_job *job = connection->job;
+    size_t size = (size_t)PQgetlength(row, 0, 0);
+
+    if (job == NULL)
+    {
+        PQclear(row);
+        return;
+    }
+    if (size > connection->carried)
+        connection->carried = size;
+    connection->resting = true;
+    h2o_socket_read_stop(connection->socket);
+    job->row(job, row);
+}
+
+/* Works through what libpq has read. */
+static void
+process_input(struct pg_connection *connection)
+{
+    /* Between jobs only notices and new settings can come: parsing is all they need. */
+    if (connection->step_count == 0)
+        (void)PQisBusy(connection->pg);
+    while (connection->step_count != 0 && !connection->resting && !PQisBusy(connection->pg))
+    {
+        PGresult *result = PQgetResult(connection->pg);
+
+        if (result == NULL)
+        {
+            if (PQstatus(connection->pg) == CONNECTION_BAD || connection->step++ >= ENDS_MAX)
+                break;
+            expect_step(connection);
+            continue;
+        }
+        if (PQresultStatus(result) == PGRES_PIPELINE_SYNC)
+        {
+            PQclear(result);
+            finish_pipeline(connection);
+            return;
+        }
+        if (PQresultStatus(result) == PGRES_SINGLE_TUPLE)
+            hand_out_row(connection, result);
+        else
+            take_result(connection, result);
+    }
+    if (PQstatus(connection->pg) == CONNECTION_BAD || connection->step > ENDS_MAX)
+    {
+        log_failure(connection, "database_connection_lost");
+        drop_connection(connection, PG_END_LOST, true);
+    }
+}
+
+/* Reads what has come. */
 static void
 on_readable(h2o_socket_t *socket, const char *error)
 {
@@ -328,32 +394,19 @@ on_readable(h2o_socket_t *socket, const char *error)
         drop_connection(connection, PG_END_LOST, true);
         return;
     }
-    /* Between jobs only notices and new settings can come: parsing is all they need. */
-    if (connection->step_count == 0)
-        (void)PQisBusy(connection->pg);
-    while (connection->step_count != 0 && !PQisBusy(connection->pg))
-    {
-        PGresult *result = PQgetResult(connection->pg);
+    process_input(connection);
+}
 
-        if (result == NULL)
-        {
-            if (PQstatus(connection->pg) == CONNECTION_BAD || connection->step++ >= ENDS_MAX)
-                break;
-            continue;
-        }
-        if (PQresultStatus(result) == PGRES_PIPELINE_SYNC)
-        {
-            PQclear(result);
-            finish_pipeline(connection);
-            return;
-        }
-        take_result(connection, result);
-    }
-    if (PQstatus(connection->pg) == CONNECTION_BAD || connection->step > ENDS_MAX)
-    {
-        log_failure(connection, "database_connection_lost");
-        drop_connection(connection, PG_END_LOST, true);
-    }
+void
+pg_job_resume(struct pg_job *job)
+{
+    struct pg_connection *connection = job->connection;
+
+    if (job->state != PG_JOB_RUNNING || !connection->resting)
+        return;
+    connection->resting = false;
+    h2o_socket_read_start(connection->socket, on_readable);
+    process_input(connection);
 }
 
 /* Sends what libpq still holds. */
@@ -426,6 +479,7 @@ run_job(struct pg_connection *connection, struct pg_job *job)
     connection->job = job;
     connection->statement = job->statement;
     connection->failed = false;
+    connection->resting = false;
     connection->step = connection->step_count = 0;
     connection->carried = 0;
     for (int i = 0; i < job->statement->parameters; i++)
@@ -439,7 +493,9 @@ run_job(struct pg_connection *connection, struct pg_job *job)
     /* Where sending failed the connection is broken: reading will find it so, on a clean stack. */
     if (!sent)
         shutdown(PQsocket(connection->pg), SHUT_RDWR);
-    else if (!h2o_socket_is_writing(connection->socket) && PQflush(connection->pg) == 1)
+    else
+        expect_step(connection);
+    if (sent && !h2o_socket_is_writing(connection->socket) && PQflush(connection->pg) == 1)
         h2o_socket_notify_write(connection->socket, on_writable);
 }
 
@@ -455,6 +511,7 @@ bool
 pg_pool_submit(struct pg_pool *pool, struct pg_job *job)
 {
     job->pool = pool;
+    job->state = PG_JOB_NEW;
     job->link = (h2o_linklist_t){NULL, NULL};
     job->timer = (h2o_timeout_entry_t){0};
     job->connection = NULL;
@@ -516,6 +573,11 @@ pg_job_abandon(struct pg_job *job)
     {
         connection->job = NULL;
         connection->state = STATE_SETTLING;
+        if (connection->resting)
+        {
+            connection->resting = false;
+            h2o_socket_read_start(connection->socket, on_readable);
+        }
         connection->timer.cb = on_settle_timeout;
         h2o_timeout_link(connection->pool->loop, &connection->pool->connect_timeout,
                          &connection->timer);

@@ -65,6 +65,10 @@ struct pg_job
     /* Called exactly once, never from within pg_pool_submit. The callee clears the result, which is
      * NULL for ends that have none. */
     void (*done)(struct pg_job *job, enum pg_end end, PGresult *result);
+    /* Where set, rows come singly as the server makes them, and none is kept. After each the job
+     * rests until pg_job_resume, so that the receiver sets the pace and memory stays constant. The
+     * callee clears the row. */
+    void (*row)(struct pg_job *job, PGresult *row);
 
     /* The pool's. */
     enum pg_job_state state;
@@ -110,6 +114,9 @@ bool pg_pool_submit(struct pg_pool *pool, struct pg_job *job);
  * statement is cancelled. Without effect on a job that is not with a pool.
  */
 void pg_job_abandon(struct pg_job *job);
+
+/* Lets a job whose `row` was called go on. May call `row` or `done` before it returns. */
+void pg_job_resume(struct pg_job *job);
 
 /* Figures for readiness and metrics. */
 struct pg_pool_figures

@@ -51,6 +51,8 @@ on_release(void *memory)
 
     log_request(request, req);
     request->req = NULL;
+    if (request->released != NULL)
+        request->released(request);
     h2o_linklist_unlink(&request->link);
     pg_job_abandon(&request->job);
     jwt_claims_release(request->claims);
@@ -86,6 +88,17 @@ request_memory(struct request *request, size_t size)
     return h2o_mem_alloc_pool(&request->req->pool, size);
 }
 
+bool
+request_params(const struct request *request, struct param *params, size_t count,
+               struct problem *problem)
+{
+    const h2o_req_t *req = request->req;
+
+    return req->query_at == SIZE_MAX ||
+           params_read(req->path.base + req->query_at + 1, req->path.len - req->query_at - 1,
+                       params, count, problem);
+}
+
 /* The phrase beside a status, which only people read. */
 static const char *
 reason_of(int status)
@@ -96,6 +109,7 @@ reason_of(int status)
         const char *reason;
     } reasons[] = {
         {200, "OK"},
+        {304, "Not Modified"},
         {400, "Bad Request"},
         {401, "Unauthorized"},
         {404, "Not Found"},
@@ -205,9 +219,36 @@ request_answer_result(struct request *request, const char *type, PGresult *resul
     send_whole(request, 200, type, PQgetvalue(result, 0, 0), (size_t)PQgetlength(result, 0, 0));
 }
 
-/* Logs what the client is not told: the database's own words. */
-static void
-log_database_error(const struct request *request, const PGresult *result)
+void
+request_prepare_stream(struct request *request, const char *type)
+{
+    h2o_req_t *req = request->req;
+
+    req->res.status = 200;
+    req->res.reason = reason_of(200);
+    req->res.content_length = SIZE_MAX;
+    h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_CONTENT_TYPE, NULL, type, strlen(type));
+    h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_CACHE_CONTROL, NULL,
+                   H2O_STRLIT("no-store"));
+    /* HTTP/1.0 has no chunks: there the end of the connection is the end of the answer. */
+    if (request->loop->draining || req->version < 0x101)
+        req->http1_is_persistent = 0;
+}
+
+void
+request_answer_unchanged(struct request *request)
+{
+    static h2o_generator_t generator = {NULL, NULL};
+    h2o_req_t *req = request->req;
+
+    req->res.status = 304;
+    req->res.reason = reason_of(304);
+    h2o_start_response(req, &generator);
+    h2o_send(req, NULL, 0, H2O_SEND_STATE_FINAL);
+}
+
+void
+request_log_database_error(const struct request *request, const PGresult *result)
 {
     struct log_line line;
 
@@ -242,29 +283,36 @@ on_job_done(struct pg_job *job, enum pg_end end, PGresult *result)
     {
         problem_from_database(&problem, end, result);
         if (end == PG_END_ERROR && problem_status(problem.code) >= 500)
-            log_database_error(request, result);
+            request_log_database_error(request, result);
         PQclear(result);
         request_fail(request, &problem);
     }
 }
 
-void
-request_query(struct request *request, const struct pg_statement *statement,
-              void (*answered)(struct request *request, PGresult *result))
+bool
+request_submit(struct request *request, struct pg_pool *pool, const struct pg_statement *statement)
 {
     struct problem problem;
 
     request->job.statement = statement;
     request->job.claims = request->claims == NULL ? NULL : request->claims->json;
     request->job.application = request->application;
-    request->job.done = on_job_done;
-    request->answered = answered;
-    if (pg_pool_submit(request->loop->pool, &request->job))
-        return;
+    if (pg_pool_submit(pool, &request->job))
+        return true;
     problem_set(&problem, PROBLEM_OVERLOADED,
                 "The server has as many requests waiting as it may hold.");
     problem.retry_after = 1;
     request_fail(request, &problem);
+    return false;
+}
+
+void
+request_query(struct request *request, const struct pg_statement *statement,
+              void (*answered)(struct request *request, PGresult *result))
+{
+    request->job.done = on_job_done;
+    request->answered = answered;
+    request_submit(request, request->loop->pool, statement);
 }
 
 void

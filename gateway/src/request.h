@@ -4,6 +4,7 @@
 #ifndef ROWSYNC_GATEWAY_REQUEST_H
 #define ROWSYNC_GATEWAY_REQUEST_H
 
+#include "params.h"
 #include "server.h"
 
 /* Lives in h2o's memory of the request, and as long. */
@@ -21,7 +22,9 @@ struct request
     char source[SOURCE_MAX + 1]; /* from the token or the header */
     struct pg_job job;
     void (*answered)(struct request *request, PGresult *result); /* handler's, takes the result */
-    uint64_t began;                                              /* µs */
+    void (*released)(struct request *request); /* handler's, when h2o lets go; may be NULL */
+    void *subject;                             /* handler's own */
+    uint64_t began;                            /* µs */
     uint64_t ended;      /* µs when the database was done; 0: was not asked */
     const char *problem; /* code of the problem answered with; NULL: none */
 };
@@ -31,6 +34,10 @@ struct request *request_begin(h2o_req_t *req, struct loop *loop);
 
 /* Memory that lasts as long as the request. */
 void *request_memory(struct request *request, size_t size);
+
+/* Reads the request's query string into `params`, as params_read does. */
+bool request_params(const struct request *request, struct param *params, size_t count,
+                    struct problem *problem);
 
 /* Answers with a problem document. Without effect while h2o is letting go of the request. */
 void request_fail(struct request *request, const struct problem *problem);
@@ -47,6 +54,22 @@ void request_answer_result(struct request *request, const char *type, PGresult *
  */
 void request_query(struct request *request, const struct pg_statement *statement,
                    void (*answered)(struct request *request, PGresult *result));
+
+/*
+ * Hands request->job to `pool`, with the session settings of the request; job.done, and job.row for
+ * a stream, are the caller's. False: the pool's queue is full, and the request was answered so.
+ */
+bool request_submit(struct request *request, struct pg_pool *pool,
+                    const struct pg_statement *statement);
+
+/* Sets status, type and common headers of an answer that is sent piece by piece. */
+void request_prepare_stream(struct request *request, const char *type);
+
+/* Answers 304: what the client has is still right. */
+void request_answer_unchanged(struct request *request);
+
+/* Logs an error of the database that the client is not told in full. */
+void request_log_database_error(const struct request *request, const PGresult *result);
 
 /* Adds a response header with a value that must last as long as the request. */
 void request_header(struct request *request, const char *name, const char *value);

@@ -9,7 +9,11 @@
 static const struct route routes[] = {
     {"/sync/upload", "POST", false, handle_upload},
     {"/sync/download", "GET", false, handle_download},
+    {"/sync/snapshot", "GET", false, handle_snapshot},
+    {"/sync/watch", "GET", false, handle_watch},
     {"/sync/schema-version", "GET", false, handle_schema_version},
+    {"/sync/schema", "GET", false, handle_schema},
+    {"/sync/digest", "GET", false, handle_digest},
     {"/healthz", "GET", true, handle_health},
     {"/readyz", "GET", true, handle_ready},
 };

@@ -21,7 +21,11 @@ void router_configure(h2o_globalconf_t *global, const struct config *config);
 /* The handlers, each in its own file. */
 void handle_upload(struct request *request);
 void handle_download(struct request *request);
+void handle_snapshot(struct request *request);
+void handle_watch(struct request *request);
 void handle_schema_version(struct request *request);
+void handle_schema(struct request *request);
+void handle_digest(struct request *request);
 void handle_health(struct request *request);
 void handle_ready(struct request *request);
 

@@ -10,6 +10,7 @@
 #include "server.h"
 #include "log.h"
 #include "request.h"
+#include "watch.h"
 #include "wire.h"
 
 #include <errno.h>
@@ -362,6 +363,27 @@ begin_drain(struct loop *loop, void *unused)
     loop->draining = true;
     loop->drain_until = h2o_now(loop->http.loop) + (uint64_t)loop->config->drain_timeout;
     loop->http.shutdown_requested = 1;
+    watch_drain(loop->watch);
+}
+
+/* Creates one of the loop's pools, each for another kind of work. */
+static struct pg_pool *
+create_pool(struct loop *loop, const char *name, int64_t size, int64_t statement_timeout)
+{
+    const struct config *config = loop->config;
+
+    return pg_pool_create(loop->http.loop, loop->http.queue,
+                          &(struct pg_pool_options){
+                              .name = name,
+                              .conninfo = config->database_url,
+                              .size = (size_t)size,
+                              .queue_length = (size_t)config->queue_length,
+                              .queue_timeout = (uint64_t)config->queue_timeout,
+                              .connect_timeout = (uint64_t)config->connect_timeout,
+                              .statement_timeout = (uint64_t)statement_timeout,
+                              .recycle_size = (size_t)config->recycle_size,
+                              .unnamed = config->pgbouncer,
+                          });
 }
 
 /* A loop's thread. */
@@ -371,26 +393,22 @@ run_loop(void *subject)
     struct loop *loop = subject;
     const struct config *config = loop->config;
 
-    loop->pool = pg_pool_create(loop->http.loop, loop->http.queue,
-                                &(struct pg_pool_options){
-                                    .name = "requests",
-                                    .conninfo = config->database_url,
-                                    .size = (size_t)config->pool_size,
-                                    .queue_length = (size_t)config->queue_length,
-                                    .queue_timeout = (uint64_t)config->queue_timeout,
-                                    .connect_timeout = (uint64_t)config->connect_timeout,
-                                    .statement_timeout = (uint64_t)config->statement_timeout,
-                                    .recycle_size = (size_t)config->recycle_size,
-                                    .unnamed = config->pgbouncer,
-                                });
+    loop->pool = create_pool(loop, "requests", config->pool_size, config->statement_timeout);
+    loop->streams = create_pool(loop, "streams", config->stream_pool_size, config->stream_timeout);
+    loop->heads = create_pool(loop, "watch", 1, config->statement_timeout);
+    loop->watch = watch_create(loop, loop->heads);
     set_accepting(loop, true);
     h2o_timeout_link(loop->http.loop, &loop->sweep_interval, &loop->sweep);
     while (!loop->finished)
         h2o_evloop_run(loop->http.loop, INT32_MAX);
     pg_pool_close(loop->pool);
-    while (!pg_pool_closed(loop->pool))
+    pg_pool_close(loop->streams);
+    pg_pool_close(loop->heads);
+    while (!pg_pool_closed(loop->pool) || !pg_pool_closed(loop->streams))
         h2o_evloop_run(loop->http.loop, INT32_MAX);
     pg_pool_free(loop->pool);
+    pg_pool_free(loop->streams);
+    pg_pool_free(loop->heads);
     return NULL;
 }
 
@@ -618,6 +636,8 @@ server_free(struct server *server)
         struct loop *loop = &server->loops[i];
 
         h2o_multithread_unregister_receiver(loop->http.queue, &loop->inbox);
+        if (loop->watch != NULL)
+            watch_free(loop->watch);
         h2o_timeout_dispose(loop->http.loop, &loop->sweep_interval);
         h2o_context_dispose(&loop->http);
     }

@@ -27,7 +27,10 @@ struct loop
     h2o_accept_ctx_t accept;
     h2o_multithread_receiver_t inbox;
     struct auth *auth;
-    struct pg_pool *pool; /* for requests */
+    struct pg_pool *pool;    /* for requests */
+    struct pg_pool *streams; /* for snapshots */
+    struct pg_pool *heads;   /* for the watcher: one connection */
+    struct watch *watch;
     h2o_socket_t **listeners;
     size_t listener_count;
     h2o_linklist_t connections; /* struct connection */

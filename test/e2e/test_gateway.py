@@ -561,17 +561,17 @@ def test_a_statement_that_takes_too_long_is_503_and_changes_nothing(start_gatewa
 
 
 def test_what_the_queue_cannot_hold_is_503_at_once(start_gateway, database, blocked, mint):
-    gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_POOL_SIZE=1, ROWSYNC_QUEUE_LENGTH=2)
-    asking = Asking(gateway, mint("ann", "phone"), 3)
-    assert eventually(lambda: database.value(RUNNING) == 1)
-    # One runs and two wait. Whichever came first, the next is refused.
-    assert eventually(lambda: gateway.upload(mint("ann", "phone"), [CHANGE]).status == 503)
-    answer = gateway.upload(mint("ann", "phone"), [CHANGE])
-    problem(answer, 503, "overloaded",
-            "The server has as many requests waiting as it may hold.")
-    assert answer.headers["retry-after"] == "1"
+    gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_POOL_SIZE=1, ROWSYNC_QUEUE_LENGTH=2,
+                            ROWSYNC_QUEUE_TIMEOUT=60000)
+    asking = Asking(gateway, mint("ann", "phone"), 8)
+    # One runs and two wait; the other five are refused while nothing moves.
+    assert eventually(lambda: len(asking.answers) == 5)
+    for answer in asking.answers:
+        problem(answer, 503, "overloaded",
+                "The server has as many requests waiting as it may hold.")
+        assert answer.headers["retry-after"] == "1"
     blocked()
-    assert [answer.status for answer in asking.wait()] == [200, 200, 200]
+    assert sorted(answer.status for answer in asking.wait()) == [200] * 3 + [503] * 5
 
 
 def test_waiting_for_a_connection_has_an_end(start_gateway, database, blocked, mint):
@@ -732,3 +732,148 @@ def test_keys_from_a_jwk_set_and_their_rotation(start_gateway, mint, tmp_path):
     gateway.server.send_signal(signal.SIGHUP)
     assert eventually(lambda: any(line["event"] == "reload_failed" for line in gateway.log()))
     assert ask("ES256", "two") == 200
+
+
+# Streams
+
+def many(count, name="x", first=1):
+    """So many users to upload."""
+    keys = [f"00000000-0000-4000-8000-{number:012}" for number in range(first, first + count)]
+    return [{**CHANGE, "source_change_id": number, "pk": key,
+             "payload": {**CHANGE["payload"], "id": key, "email": f"{key}@gateway.example",
+                         "name": name}}
+            for number, key in enumerate(keys, first)]
+
+
+def test_a_snapshot_is_whole_lines_from_header_to_end(gateway, database, mint):
+    gateway.upload(mint("ann", "phone"), many(3000, "ä\\\"\n"))
+    answer = gateway.request("GET", "/sync/snapshot", token=mint("ann", "tablet"))
+    assert answer.status == 200
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    lines = [json.loads(line) for line in answer.body.decode().splitlines()]
+    assert lines[0]["seq"] == 3000
+    assert lines[-1]["end"] is True
+    assert lines[-1]["rows"] == len(lines) - 2 == 3000
+    digest = gateway.request("GET", "/sync/digest", token=mint("ann", "tablet")).body
+    assert lines[-1]["digest"] == digest["digest"]
+    packed = gateway.request("GET", "/sync/snapshot", token=mint("ann", "tablet"),
+                             headers={"Accept-Encoding": "gzip"})
+    assert gzip.decompress(packed.body) == answer.body
+    empty = gateway.request("GET", "/sync/snapshot", token=mint("bob", "phone"))
+    assert [json.loads(line) for line in empty.body.splitlines()][-1]["rows"] == 0
+    assert gateway.request("HEAD", "/sync/snapshot", token=mint("bob", "phone")).status == 200
+
+
+def test_a_broken_snapshot_has_no_last_line(start_gateway, database, mint):
+    """The database dies in the middle: the client must not take what it got for everything."""
+    gateway = start_gateway(ROWSYNC_LOOPS=1)
+    gateway.upload(mint("ann", "phone"), many(9000, "x" * 1000))
+    with socket.socket() as peer:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        peer.settimeout(20)
+        peer.connect(("127.0.0.1", gateway.port))
+        peer.sendall(f"GET /sync/snapshot HTTP/1.1\r\nHost: x\r\n"
+                     f"Authorization: Bearer {mint('ann', 'tablet')}\r\n\r\n".encode())
+        received = peer.recv(1000)
+        assert received.startswith(b"HTTP/1.1 200 OK")
+        assert database.value("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE "
+                              "application_name LIKE 'rowsync-gateway ________________'") == 1
+        while chunk := peer.recv(65536):
+            received += chunk
+    assert b'"end"' not in received
+    # Not even the framing says that this was the end.
+    assert not received.endswith(b"0\r\n\r\n")
+    assert gateway.request("GET", "/sync/snapshot", token=mint("ann", "tablet")).status == 200
+
+
+def test_a_reader_of_a_snapshot_that_goes_away_frees_its_connection(start_gateway, database, mint):
+    gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_STREAM_POOL_SIZE=1)
+    gateway.upload(mint("ann", "phone"), many(9000, "x" * 1000))
+    for _ in range(3):
+        with socket.socket() as peer:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            peer.connect(("127.0.0.1", gateway.port))
+            peer.sendall(f"GET /sync/snapshot HTTP/1.1\r\nHost: x\r\n"
+                         f"Authorization: Bearer {mint('ann', 'tablet')}\r\n\r\n".encode())
+            assert peer.recv(100).startswith(b"HTTP/1.1 200 OK")
+            # Uploads have connections of their own.
+            assert gateway.upload(mint("bob", "phone"), []).status == 200
+    answer = gateway.request("GET", "/sync/snapshot", token=mint("ann", "tablet"))
+    assert json.loads(answer.body.splitlines()[-1])["rows"] == 9000
+
+
+class Watching:
+    """One event stream."""
+
+    def __init__(self, gateway, token):
+        self.connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=20)
+        self.connection.request("GET", "/sync/watch", headers={"Authorization": "Bearer " + token})
+        self.response = self.connection.getresponse()
+        assert self.response.status == 200
+        assert self.response.headers["content-type"] == "text/event-stream"
+
+    def event(self):
+        """The next event, as (name, data); comments are passed over. None at the end."""
+        fields = {}
+        while line := self.response.readline():
+            name, colon, value = line.decode().rstrip("\n").partition(": ")
+            if colon:
+                fields[name] = value
+            elif fields:
+                return fields["event"], json.loads(fields["data"])
+        return None
+
+
+def test_watching_tells_the_head_at_once_and_whenever_it_moves(start_gateway, database, mint):
+    one, two = start_gateway(), start_gateway()
+    watching = Watching(one, mint("ann", "phone"))
+    assert watching.event() == ("head", {"head": 0})
+    two.upload(mint("ann", "tablet"), many(2))
+    assert watching.event() == ("head", {"head": 2})
+    again = Watching(one, mint("ann", 'a "strange\\" name'))
+    assert again.event() == ("head", {"head": 2})
+    other = Watching(one, mint('b"o\\b', "phone"))
+    assert other.event() == ("head", {"head": 0})
+    database.rows("UPDATE business.users SET name = 'Bea'")
+    assert watching.event() == again.event() == ("head", {"head": 4})
+    two.upload(mint('b"o\\b', "tablet"), many(1, first=10))
+    assert other.event() == ("head", {"head": 1})
+
+
+def test_event_streams_are_told_to_reconnect_and_do_not_delay_the_end(start_gateway, database, mint):
+    gateway = start_gateway()
+    watching = [Watching(gateway, mint("ann", f"phone {number}")) for number in range(5)]
+    assert [stream.event() for stream in watching] == [("head", {"head": 0})] * 5
+    gateway.server.send_signal(signal.SIGTERM)
+    assert [stream.event() for stream in watching] == [("reconnect", {})] * 5
+    assert [stream.event() for stream in watching] == [None] * 5
+    assert gateway.server.wait(20) == 0
+
+
+# Schema and digest
+
+def test_the_schema_has_a_tag_that_spares_its_second_download(gateway, mint):
+    answer = gateway.request("GET", "/sync/schema", token=mint("ann", "phone"))
+    assert answer.status == 200
+    assert "users" in json.dumps(answer.body)
+    tag = answer.headers["etag"]
+    for value in (tag, "W/" + tag, '"other", ' + tag, "*"):
+        again = gateway.request("GET", "/sync/schema", token=mint("ann", "phone"),
+                                headers={"If-None-Match": value})
+        assert (again.status, again.body, again.headers["etag"]) == (304, b"", tag)
+    changed = gateway.request("GET", "/sync/schema", token=mint("ann", "phone"),
+                              headers={"If-None-Match": '"other"'})
+    assert changed.body == answer.body
+
+
+def test_digest(gateway, mint):
+    gateway.upload(mint("ann", "phone"), many(3))
+    before = gateway.request("GET", "/sync/digest", token=mint("ann", "phone"))
+    assert before.status == 200
+    gateway.upload(mint("ann", "phone"), many(1, first=4))
+    after = gateway.request("GET", "/sync/digest", token=mint("ann", "phone"))
+    assert after.body["digest"] != before.body["digest"]
+    then = gateway.request("GET", "/sync/digest?at=3", token=mint("ann", "phone"))
+    assert then.body == before.body
+    problem(gateway.request("GET", "/sync/digest?at=x", token=mint("ann", "phone")), 400,
+            "invalid_parameter", '"at" must be an integer from 0 to 9223372036854775807, not "x".')

@@ -1,0 +1,124 @@
+/*
+ * handler_snapshot.c: the live rows of a scope, as a stream.
+ *
+ * The database makes a chunk of whole lines at a time. While a chunk is on its way to the client
+ * nothing is read from the database, which then waits as well: memory is one chunk a stream,
+ * however large the scope and however slow the reader. Streams have a pool of their own, so that
+ * slow readers keep no upload waiting.
+ */
+#include "log.h"
+#include "router.h"
+#include "sqlstate.h"
+
+/* One snapshot being streamed. Lives in the request's memory. */
+struct stream
+{
+    h2o_generator_t super;
+    struct request *request;
+    PGresult *chunk; /* on its way to the client; NULL: none is */
+    bool started;    /* the head of the answer is sent */
+    bool over;       /* the database has given all */
+    bool failed;     /* ... or failed: the client must not take it for all */
+};
+
+/* Ends the answer. A broken one has no end: the connection is cut before the last chunk. */
+static void
+finish(struct stream *stream)
+{
+    h2o_send(stream->request->req, NULL, 0,
+             stream->failed ? H2O_SEND_STATE_ERROR : H2O_SEND_STATE_FINAL);
+}
+
+/* The client's socket has taken the chunk. */
+static void
+on_proceed(h2o_generator_t *self, h2o_req_t *req)
+{
+    struct stream *stream = (struct stream *)self;
+
+    (void)req;
+    PQclear(stream->chunk);
+    stream->chunk = NULL;
+    if (stream->over)
+        finish(stream);
+    else
+        pg_job_resume(&stream->request->job);
+}
+
+/* The next chunk. */
+static void
+on_chunk(struct pg_job *job, PGresult *row)
+{
+    struct request *request = H2O_STRUCT_FROM_MEMBER(struct request, job, job);
+    struct stream *stream = request->subject;
+    h2o_iovec_t bytes = h2o_iovec_init(PQgetvalue(row, 0, 0), PQgetlength(row, 0, 0));
+
+    stream->chunk = row;
+    if (!stream->started)
+    {
+        stream->started = true;
+        request->req->compress_hint = H2O_COMPRESS_HINT_ENABLE;
+        request_prepare_stream(request, "application/x-ndjson");
+        h2o_start_response(request->req, &stream->super);
+    }
+    h2o_send(request->req, &bytes, 1, H2O_SEND_STATE_IN_PROGRESS);
+}
+
+/* The database has given all, or failed. */
+static void
+on_done(struct pg_job *job, enum pg_end end, PGresult *result)
+{
+    struct request *request = H2O_STRUCT_FROM_MEMBER(struct request, job, job);
+    struct stream *stream = request->subject;
+    struct problem problem;
+
+    request->ended = clock_us();
+    stream->over = true;
+    stream->failed = end != PG_END_RESULT;
+    if (stream->failed || !stream->started)
+    {
+        problem_from_database(&problem, end, result);
+        request->problem = problem_name(problem.code);
+        if (end == PG_END_ERROR && problem_status(problem.code) >= 500)
+            request_log_database_error(request, result);
+    }
+    PQclear(result);
+    if (request->req == NULL)
+        return;
+    if (!stream->started)
+        request_fail(request, &problem);
+    else if (stream->chunk == NULL)
+        finish(stream);
+}
+
+static void
+on_released(struct request *request)
+{
+    struct stream *stream = request->subject;
+
+    PQclear(stream->chunk);
+    stream->chunk = NULL;
+}
+
+/* GET /sync/snapshot */
+void
+handle_snapshot(struct request *request)
+{
+    static const struct pg_statement statement = {
+        "rowsync_snapshot", "SELECT rowsync.snapshot($1::pg_catalog.text, $2::pg_catalog.text)", 5,
+        2};
+    struct stream *stream = request_memory(request, sizeof(*stream));
+
+    if (h2o_memis(request->req->method.base, request->req->method.len, H2O_STRLIT("HEAD")))
+    {
+        request_answer(request, "application/x-ndjson", "", 0);
+        return;
+    }
+    *stream = (struct stream){.super = {on_proceed, NULL}, .request = request};
+    request->subject = stream;
+    request->released = on_released;
+    request->job.values[0] = request->user;
+    request->job.values[1] = request->source;
+    request->job.row = on_chunk;
+    request->job.done = on_done;
+    request_submit(request, request->loop->streams, &statement);
+}
