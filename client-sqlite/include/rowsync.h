@@ -1,0 +1,325 @@
+/*
+ * rowsync.h - keep an app's SQLite database in step with PostgreSQL, offline first.
+ *
+ * This header is the manual of librowsync; docs/client.md tells the story around it.
+ *
+ * The library works on the app's own connection. Triggers in plain SQL note which rows of the
+ * tracked tables change, whoever changes them; rowsync_sync() sends those rows and fetches what
+ * others changed. Nothing happens in the background: the library starts no thread and keeps no
+ * transaction open between calls.
+ *
+ *     rowsync *sync;
+ *     if (rowsync_open(db, NULL, &sync) != ROWSYNC_OK) ...           // rowsync_close() even so
+ *     rowsync_init(sync);                                            // once a database
+ *     rowsync_track(sync, "notes", NULL);                            // once a table
+ *     rowsync_attach(sync, "https://sync.example.com", "ann", NULL); // once a sign-in
+ *     rowsync_set_token(sync, token);
+ *     rowsync_sync(sync, NULL, &report);                             // as often as you like
+ *     rowsync_close(sync);
+ *
+ * Threads: one handle belongs to one thread at a time, as its sqlite3 connection does. Different
+ * handles (on different connections, also to the same file) are independent. rowsync_cancel() may
+ * be called from any thread while the handle is open.
+ *
+ * Transactions: functions that write begin and commit their own transaction and refuse to run
+ * inside one of the app's (ROWSYNC_MISUSE). A crash at any point leaves the database as it was
+ * before or after one of these transactions, and the next sync goes on from there.
+ *
+ * Errors: every function that can fail returns a code, ROWSYNC_OK being 0. After a failure
+ * rowsync_message() says what happened and rowsync_hint() what to do about it; both stay valid until
+ * the next call with the same handle.
+ */
+#ifndef ROWSYNC_H
+#define ROWSYNC_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C"
+{
+#endif
+
+#define ROWSYNC_VERSION "0.1.0"
+
+    struct sqlite3;
+
+    /* A client for one database connection. */
+    typedef struct rowsync rowsync;
+
+    /* What a call came to. */
+    typedef enum rowsync_code
+    {
+        ROWSYNC_OK = 0,
+        ROWSYNC_NOMEM = 1,        /* out of memory; the database is as before the call */
+        ROWSYNC_MISUSE = 2,       /* the call does not fit here: bad argument, inside a transaction */
+        ROWSYNC_DATABASE = 3,     /* SQLite refused; the message has SQLite's words */
+        ROWSYNC_BUSY = 4,         /* another connection holds the database; try again */
+        ROWSYNC_UNINITIALIZED = 5, /* rowsync_init() was never run on this database */
+        ROWSYNC_UNATTACHED = 6,   /* rowsync_attach() was never run, or was undone */
+        ROWSYNC_SCHEMA = 7,       /* a table cannot be tracked, or a tracked one is gone */
+        ROWSYNC_NETWORK = 8,      /* the server was not reached, or the connection broke */
+        ROWSYNC_UNAVAILABLE = 9,  /* the server is there but asks to come back later */
+        ROWSYNC_AUTH = 10,        /* the token is missing, expired or not accepted */
+        ROWSYNC_PROTOCOL = 11,    /* the server's answer is not of the rowsync protocol */
+        ROWSYNC_REFUSED = 12,     /* the server refused the request as a whole */
+        ROWSYNC_CANCELLED = 13,   /* rowsync_cancel() was called */
+        ROWSYNC_PENDING = 14,     /* refused because local edits would be lost */
+        ROWSYNC_DIFFERENT = 15    /* rowsync_verify() found something that does not fit */
+    } rowsync_code;
+
+    /*
+     * What happens when a row was changed here and on the server since they last agreed.
+     * The server's side never arrives over a pending edit unseen: the upload of the edit is refused
+     * as a conflict, and the policy of the row's table decides.
+     */
+    typedef enum rowsync_policy
+    {
+        ROWSYNC_SERVER_WINS = 0, /* the row becomes what the server has */
+        ROWSYNC_CLIENT_WINS = 1, /* the edit is sent again, on top of the server's version */
+        ROWSYNC_MERGE = 2,       /* by column: columns that only one side changed are kept from that
+                                    side; where both changed the same column, the server wins */
+        ROWSYNC_MANUAL = 3       /* both sides are kept in _sync_conflict until rowsync_resolve() */
+    } rowsync_policy;
+
+    /* A conflict, as the conflict callback sees it. All strings belong to the library. */
+    typedef struct rowsync_conflict
+    {
+        const char *table;
+        const char *pk;            /* as on the wire: text, uuid, number, or JSON array */
+        int64_t base_version;      /* version that the local edit was made on */
+        int64_t server_version;    /* version that the server has */
+        const char *local_payload; /* JSON object of the row here; NULL when it is deleted here */
+        const char *server_payload; /* JSON object of the server's row; NULL when it is deleted */
+    } rowsync_conflict;
+
+    /* What went on in a sync. Counts are of this call. */
+    typedef struct rowsync_report
+    {
+        int64_t uploaded;         /* changes that the server took */
+        int64_t rounds;           /* upload requests answered */
+        int64_t applied;          /* statuses by kind, resent changes counted each time */
+        int64_t conflict;
+        int64_t fk_missing;
+        int64_t bad_payload;
+        int64_t constraint;
+        int64_t forbidden;
+        int64_t unregistered_table;
+        int64_t internal_error;
+        int64_t other;
+        int64_t downloaded;       /* changes of others that were applied here */
+        int64_t pages;            /* download pages that held changes */
+        int64_t pending;          /* rows that still wait for upload, after the call */
+        int64_t conflicts;        /* rows that wait for rowsync_resolve(), after the call */
+        int64_t rejected;         /* dead letters, after the call */
+        int64_t head;             /* position in the server's log that this database has reached */
+    } rowsync_report;
+
+    /* How a sync is done. NULL stands for all zero. */
+    typedef struct rowsync_sync_options
+    {
+        int batch_size; /* changes a request; 0: start with 200 and adapt */
+        int page_size;  /* changes a download page; 0: 1000 */
+        int max_tries;  /* of one request before giving up; 0: 5 */
+    } rowsync_sync_options;
+
+    /* The state of a database. Strings belong to the library, valid until the next call. */
+    typedef struct rowsync_state
+    {
+        const char *url; /* NULL when not attached, as the next two */
+        const char *user_id;
+        const char *source_id;
+        int64_t pending;
+        int64_t conflicts;
+        int64_t rejected;
+        int64_t head;     /* position in the server's log */
+        int hydrated;     /* 1 once all of the user's rows have arrived */
+        int tables;       /* number of tracked tables */
+    } rowsync_state;
+
+    /* One request, as a transport gets it. All memory belongs to the library. */
+    typedef struct rowsync_request
+    {
+        const char *method;
+        const char *url;
+        const char *const *headers; /* "Name: value", ended by NULL */
+        const void *body;           /* NULL for a GET */
+        size_t body_length;
+        size_t max_response; /* a longer answer is to be refused */
+    } rowsync_request;
+
+    /* Takes a piece of the answer's body; returns 0, or non-zero to break off. */
+    typedef int (*rowsync_sink)(void *sink, const void *data, size_t length);
+
+    /* What a transport tells of an answer besides its body. */
+    typedef struct rowsync_response
+    {
+        long status;         /* HTTP status */
+        long retry_after;    /* seconds of a Retry-After header, or -1 */
+        char message[256];   /* where the request failed: why, for people */
+    } rowsync_response;
+
+    /*
+     * How requests travel. The library brings one over libcurl; an app may bring its own.
+     * perform() blocks until the answer is complete. It hands the body to `sink` in pieces and
+     * returns ROWSYNC_OK with any status, ROWSYNC_NETWORK, ROWSYNC_CANCELLED or ROWSYNC_NOMEM. It
+     * must look at *cancelled now and then, must not follow redirects to another host, and must
+     * decode any content coding that it asked for.
+     */
+    typedef struct rowsync_transport
+    {
+        void *context;
+        rowsync_code (*perform)(void *context, const rowsync_request *request, rowsync_sink sink,
+                                void *sink_context, rowsync_response *response,
+                                const volatile int *cancelled);
+        void (*close)(void *context); /* called by rowsync_close(); may be NULL */
+    } rowsync_transport;
+
+    /* The token callback writes a fresh token into `token`; returns 0, or non-zero when it has none. */
+    typedef int (*rowsync_token_callback)(void *context, char *token, size_t size);
+
+    /*
+     * Decides a conflict: returns one of ROWSYNC_SERVER_WINS, ROWSYNC_CLIENT_WINS, ROWSYNC_MERGE,
+     * ROWSYNC_MANUAL. It is called inside the library's transaction and must not use the connection.
+     */
+    typedef rowsync_policy (*rowsync_conflict_callback)(void *context,
+                                                        const rowsync_conflict *conflict);
+
+    /* Is told how far a sync has come. `total` is 0 where unknown. Returns non-zero to cancel. */
+    typedef int (*rowsync_progress_callback)(void *context, const char *phase, int64_t done,
+                                             int64_t total);
+
+    /* Is told what may interest a developer. */
+    typedef void (*rowsync_log_callback)(void *context, const char *message);
+
+    /* What an app may bring along. Everything may be zero; NULL instead of the struct likewise. */
+    typedef struct rowsync_options
+    {
+        const rowsync_transport *transport; /* copied; NULL: libcurl */
+        void *context;                      /* handed to the callbacks */
+        rowsync_token_callback token;       /* asked when there is no token, or after a 401 */
+        rowsync_conflict_callback conflict; /* overrides the tables' policies */
+        rowsync_progress_callback progress;
+        rowsync_log_callback log;
+    } rowsync_options;
+
+    /* How a table is tracked. */
+    typedef struct rowsync_track_options
+    {
+        const char *schema;              /* the server's schema; NULL: "public" */
+        rowsync_policy policy;           /* for conflicts */
+        const char *const *local_columns; /* columns that stay on the device, ended by NULL, or NULL */
+    } rowsync_track_options;
+
+    /* Memory functions of the whole process; to be set before the first rowsync_open(). */
+    typedef struct rowsync_allocator
+    {
+        void *(*reallocate)(void *pointer, size_t size); /* as realloc(), also for new memory */
+        void (*release)(void *pointer);                  /* as free() */
+    } rowsync_allocator;
+
+    /* NULL goes back to realloc() and free(). */
+    void rowsync_set_allocator(const rowsync_allocator *allocator);
+
+    /*
+     * Makes a client for `db`, which stays the app's and must outlive the client. Reads nothing but
+     * the library's own tables, writes only when triggers are out of date. *out is set even when
+     * the call fails (except for NOMEM, which makes it NULL), so that rowsync_message() can be asked.
+     */
+    rowsync_code rowsync_open(struct sqlite3 *db, const rowsync_options *options, rowsync **out);
+
+    /* Frees the client, never the connection. NULL is fine. */
+    void rowsync_close(rowsync *client);
+
+    /* The failure of the last call: its code, what happened, what to do. Never NULL. */
+    rowsync_code rowsync_error(const rowsync *client);
+    const char *rowsync_message(const rowsync *client);
+    const char *rowsync_hint(const rowsync *client);
+
+    /* A code's name, such as "busy"; never NULL. */
+    const char *rowsync_code_name(rowsync_code code);
+
+    /* Creates the library's tables, all named _sync_*; does nothing when they are there. */
+    rowsync_code rowsync_init(rowsync *client);
+
+    /*
+     * Captures every change to a table from now on, and marks the rows that it already has as to be
+     * uploaded. The table has the name, the key and the columns of a table on the server. Its key
+     * must be declared and of a type that compares exactly: TEXT, INTEGER, BLOB (a uuid's 16 bytes).
+     * Tracking a tracked table again changes its options and leaves what is pending.
+     */
+    rowsync_code rowsync_track(rowsync *client, const char *table,
+                               const rowsync_track_options *options);
+
+    /*
+     * Forgets a table: its triggers, versions and what is pending. Its rows stay. Refuses with
+     * ROWSYNC_PENDING while edits are pending, unless `force`.
+     */
+    rowsync_code rowsync_untrack(rowsync *client, const char *table, int force);
+
+    /*
+     * Says where to sync, for whom and as which source (installation). `source_id` NULL keeps the one
+     * that the database has, or makes a random one. Another user than before is refused until
+     * rowsync_detach(); edits made before the first attach belong to the first user.
+     */
+    rowsync_code rowsync_attach(rowsync *client, const char *url, const char *user_id,
+                                const char *source_id);
+
+    /*
+     * Signs the user off: deletes the rows of all tracked tables, their versions and the position
+     * in the server's log. Refuses with ROWSYNC_PENDING while edits are pending, unless `force`.
+     */
+    rowsync_code rowsync_detach(rowsync *client, int force);
+
+    /* The bearer token of the requests from now on; copied. NULL: ask the callback. */
+    rowsync_code rowsync_set_token(rowsync *client, const char *token);
+
+    /*
+     * Sync: hydrate where that was never done, push, pull. Each can be had alone. `options` and
+     * `report` may be NULL; the report is filled as far as things came, also after a failure.
+     */
+    rowsync_code rowsync_sync(rowsync *client, const rowsync_sync_options *options,
+                              rowsync_report *report);
+    rowsync_code rowsync_push(rowsync *client, const rowsync_sync_options *options,
+                              rowsync_report *report);
+    rowsync_code rowsync_pull(rowsync *client, const rowsync_sync_options *options,
+                              rowsync_report *report);
+
+    /*
+     * Fetches all rows of the user from the start, one page a transaction. Broken off, it goes on
+     * where it was. Rows that are up to date are left alone, pending edits too.
+     */
+    rowsync_code rowsync_hydrate(rowsync *client, const rowsync_sync_options *options,
+                                 rowsync_report *report);
+
+    /* How the database stands. */
+    rowsync_code rowsync_get_state(rowsync *client, rowsync_state *state);
+
+    /*
+     * Settles a conflict of a table whose policy is ROWSYNC_MANUAL: by ROWSYNC_SERVER_WINS,
+     * ROWSYNC_CLIENT_WINS or ROWSYNC_MERGE. `pk` as in the view _sync_conflicts.
+     */
+    rowsync_code rowsync_resolve(rowsync *client, const char *table, const char *pk,
+                                 rowsync_policy how);
+
+    /* Sends a dead letter again with the next push; `table` and `pk` NULL: all of them. */
+    rowsync_code rowsync_requeue(rowsync *client, const char *table, const char *pk);
+
+    /* Gives a dead letter up: the row becomes what the server last had. NULL as above. */
+    rowsync_code rowsync_discard(rowsync *client, const char *table, const char *pk);
+
+    /*
+     * Looks for changes that no trigger can see (a row replaced through its rowid, a table that
+     * lost its triggers), and queues them where `repair`. *found is their number. Returns
+     * ROWSYNC_DIFFERENT when there are some and they were not repaired.
+     */
+    rowsync_code rowsync_verify(rowsync *client, int repair, int64_t *found);
+
+    /* Breaks off the call that runs on this handle, from any thread. */
+    void rowsync_cancel(rowsync *client);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

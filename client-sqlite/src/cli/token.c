@@ -1,0 +1,163 @@
+/*
+ * token.c - where the command line gets its token from, and development tokens of its own.
+ *
+ * A token never comes from the argument list, which other users of the machine can read.
+ */
+#include <openssl/hmac.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "cli.h"
+
+/* Reads a stream to its end, without the line end; for free(). NULL when empty or too long. */
+static char *
+read_line(FILE *stream)
+{
+    char buffer[16384];
+    size_t length = fread(buffer, 1, sizeof(buffer) - 1, stream);
+
+    while (length > 0 && (buffer[length - 1] == '\n' || buffer[length - 1] == '\r'))
+        length--;
+    buffer[length] = '\0';
+    return length > 0 && strlen(buffer) == length ? strdup(buffer) : NULL;
+}
+
+/*
+ * The token: from a command, a file, or ROWSYNC_TOKEN, in this order; for free(). NULL where there
+ * is none.
+ */
+char *
+token_read(const Arguments *arguments)
+{
+    const char *environment = getenv("ROWSYNC_TOKEN");
+    FILE *stream;
+    char *token = NULL;
+
+    if (arguments->token_command != NULL)
+    {
+        if ((stream = popen(arguments->token_command, "r")) == NULL)
+            return NULL;
+        token = read_line(stream);
+        if (pclose(stream) != 0)
+        {
+            free(token);
+            token = NULL;
+        }
+        return token;
+    }
+    if (arguments->token_file != NULL)
+    {
+        if ((stream = fopen(arguments->token_file, "r")) == NULL)
+            return NULL;
+        token = read_line(stream);
+        fclose(stream);
+        return token;
+    }
+    return environment != NULL && *environment != '\0' ? strdup(environment) : NULL;
+}
+
+/* base64url without padding (RFC 7515), appended to `out`, which has the room. */
+static char *
+base64url(char *out, const unsigned char *data, size_t length)
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    unsigned bits = 0, value = 0;
+
+    for (; length > 0; length--)
+    {
+        value = value << 8 | *data++;
+        for (bits += 8; bits >= 6; bits -= 6)
+            *out++ = digits[value >> (bits - 6) & 63];
+    }
+    if (bits > 0)
+        *out++ = digits[value << (6 - bits) & 63];
+    *out = '\0';
+    return out;
+}
+
+/* Adds the claims given as name=value; a value that is JSON keeps its type. */
+static int
+add_claims(json_t *claims, const char **given)
+{
+    for (; given != NULL && *given != NULL; given++)
+    {
+        const char *equals = strchr(*given, '=');
+        json_t *value;
+        char *name;
+        int failed;
+
+        if (equals == NULL || equals == *given)
+        {
+            fprintf(stderr, "rowsync: --claim wants name=value, not \"%s\"\n", *given);
+            return -1;
+        }
+        value = json_loads(equals + 1, JSON_DECODE_ANY, NULL);
+        if (value == NULL)
+            value = json_string(equals + 1);
+        name = strndup(*given, (size_t)(equals - *given));
+        failed = name == NULL || json_object_set_new(claims, name, value) != 0;
+        free(name);
+        if (failed)
+        {
+            fprintf(stderr, "rowsync: the claim \"%s\" is not UTF-8\n", *given);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* Prints a token signed with ROWSYNC_JWT_SECRET (HS256): for development and tests. */
+int
+token_command(const Arguments *arguments)
+{
+    static const char header[] = "{\"alg\":\"HS256\",\"typ\":\"JWT\"}";
+    const char *secret = getenv("ROWSYNC_JWT_SECRET");
+    json_t *claims;
+    char *text, *token, *end;
+    unsigned char signature[32];
+    unsigned length = sizeof(signature);
+    time_t now = time(NULL);
+    int result = EXIT_FAILED;
+
+    if (arguments->user == NULL)
+    {
+        fprintf(stderr, "rowsync: token needs --user (and mostly --source)\n");
+        return EXIT_USAGE;
+    }
+    if (secret == NULL || *secret == '\0')
+    {
+        fprintf(stderr, "rowsync: ROWSYNC_JWT_SECRET is not set\n"
+                        "  It is the secret that the gateway was started with.\n");
+        return EXIT_FAILED;
+    }
+    claims = json_pack("{s:s, s:s*, s:I, s:I}", "sub", arguments->user, "did", arguments->source,
+                       "iat", (json_int_t)now, "exp",
+                       (json_int_t)now + (arguments->ttl != 0 ? arguments->ttl : 3600));
+    if (claims == NULL || add_claims(claims, arguments->claims) != 0)
+    {
+        json_decref(claims);
+        return EXIT_USAGE;
+    }
+    text = json_dumps(claims, JSON_COMPACT);
+    json_decref(claims);
+    token = text != NULL ? malloc(sizeof(header) * 2 + strlen(text) * 2 + 64) : NULL;
+    if (token != NULL)
+    {
+        end = base64url(token, (const unsigned char *)header, sizeof(header) - 1);
+        *end++ = '.';
+        end = base64url(end, (const unsigned char *)text, strlen(text));
+        if (HMAC(EVP_sha256(), secret, (int)strlen(secret), (unsigned char *)token,
+                 (size_t)(end - token), signature, &length) != NULL)
+        {
+            *end++ = '.';
+            base64url(end, signature, length);
+            puts(token);
+            result = EXIT_DONE;
+        }
+    }
+    free(text);
+    free(token);
+    return result;
+}

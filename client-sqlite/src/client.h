@@ -1,0 +1,277 @@
+/*
+ * client.h - what the parts of the library share: the client, its tables, keys, statements.
+ */
+#ifndef ROWSYNC_CLIENT_H
+#define ROWSYNC_CLIENT_H
+
+#ifdef ROWSYNC_LOADABLE
+#include <sqlite3ext.h>
+SQLITE_EXTENSION_INIT3
+#else
+#include <sqlite3.h>
+#endif
+
+#include "buffer.h"
+#include "json.h"
+#include "rowsync.h"
+
+/* What a column's declared type makes of a value that comes from the server. */
+typedef enum ColumnKind
+{
+    KIND_ANY, /* no affinity, or NUMERIC: as it comes */
+    KIND_TEXT,
+    KIND_INTEGER,
+    KIND_REAL,
+    KIND_BLOB, /* a uuid becomes its 16 bytes, other strings are base64 */
+    KIND_JSON  /* declared JSON or JSONB: the value's raw text */
+} ColumnKind;
+
+/* A column that travels; generated and local ones do not. */
+typedef struct Column
+{
+    char *name;
+    char *member; /* "name": as it stands in a request */
+    ColumnKind kind;
+    bool untyped; /* compare types too when looking for a change */
+    bool key;     /* part of the primary key */
+    bool uuid;    /* a BLOB that is a uuid: a key, or a reference to one */
+    int64_t mask; /* its bit in _sync_dirty.changed; 0 for a key column */
+} Column;
+
+/* Statements of a table, prepared when first needed. */
+typedef enum TableStatement
+{
+    TABLE_READ,   /* the columns of a row by its key */
+    TABLE_DELETE, /* a row by its key */
+    TABLE_STATEMENTS
+} TableStatement;
+
+/* A tracked table. */
+typedef struct Table
+{
+    int64_t id;
+    char *name;
+    char *schema;
+    char *local;  /* JSON array of the columns that stay on the device */
+    char *layout; /* JSON array of the columns that travelled when the triggers were made */
+    rowsync_policy policy;
+    bool exists;
+    bool hidden_unique; /* has a unique index that no probe can foresee */
+    Column *columns;
+    int column_count;
+    int *keys; /* positions in columns, in key order */
+    int key_count;
+    sqlite3_stmt *statements[TABLE_STATEMENTS];
+    /* The upsert for the columns that the last downloaded row had, and which those are. */
+    sqlite3_stmt *upsert;
+    int *shape; /* for each member of the payload its column, or -1 */
+    Slice *shape_names;
+    Buffer shape_text;
+    int shape_count;
+} Table;
+
+/* A row's key as _sync_dirty and _sync_version have it: TEXT, INTEGER or BLOB. */
+typedef struct Key
+{
+    int type; /* SQLITE_TEXT, SQLITE_INTEGER, SQLITE_BLOB; 0 = none */
+    int64_t integer;
+    Buffer bytes;
+} Key;
+
+/* The library's own statements; the texts stand beside each other in database.c. */
+typedef enum Statement
+{
+    SQL_BEGIN,
+    SQL_COMMIT,
+    SQL_ROLLBACK,
+    SQL_SAVE,
+    SQL_RELEASE,
+    SQL_UNDO,
+    SQL_APPLY_ON,
+    SQL_APPLY_OFF,
+    SQL_INFO,
+    SQL_CURSOR,
+    SQL_TAKE_CHANGE_ID,
+    SQL_COUNTS,
+    SQL_VERSION_GET,
+    SQL_VERSION_PUT,
+    SQL_VERSION_DROP,
+    SQL_EDITED,
+    SQL_DIRTY_GET,
+    SQL_DIRTY_QUEUE,
+    SQL_DIRTY_CLEAR,
+    SQL_DIRTY_DROP,
+    SQL_DIRTY_REBASE,
+    SQL_DIRTY_RENEW,
+    SQL_DIRTY_PUT,
+    SQL_HELD_PUT,
+    SQL_HELD_GET,
+    SQL_HELD_DROP,
+    SQL_REJECTED_PUT,
+    SQL_REJECTED_DROP,
+    SQL_STATEMENTS
+} Statement;
+
+struct rowsync
+{
+    sqlite3 *db;
+    rowsync_options options;
+    rowsync_transport transport;
+    bool own_transport;
+    volatile int cancelled;
+
+    rowsync_code code;
+    Buffer message;
+    Buffer hint;
+
+    char *token;
+    /* A copy of the one row of _sync_client_info, refreshed at the start of each call. */
+    char *url;
+    char *user_id;
+    char *source_id;
+    int64_t cursor;
+    int64_t window_until;
+    int hydrated;
+
+    Table *tables;
+    int table_count;
+    int64_t schema_cookie; /* PRAGMA schema_version when the tables were read */
+    bool loaded;
+
+    sqlite3_stmt *statements[SQL_STATEMENTS];
+    Buffer scratch;
+};
+
+/* database.c */
+rowsync_code rs_fail(rowsync *client, rowsync_code code, const char *hint, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+rowsync_code rs_fail_sqlite(rowsync *client, const char *doing);
+rowsync_code rs_nomem(rowsync *client);
+rowsync_code rs_enter(rowsync *client, bool writes);
+rowsync_code rs_prepare(rowsync *client, const char *sql, sqlite3_stmt **statement);
+rowsync_code rs_exec(rowsync *client, const char *sql);
+sqlite3_stmt *rs_statement(rowsync *client, Statement which);
+rowsync_code rs_run(rowsync *client, Statement which);
+rowsync_code rs_finish(rowsync *client, sqlite3_stmt *statement, const char *doing);
+rowsync_code rs_begin(rowsync *client);
+rowsync_code rs_end(rowsync *client, rowsync_code code);
+rowsync_code rs_attached(rowsync *client);
+rowsync_code rs_load_info(rowsync *client);
+rowsync_code rs_counts(rowsync *client, int64_t *pending, int64_t *conflicts, int64_t *rejected);
+bool rs_has_column_of(const char *json_array, const char *name);
+void rs_log(rowsync *client, const char *format, ...) __attribute__((format(printf, 2, 3)));
+rowsync_code rs_progress(rowsync *client, const char *phase, int64_t done, int64_t total);
+
+/* triggers.c */
+rowsync_code tables_load(rowsync *client);
+void tables_free(rowsync *client);
+rowsync_code tables_refresh(rowsync *client);
+Table *table_by_name(rowsync *client, Slice schema, Slice name);
+Table *table_by_id(rowsync *client, int64_t id);
+sqlite3_stmt *table_statement(rowsync *client, Table *table, TableStatement which);
+
+/* values.c */
+void key_free(Key *key);
+rowsync_code key_column(rowsync *client, sqlite3_stmt *statement, int column, Key *key);
+int key_bind(sqlite3_stmt *statement, int at, const Key *key);
+int key_bind_columns(const Table *table, sqlite3_stmt *statement, int at, const Key *key);
+bool key_from_wire(const Table *table, Slice pk, Key *key);
+bool key_from_text(const Table *table, const char *text, Key *key);
+void key_to_wire(Buffer *out, const Table *table, const Key *key);
+void key_to_text(Buffer *out, const Table *table, const Key *key);
+bool value_write(Buffer *out, const Column *column, sqlite3_stmt *row, int at);
+bool literal_write(Buffer *out, const Column *column, Slice literal);
+int value_bind(sqlite3_stmt *statement, int at, const Column *column, Slice value, Buffer *scratch);
+
+/* pending.c */
+typedef enum Operation
+{
+    OP_INSERT,
+    OP_UPDATE,
+    OP_DELETE,
+    OP_NOTHING /* a mark that came to nothing */
+} Operation;
+
+typedef struct Change
+{
+    Table *table;
+    Key key;
+    int64_t change_id;
+    int64_t base_version;
+    int64_t changed;
+    Operation op;
+    size_t payload_at; /* where its payload stands in the request */
+    size_t payload_length;
+} Change;
+
+/* One request in the making; its memory is used again from batch to batch. */
+typedef struct Batch
+{
+    Change *changes;
+    int count;
+    int capacity;
+    Buffer body;
+} Batch;
+
+/* The next pending changes in edit order, read in runs, so that no index has to be kept. */
+typedef struct Queue
+{
+    Change *changes;
+    int count;
+    int next;
+    int capacity;
+    int64_t after; /* everything up to this change id was handed out */
+    int64_t until; /* the last change id of this push */
+    bool done;
+} Queue;
+
+void batch_free(Batch *batch);
+void queue_free(Queue *queue);
+rowsync_code queue_start(rowsync *client, Queue *queue);
+rowsync_code batch_fill(rowsync *client, Queue *queue, Batch *batch, int limit, int64_t *rejected);
+rowsync_code change_payload(rowsync *client, Change *change, Buffer *out, bool whole,
+                            const char **problem);
+rowsync_code pending_reject(rowsync *client, const Change *change, Slice payload,
+                            const char *reason, Slice message, Slice details, bool *moved);
+const char *operation_name(Operation op);
+
+/* rows.c */
+typedef struct RowState /* what the server says of a row */
+{
+    int64_t version;
+    bool deleted;
+    Slice payload; /* JSON object; none when deleted */
+} RowState;
+
+rowsync_code row_put(rowsync *client, Table *table, const Key *key, const RowState *state,
+                     bool *refused);
+rowsync_code row_version(rowsync *client, const Table *table, const Key *key, int64_t *version,
+                         bool *deleted);
+rowsync_code row_set_version(rowsync *client, const Table *table, const Key *key, int64_t version,
+                             bool deleted);
+
+/* conflict.c */
+rowsync_code conflict_settle(rowsync *client, const Change *change, const RowState *theirs,
+                             Slice server_changed);
+rowsync_code conflict_hold(rowsync *client, const Table *table, const Key *key,
+                           const RowState *theirs, int state);
+rowsync_code held_apply(rowsync *client, Table *table, const Key *key, bool *applied);
+rowsync_code held_retry(rowsync *client);
+bool rs_orphans(rowsync *client);
+
+/* transport.c */
+rowsync_code transport_curl(rowsync_transport *out);
+typedef struct Exchange
+{
+    long status;
+    Buffer body;
+} Exchange;
+rowsync_code rs_request(rowsync *client, const char *method, const char *path, const Buffer *body,
+                        int max_tries, Exchange *out);
+
+/* upload.c, download.c */
+rowsync_code push_all(rowsync *client, const rowsync_sync_options *options, rowsync_report *report);
+rowsync_code pull_all(rowsync *client, const rowsync_sync_options *options, bool hydrate,
+                      rowsync_report *report);
+
+#endif

@@ -1,0 +1,602 @@
+/*
+ * conflict.c - a row that was changed here and on the server since they last agreed.
+ *
+ * There is one place where this is decided: the answer to the upload of the edit. A download that
+ * meets a pending edit only keeps what the server says in _sync_held; should the edit go away for
+ * another reason, it is applied from there.
+ */
+#include "client.h"
+
+#include <string.h>
+
+/* Keeps what the server says of a row, the latest of it. */
+rowsync_code
+conflict_hold(rowsync *client, const Table *table, const Key *key, const RowState *theirs,
+              int state)
+{
+    sqlite3_stmt *statement = rs_statement(client, SQL_HELD_PUT);
+    Buffer text = {0};
+    rowsync_code code;
+
+    if (statement == NULL)
+        return client->code;
+    key_to_text(&text, table, key);
+    sqlite3_bind_int64(statement, 1, table->id);
+    key_bind(statement, 2, key);
+    sqlite3_bind_text64(statement, 3, buffer_string(&text), text.length, SQLITE_STATIC,
+                        SQLITE_UTF8);
+    sqlite3_bind_int(statement, 4, state);
+    sqlite3_bind_int64(statement, 5, theirs->version);
+    sqlite3_bind_int(statement, 6, theirs->deleted);
+    sqlite3_bind_text64(statement, 7, theirs->payload.data, theirs->payload.length, SQLITE_STATIC,
+                        SQLITE_UTF8);
+    code = text.failed ? rs_nomem(client) : rs_finish(client, statement, "keeping a server row");
+    sqlite3_clear_bindings(statement);
+    buffer_free(&text);
+    return code;
+}
+
+/* Runs one of the statements that take a table and a key. */
+static rowsync_code
+drop(rowsync *client, Statement which, const Table *table, const Key *key)
+{
+    sqlite3_stmt *statement = rs_statement(client, which);
+
+    if (statement == NULL)
+        return client->code;
+    sqlite3_bind_int64(statement, 1, table->id);
+    key_bind(statement, 2, key);
+    return rs_finish(client, statement, "clearing a row's state");
+}
+
+/* A new change id: the server remembers what it answered to the old one. */
+static rowsync_code
+take_change_id(rowsync *client, int64_t *id)
+{
+    sqlite3_stmt *statement = rs_statement(client, SQL_TAKE_CHANGE_ID);
+
+    if (statement == NULL)
+        return client->code;
+    sqlite3_bind_int64(statement, 1, 0);
+    if (sqlite3_step(statement) == SQLITE_ROW)
+        *id = sqlite3_column_int64(statement, 0);
+    return rs_finish(client, statement, "taking a change id");
+}
+
+/* Puts the edit on top of another version, to be sent again with the columns of `changed`. */
+static rowsync_code
+rebase(rowsync *client, const Change *change, int64_t version, int64_t changed)
+{
+    sqlite3_stmt *statement;
+    int64_t id = 0;
+
+    if (take_change_id(client, &id) != ROWSYNC_OK ||
+        (statement = rs_statement(client, SQL_DIRTY_RENEW)) == NULL)
+        return client->code;
+    sqlite3_bind_int64(statement, 1, change->table->id);
+    key_bind(statement, 2, &change->key);
+    sqlite3_bind_int64(statement, 3, version);
+    sqlite3_bind_int64(statement, 4, id);
+    sqlite3_bind_int64(statement, 5, changed);
+    return rs_finish(client, statement, "moving an edit");
+}
+
+/* The row becomes the server's and the edit ends; where the row cannot be stored it is kept. */
+static rowsync_code
+server_wins(rowsync *client, const Change *change, const RowState *theirs)
+{
+    bool refused;
+
+    if (row_put(client, change->table, &change->key, theirs, &refused) != ROWSYNC_OK ||
+        drop(client, SQL_HELD_DROP, change->table, &change->key) != ROWSYNC_OK ||
+        (refused && conflict_hold(client, change->table, &change->key, theirs, 2) != ROWSYNC_OK) ||
+        drop(client, SQL_REJECTED_DROP, change->table, &change->key) != ROWSYNC_OK)
+        return client->code;
+    return drop(client, SQL_DIRTY_DROP, change->table, &change->key);
+}
+
+/* The edit is sent again, whole, on the server's version. */
+static rowsync_code
+client_wins(rowsync *client, const Change *change, const RowState *theirs)
+{
+    if (row_set_version(client, change->table, &change->key, theirs->version, theirs->deleted) !=
+            ROWSYNC_OK ||
+        drop(client, SQL_HELD_DROP, change->table, &change->key) != ROWSYNC_OK)
+        return client->code;
+    return rebase(client, change, theirs->version, change->op == OP_DELETE ? 0 : -1);
+}
+
+/* Is the name (with its quotes) an element of the array? */
+static bool
+array_has(Slice array, Slice name)
+{
+    JsonReader reader = scan_reader(array);
+    Slice element;
+    bool first;
+
+    if (array.data == NULL || !scan_enter(&reader, '['))
+        return false;
+    for (first = true; scan_next_element(&reader, first, &element); first = false)
+        if (element.length == name.length && memcmp(element.data, name.data, name.length) == 0)
+            return true;
+    return false;
+}
+
+/* The member of an object with this name (with its quotes). */
+static Slice
+member(Slice object, Slice name)
+{
+    JsonReader reader = scan_reader(object);
+    Slice key, value, found = {0};
+    bool first;
+
+    if (object.data == NULL || !scan_enter(&reader, '{'))
+        return found;
+    for (first = true; scan_next_member(&reader, first, &key, &value); first = false)
+        if (key.length == name.length && memcmp(key.data, name.data, name.length) == 0)
+            found = value;
+    return found;
+}
+
+/*
+ * Which of the columns edited here survive: those that the server left alone since the version that
+ * the edit was made on. The server says which it changed; where it does not, the row before the
+ * edit tells, kept by the triggers of merging tables. Where nobody tells, the server wins.
+ */
+static int64_t
+surviving(rowsync *client, const Change *change, const RowState *theirs, Slice server_changed)
+{
+    sqlite3_stmt *dirty = rs_statement(client, SQL_DIRTY_GET);
+    Buffer literal = {0}, value = {0};
+    int64_t mask = 0;
+    Slice base = {0};
+    int i;
+
+    if (dirty == NULL)
+        return 0;
+    sqlite3_bind_int64(dirty, 1, change->table->id);
+    key_bind(dirty, 2, &change->key);
+    if (sqlite3_step(dirty) == SQLITE_ROW && sqlite3_column_text(dirty, 4) != NULL)
+        base = (Slice){(const char *)sqlite3_column_text(dirty, 4),
+                       (size_t)sqlite3_column_bytes(dirty, 4)};
+    for (i = 0; i < change->table->column_count; i++)
+    {
+        const Column *column = &change->table->columns[i];
+        Slice name = {column->member, strlen(column->member) - 1};
+        Slice now = member(theirs->payload, name);
+
+        if ((column->mask & change->changed) == 0)
+            continue;
+        if (server_changed.data != NULL)
+        {
+            if (!array_has(server_changed, name))
+                mask |= column->mask;
+            continue;
+        }
+        buffer_clear(&literal);
+        buffer_clear(&value);
+        if (now.data != NULL && scan_string(member(base, name), &literal) &&
+            literal_write(&value, column, (Slice){buffer_string(&literal), literal.length}) &&
+            value.length == now.length && memcmp(value.data, now.data, now.length) == 0)
+            mask |= column->mask;
+    }
+    sqlite3_reset(dirty);
+    if (literal.failed || value.failed)
+        rs_nomem(client);
+    buffer_free(&literal);
+    buffer_free(&value);
+    return mask;
+}
+
+/*
+ * Three-way merge: the row takes over what the server changed, the edits that survive stay pending
+ * on the server's version. An edit of a row that is deleted on one side is not merged: server wins.
+ */
+static rowsync_code
+merge(rowsync *client, const Change *change, const RowState *theirs, Slice server_changed,
+      Slice local_payload)
+{
+    Buffer payload = {0};
+    RowState merged = *theirs;
+    JsonReader reader = scan_reader(theirs->payload);
+    int64_t mask;
+    Slice name, value;
+    bool first, refused;
+    int i;
+
+    if (theirs->deleted || change->op == OP_DELETE)
+        return server_wins(client, change, theirs);
+    mask = surviving(client, change, theirs, server_changed);
+    if (client->code != ROWSYNC_OK || mask == 0)
+        return client->code != ROWSYNC_OK ? client->code : server_wins(client, change, theirs);
+    scan_enter(&reader, '{');
+    buffer_byte(&payload, '{');
+    for (first = true; scan_next_member(&reader, first, &name, &value); first = false)
+    {
+        for (i = 0; i < change->table->column_count; i++)
+        {
+            const Column *column = &change->table->columns[i];
+
+            if ((column->mask & mask) != 0 && name.length == strlen(column->member) - 1 &&
+                memcmp(name.data, column->member, name.length) == 0)
+                value = member(local_payload, name);
+        }
+        if (value.data == NULL)
+            continue;
+        buffer_text(&payload, payload.length > 1 ? "," : "");
+        buffer_append(&payload, name.data, name.length);
+        buffer_byte(&payload, ':');
+        buffer_append(&payload, value.data, value.length);
+    }
+    buffer_byte(&payload, '}');
+    merged.payload = (Slice){payload.data, payload.length};
+    if (payload.failed)
+        rs_nomem(client);
+    else if (row_put(client, change->table, &change->key, &merged, &refused) == ROWSYNC_OK &&
+             drop(client, SQL_HELD_DROP, change->table, &change->key) == ROWSYNC_OK)
+    {
+        if (refused)
+            server_wins(client, change, theirs);
+        else
+            rebase(client, change, theirs->version, mask);
+    }
+    buffer_free(&payload);
+    return client->code;
+}
+
+/* Settles a conflict by a policy. */
+static rowsync_code
+settle(rowsync *client, const Change *change, const RowState *theirs, Slice server_changed,
+       Slice local_payload, rowsync_policy policy)
+{
+    /*
+     * A row that the server does not know at all: its tombstone is long gone, or the server was
+     * restored from a backup. The device may have the only copy, so it is sent as new.
+     */
+    if (theirs->version == 0 && change->op != OP_DELETE)
+        policy = ROWSYNC_CLIENT_WINS;
+    switch (policy)
+    {
+        case ROWSYNC_CLIENT_WINS:
+            return client_wins(client, change, theirs);
+        case ROWSYNC_MERGE:
+            return merge(client, change, theirs, server_changed, local_payload);
+        case ROWSYNC_MANUAL:
+            return conflict_hold(client, change->table, &change->key, theirs, 1);
+        default:
+            return server_wins(client, change, theirs);
+    }
+}
+
+/*
+ * Decides a conflict that the server answered, by the app's function or the table's policy. Nothing
+ * happens where the row was edited since: that edit will meet the conflict again. Inside a
+ * transaction with capture off.
+ */
+rowsync_code
+conflict_settle(rowsync *client, const Change *change, const RowState *theirs, Slice server_changed)
+{
+    rowsync_policy policy = change->table->policy;
+    Change now = *change;
+    const char *problem;
+    Buffer local = {0};
+    rowsync_code code = change_payload(client, &now, &local, true, &problem);
+
+    if (code == ROWSYNC_OK && now.change_id == change->change_id)
+    {
+        if (client->options.conflict != NULL)
+        {
+            Buffer pk = {0}, server = {0};
+            rowsync_conflict conflict = {change->table->name, NULL, change->base_version,
+                                         theirs->version,     NULL, NULL};
+
+            key_to_text(&pk, change->table, &change->key);
+            buffer_append(&server, theirs->payload.data, theirs->payload.length);
+            conflict.pk = buffer_string(&pk);
+            conflict.local_payload = now.op == OP_DELETE ? NULL : buffer_string(&local);
+            conflict.server_payload = theirs->deleted ? NULL : buffer_string(&server);
+            if (pk.failed || server.failed)
+                code = rs_nomem(client);
+            else
+                policy = client->options.conflict(client->options.context, &conflict);
+            buffer_free(&pk);
+            buffer_free(&server);
+        }
+        if (code == ROWSYNC_OK)
+            code = settle(client, &now, theirs, server_changed,
+                          (Slice){buffer_string(&local), local.length}, policy);
+    }
+    buffer_free(&local);
+    return code;
+}
+
+/* Reads what is held of a row into `text`; false when there is nothing. */
+static bool
+read_held(rowsync *client, const Table *table, const Key *key, RowState *theirs, int *state,
+          Buffer *text)
+{
+    sqlite3_stmt *statement = rs_statement(client, SQL_HELD_GET);
+    bool found = false;
+
+    if (statement == NULL)
+        return false;
+    sqlite3_bind_int64(statement, 1, table->id);
+    key_bind(statement, 2, key);
+    if (sqlite3_step(statement) == SQLITE_ROW)
+    {
+        found = true;
+        theirs->version = sqlite3_column_int64(statement, 0);
+        theirs->deleted = sqlite3_column_int(statement, 1) != 0;
+        *state = sqlite3_column_int(statement, 3);
+        buffer_clear(text);
+        buffer_append(text, sqlite3_column_text(statement, 2),
+                      (size_t)sqlite3_column_bytes(statement, 2));
+        theirs->payload = (Slice){theirs->deleted ? NULL : text->data, text->length};
+        if (text->failed)
+            rs_nomem(client);
+    }
+    sqlite3_reset(statement);
+    return found && client->code == ROWSYNC_OK;
+}
+
+/* Would the transaction's commit fail now for a foreign key? */
+bool
+rs_orphans(rowsync *client)
+{
+    int now = 0, high = 0;
+
+    return sqlite3_db_status(client->db, SQLITE_DBSTATUS_DEFERRED_FKS, &now, &high, 0) ==
+               SQLITE_OK &&
+           now > 0;
+}
+
+/*
+ * Applies what is held of a row whose edits are gone. What still cannot be stored stays held.
+ * Inside a transaction with capture off. *applied says whether it was.
+ */
+rowsync_code
+held_apply(rowsync *client, Table *table, const Key *key, bool *applied)
+{
+    Buffer text = {0};
+    RowState theirs;
+    int64_t version;
+    int state;
+    bool deleted, refused = false, orphans = rs_orphans(client);
+
+    *applied = false;
+    if (read_held(client, table, key, &theirs, &state, &text) && state != 1 &&
+        row_version(client, table, key, &version, &deleted) == ROWSYNC_OK)
+    {
+        if (rs_run(client, SQL_SAVE) == ROWSYNC_OK)
+        {
+            if (theirs.version > version)
+                row_put(client, table, key, &theirs, &refused);
+            if (client->code == ROWSYNC_OK && (refused || (!orphans && rs_orphans(client))))
+                rs_run(client, SQL_UNDO);
+            else if (client->code == ROWSYNC_OK)
+                *applied = drop(client, SQL_HELD_DROP, table, key) == ROWSYNC_OK;
+            rs_run(client, SQL_RELEASE);
+        }
+    }
+    buffer_free(&text);
+    return client->code;
+}
+
+/* Tries again what could not be stored: a parent may have come, a unique value been freed. */
+rowsync_code
+held_retry(rowsync *client)
+{
+    sqlite3_stmt *statement = NULL;
+    rowsync_code code = ROWSYNC_OK;
+    bool progress = true;
+
+    while (progress && code == ROWSYNC_OK)
+    {
+        Key key = {0};
+
+        progress = false;
+        code =
+            rs_prepare(client,
+                       "SELECT table_id, pk FROM _sync_held h WHERE state <> 1"
+                       " AND NOT EXISTS (SELECT 1 FROM _sync_dirty d WHERE d.table_id ="
+                       " h.table_id AND d.pk = h.pk) AND NOT EXISTS (SELECT 1 FROM _sync_rejected"
+                       " r WHERE r.table_id = h.table_id AND r.pk = h.pk) ORDER BY server_version",
+                       &statement);
+        while (code == ROWSYNC_OK && sqlite3_step(statement) == SQLITE_ROW)
+        {
+            Table *table = table_by_id(client, sqlite3_column_int64(statement, 0));
+            bool applied = false;
+
+            if (table == NULL || !table->exists)
+                continue;
+            if ((code = key_column(client, statement, 1, &key)) == ROWSYNC_OK)
+                code = held_apply(client, table, &key, &applied);
+            progress |= applied;
+        }
+        key_free(&key);
+        sqlite3_finalize(statement);
+        statement = NULL;
+    }
+    return code;
+}
+
+/* Finds a tracked table by its name here. */
+static Table *
+local_table(rowsync *client, const char *name)
+{
+    int i;
+
+    for (i = 0; name != NULL && i < client->table_count; i++)
+        if (strcmp(client->tables[i].name, name) == 0)
+            return &client->tables[i];
+    rs_fail(client, ROWSYNC_MISUSE, "See rowsync status for the tracked ones.",
+            "Table \"%s\" is not tracked.", name != NULL ? name : "");
+    return NULL;
+}
+
+rowsync_code
+rowsync_resolve(rowsync *client, const char *table_name, const char *pk, rowsync_policy how)
+{
+    Buffer text = {0}, local = {0};
+    Change change = {0};
+    RowState theirs;
+    const char *problem;
+    int state = 0;
+    rowsync_code code = rs_enter(client, true);
+
+    if (code != ROWSYNC_OK)
+        return code;
+    if (how == ROWSYNC_MANUAL)
+        return rs_fail(client, ROWSYNC_MISUSE, "Say which side wins, or merge.",
+                       "\"manual\" resolves nothing.");
+    if ((change.table = local_table(client, table_name)) == NULL)
+        return client->code;
+    if (pk == NULL || !key_from_text(change.table, pk, &change.key))
+    {
+        key_free(&change.key);
+        return rs_fail(client, ROWSYNC_MISUSE, "Take it from _sync_conflict.",
+                       "\"%s\" is no key of \"%s\".", pk != NULL ? pk : "", table_name);
+    }
+    if ((code = rs_begin(client)) == ROWSYNC_OK)
+    {
+        if (!read_held(client, change.table, &change.key, &theirs, &state, &text) || state != 1)
+            code = client->code != ROWSYNC_OK
+                       ? client->code
+                       : rs_fail(client, ROWSYNC_MISUSE, "See _sync_conflict.",
+                                 "The row %s of \"%s\" waits for no decision.", pk, table_name);
+        if (code == ROWSYNC_OK)
+            code = change_payload(client, &change, &local, true, &problem);
+        if (code == ROWSYNC_OK)
+            code = settle(client, &change, &theirs, (Slice){0},
+                          (Slice){buffer_string(&local), local.length}, how);
+        code = rs_end(client, code);
+    }
+    buffer_free(&text);
+    buffer_free(&local);
+    key_free(&change.key);
+    return code;
+}
+
+/*
+ * Walks the dead letters of one row or of all. To requeue, the mark is put back on the row as it is
+ * now; to discard, the row becomes what the server last said, or what it was before the refused
+ * DELETE, or goes where the server never had it.
+ */
+static rowsync_code
+walk_rejected(rowsync *client, const char *table_name, const char *pk, bool requeue)
+{
+    sqlite3_stmt *statement = NULL;
+    rowsync_code code = rs_enter(client, true);
+    int64_t seen = 0;
+    Change change = {0};
+
+    if (code != ROWSYNC_OK)
+        return code;
+    if (table_name != NULL && local_table(client, table_name) == NULL)
+        return client->code;
+    if ((code = rs_begin(client)) != ROWSYNC_OK)
+        return code;
+    code = rs_prepare(client,
+                      "SELECT r.table_id, r.pk, r.base_version, r.changed, r.old_row, r.op"
+                      " FROM _sync_rejected r JOIN _sync_table t USING (table_id)"
+                      " WHERE (?1 IS NULL OR t.table_name = ?1) AND (?2 IS NULL OR pk_text = ?2)"
+                      " ORDER BY r.change_id",
+                      &statement);
+    if (code == ROWSYNC_OK)
+    {
+        sqlite3_bind_text(statement, 1, table_name, -1, SQLITE_STATIC);
+        sqlite3_bind_text(statement, 2, pk, -1, SQLITE_STATIC);
+    }
+    while (code == ROWSYNC_OK && sqlite3_step(statement) == SQLITE_ROW)
+    {
+        bool applied = false;
+
+        seen++;
+        change.table = table_by_id(client, sqlite3_column_int64(statement, 0));
+        if (change.table == NULL || !change.table->exists ||
+            (code = key_column(client, statement, 1, &change.key)) != ROWSYNC_OK)
+            continue;
+        if (requeue)
+        {
+            int64_t id = 0;
+            sqlite3_stmt *put;
+
+            code = take_change_id(client, &id);
+            if (code != ROWSYNC_OK || (put = rs_statement(client, SQL_DIRTY_PUT)) == NULL)
+                break;
+            sqlite3_bind_int64(put, 1, change.table->id);
+            key_bind(put, 2, &change.key);
+            sqlite3_bind_int64(put, 3, id);
+            sqlite3_bind_int64(put, 4, sqlite3_column_int64(statement, 2));
+            sqlite3_bind_int64(put, 5, sqlite3_column_int64(statement, 3));
+            sqlite3_bind_text(put, 6, (const char *)sqlite3_column_text(statement, 4), -1,
+                              SQLITE_TRANSIENT);
+            code = rs_finish(client, put, "queueing a refused change");
+        }
+        else
+        {
+            code = held_apply(client, change.table, &change.key, &applied);
+            if (code == ROWSYNC_OK && !applied && sqlite3_column_int64(statement, 2) == 0)
+            {
+                RowState none = {0, true, {0}};
+                bool refused;
+
+                /* The server never had it. */
+                code = row_put(client, change.table, &change.key, &none, &refused);
+            }
+            else if (code == ROWSYNC_OK && !applied)
+            {
+                /* The server's content is not at hand: it comes with the next hydration. */
+                code = rs_exec(client, "UPDATE _sync_client_info SET hydrated = 0");
+                if (code == ROWSYNC_OK)
+                    code = row_set_version(client, change.table, &change.key, 0, true);
+                if (code == ROWSYNC_OK)
+                {
+                    Buffer sql = {0};
+
+                    buffer_printf(&sql,
+                                  "DELETE FROM _sync_version WHERE table_id = %lld AND"
+                                  " server_version = 0",
+                                  (long long)change.table->id);
+                    code = sql.failed ? rs_nomem(client) : rs_exec(client, sql.data);
+                    buffer_free(&sql);
+                }
+            }
+            if (code == ROWSYNC_OK)
+                code = drop(client, SQL_DIRTY_DROP, change.table, &change.key);
+        }
+    }
+    sqlite3_finalize(statement);
+    key_free(&change.key);
+    if (code == ROWSYNC_OK && seen == 0 && pk != NULL)
+        code = rs_fail(client, ROWSYNC_MISUSE, "See _sync_rejected.",
+                       "The row %s of \"%s\" was not refused.", pk, table_name);
+    if (code == ROWSYNC_OK)
+    {
+        code = rs_prepare(client,
+                          "DELETE FROM _sync_rejected WHERE (?2 IS NULL OR pk_text = ?2) AND"
+                          " (?1 IS NULL OR table_id = (SELECT table_id FROM _sync_table WHERE"
+                          " table_name = ?1))",
+                          &statement);
+        if (code == ROWSYNC_OK)
+        {
+            sqlite3_bind_text(statement, 1, table_name, -1, SQLITE_STATIC);
+            sqlite3_bind_text(statement, 2, pk, -1, SQLITE_STATIC);
+            code = rs_finish(client, statement, "forgetting refusals");
+            sqlite3_finalize(statement);
+        }
+    }
+    return rs_end(client, code);
+}
+
+rowsync_code
+rowsync_requeue(rowsync *client, const char *table, const char *pk)
+{
+    return walk_rejected(client, table, pk, true);
+}
+
+rowsync_code
+rowsync_discard(rowsync *client, const char *table, const char *pk)
+{
+    return walk_rejected(client, table, pk, false);
+}

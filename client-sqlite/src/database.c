@@ -1,0 +1,617 @@
+/*
+ * database.c - the handle: its tables in the app's database, its statements, transactions, errors.
+ */
+#include "client.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/time.h>
+
+/*
+ * The library's own tables. What the triggers touch is narrow. _sync_dirty has the rows to be
+ * uploaded, one entry a row: the change id of the last edit, the version that the first edit was
+ * made on, the columns changed since as a bit mask, for a deleted row its last content and for
+ * merging its first, as an object of SQL literals (quote() is exact for every type and cannot fail,
+ * which no JSON function is in all SQLite versions).
+ *
+ * _sync_held keeps what the server says of a row that could not be applied: because edits of the
+ * row are pending (state 0), because the app is to decide (1), or because something local is in the
+ * way, such as a missing parent (2). The latest one counts.
+ */
+static const char schema_sql[] =
+    "CREATE TABLE IF NOT EXISTS _sync_client_info ("
+    " id INTEGER PRIMARY KEY CHECK (id = 1),"
+    " apply_mode INTEGER NOT NULL DEFAULT 0,"
+    " next_change_id INTEGER NOT NULL,"
+    " last_server_seq_seen INTEGER NOT NULL DEFAULT 0,"
+    " current_window_until INTEGER NOT NULL DEFAULT 0,"
+    " hydrated INTEGER NOT NULL DEFAULT 0,"
+    " format INTEGER NOT NULL DEFAULT 1,"
+    " user_id TEXT, source_id TEXT, url TEXT);"
+    "INSERT OR IGNORE INTO _sync_client_info (id, next_change_id)"
+    " VALUES (1, CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER));"
+    "CREATE TABLE IF NOT EXISTS _sync_table ("
+    " table_id INTEGER PRIMARY KEY, table_name TEXT NOT NULL UNIQUE, schema_name TEXT NOT NULL,"
+    " policy INTEGER NOT NULL DEFAULT 0, local_columns TEXT NOT NULL DEFAULT '[]',"
+    " layout TEXT NOT NULL DEFAULT '');"
+    "CREATE TABLE IF NOT EXISTS _sync_version ("
+    " table_id INTEGER NOT NULL, pk NOT NULL, server_version INTEGER NOT NULL,"
+    " deleted INTEGER NOT NULL, PRIMARY KEY (table_id, pk)) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS _sync_dirty ("
+    " table_id INTEGER NOT NULL, pk NOT NULL, change_id INTEGER NOT NULL,"
+    " base_version INTEGER NOT NULL, changed INTEGER NOT NULL, old_row TEXT, base_row TEXT,"
+    " PRIMARY KEY (table_id, pk)) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS _sync_rejected ("
+    " table_id INTEGER NOT NULL, pk NOT NULL, pk_text TEXT NOT NULL, change_id INTEGER NOT NULL,"
+    " op TEXT NOT NULL, base_version INTEGER NOT NULL, changed INTEGER NOT NULL, reason TEXT NOT "
+    "NULL,"
+    " message TEXT, details TEXT, payload TEXT, old_row TEXT,"
+    " rejected_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),"
+    " PRIMARY KEY (table_id, pk)) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS _sync_held ("
+    " table_id INTEGER NOT NULL, pk NOT NULL, pk_text TEXT NOT NULL, state INTEGER NOT NULL,"
+    " server_version INTEGER NOT NULL, deleted INTEGER NOT NULL, payload TEXT,"
+    " PRIMARY KEY (table_id, pk)) WITHOUT ROWID;"
+    "CREATE VIEW IF NOT EXISTS _sync_row_meta AS SELECT t.table_name,"
+    " CASE WHEN typeof(v.pk) <> 'blob' THEN CAST(v.pk AS TEXT)"
+    " WHEN length(v.pk) <> 16 THEN lower(hex(v.pk)) ELSE lower(substr(hex(v.pk), 1, 8) || '-' ||"
+    " substr(hex(v.pk), 9, 4) || '-' || substr(hex(v.pk), 13, 4) || '-' ||"
+    " substr(hex(v.pk), 17, 4) || '-' || substr(hex(v.pk), 21)) END AS pk_uuid,"
+    " v.server_version, v.deleted FROM _sync_version v JOIN _sync_table t USING (table_id);"
+    "CREATE VIEW IF NOT EXISTS _sync_conflict AS SELECT t.table_name, h.pk_text AS pk_uuid,"
+    " d.base_version, h.server_version, h.deleted AS server_deleted, h.payload AS server_payload"
+    " FROM _sync_held h JOIN _sync_table t USING (table_id)"
+    " LEFT JOIN _sync_dirty d USING (table_id, pk) WHERE h.state = 1;";
+
+#define ROW_KEY "table_id = ?1 AND pk = ?2"
+
+static const char *const statement_sql[SQL_STATEMENTS] = {
+    [SQL_BEGIN] = "BEGIN IMMEDIATE",
+    [SQL_COMMIT] = "COMMIT",
+    [SQL_ROLLBACK] = "ROLLBACK",
+    [SQL_SAVE] = "SAVEPOINT _sync_row",
+    [SQL_RELEASE] = "RELEASE _sync_row",
+    [SQL_UNDO] = "ROLLBACK TO _sync_row",
+    [SQL_APPLY_ON] = "UPDATE _sync_client_info SET apply_mode = 1",
+    [SQL_APPLY_OFF] = "UPDATE _sync_client_info SET apply_mode = 0",
+    [SQL_INFO] = "SELECT url, user_id, source_id, last_server_seq_seen, current_window_until,"
+                 " hydrated, format FROM _sync_client_info",
+    [SQL_CURSOR] = "UPDATE _sync_client_info SET last_server_seq_seen = ?1,"
+                   " current_window_until = ?2, hydrated = ?3",
+    /* Never below the clock: a restored copy of the file does not give old numbers again. */
+    [SQL_TAKE_CHANGE_ID] =
+        "UPDATE _sync_client_info SET next_change_id = max(next_change_id, ?1) + 1"
+        " RETURNING next_change_id - 1",
+    [SQL_COUNTS] = "SELECT (SELECT count(*) FROM _sync_dirty),"
+                   " (SELECT count(*) FROM _sync_held WHERE state = 1),"
+                   " (SELECT count(*) FROM _sync_rejected)",
+    [SQL_VERSION_GET] = "SELECT server_version, deleted FROM _sync_version WHERE " ROW_KEY,
+    [SQL_VERSION_PUT] =
+        "INSERT INTO _sync_version VALUES (?1, ?2, ?3, ?4) ON CONFLICT (table_id, pk)"
+        " DO UPDATE SET server_version = excluded.server_version, deleted = excluded.deleted"
+        " WHERE excluded.server_version >= server_version",
+    [SQL_VERSION_DROP] = "DELETE FROM _sync_version WHERE " ROW_KEY,
+    [SQL_EDITED] = "SELECT EXISTS (SELECT 1 FROM _sync_dirty WHERE " ROW_KEY ")"
+                   " OR EXISTS (SELECT 1 FROM _sync_rejected WHERE " ROW_KEY ")",
+    [SQL_DIRTY_GET] =
+        "SELECT d.change_id, d.base_version, d.changed | coalesce(r.changed, 0), d.old_row,"
+        " d.base_row, v.deleted FROM _sync_dirty d LEFT JOIN _sync_rejected r USING (table_id, pk)"
+        " LEFT JOIN _sync_version v USING (table_id, pk) WHERE d.table_id = ?1 AND d.pk = ?2",
+    [SQL_DIRTY_QUEUE] =
+        "SELECT d.table_id, d.pk, d.change_id FROM _sync_dirty d"
+        " WHERE d.change_id > ?1 AND d.change_id <= ?2 AND NOT EXISTS (SELECT 1 FROM _sync_held h"
+        " WHERE h.table_id = d.table_id AND h.pk = d.pk AND h.state = 1)"
+        " ORDER BY d.change_id LIMIT ?3",
+    [SQL_DIRTY_CLEAR] = "DELETE FROM _sync_dirty WHERE " ROW_KEY " AND change_id = ?3",
+    [SQL_DIRTY_DROP] = "DELETE FROM _sync_dirty WHERE " ROW_KEY,
+    [SQL_DIRTY_REBASE] =
+        "UPDATE _sync_dirty SET base_version = ?3 WHERE " ROW_KEY " AND base_version < ?3",
+    [SQL_DIRTY_RENEW] = "UPDATE _sync_dirty SET base_version = ?3, change_id = ?4, changed = ?5,"
+                        " base_row = NULL WHERE " ROW_KEY,
+    [SQL_DIRTY_PUT] =
+        "INSERT INTO _sync_dirty (table_id, pk, change_id, base_version, changed, old_row)"
+        " VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (table_id, pk) DO UPDATE SET"
+        " change_id = excluded.change_id, changed = changed | excluded.changed,"
+        " old_row = coalesce(old_row, excluded.old_row)",
+    [SQL_HELD_PUT] =
+        "INSERT INTO _sync_held (table_id, pk, pk_text, state, server_version, deleted,"
+        " payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (table_id, pk)"
+        " DO UPDATE SET state = max(state, excluded.state), server_version ="
+        " excluded.server_version, deleted = excluded.deleted, payload ="
+        " excluded.payload WHERE excluded.server_version >= server_version",
+    [SQL_HELD_GET] =
+        "SELECT server_version, deleted, payload, state FROM _sync_held WHERE " ROW_KEY,
+    [SQL_HELD_DROP] = "DELETE FROM _sync_held WHERE " ROW_KEY,
+    [SQL_REJECTED_PUT] =
+        "INSERT INTO _sync_rejected (table_id, pk, pk_text, change_id, op, base_version, changed,"
+        " reason, message, details, payload, old_row) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9,"
+        " ?10, ?11, (SELECT old_row FROM _sync_dirty WHERE " ROW_KEY ")) ON CONFLICT (table_id, pk)"
+        " DO UPDATE SET change_id = excluded.change_id, op = excluded.op, base_version ="
+        " excluded.base_version, changed = changed | excluded.changed, reason = excluded.reason,"
+        " message = excluded.message, details = excluded.details, payload = excluded.payload,"
+        " old_row = excluded.old_row, rejected_at = excluded.rejected_at",
+    [SQL_REJECTED_DROP] = "DELETE FROM _sync_rejected WHERE " ROW_KEY,
+};
+
+/* Remembers a failure. The message is one sentence of fact, the hint says what to do. */
+rowsync_code
+rs_fail(rowsync *client, rowsync_code code, const char *hint, const char *format, ...)
+{
+    va_list arguments;
+    char text[1024];
+
+    va_start(arguments, format);
+    vsnprintf(text, sizeof(text), format, arguments);
+    va_end(arguments);
+    buffer_clear(&client->message);
+    buffer_text(&client->message, text);
+    buffer_clear(&client->hint);
+    buffer_text(&client->hint, hint);
+    client->code = code;
+    return code;
+}
+
+rowsync_code
+rs_nomem(rowsync *client)
+{
+    client->code = ROWSYNC_NOMEM;
+    buffer_clear(&client->message);
+    buffer_clear(&client->hint);
+    return ROWSYNC_NOMEM;
+}
+
+/* Turns SQLite's last error into ours. */
+rowsync_code
+rs_fail_sqlite(rowsync *client, const char *doing)
+{
+    int code = sqlite3_errcode(client->db) & 0xFF;
+
+    if (client->code != ROWSYNC_OK)
+        return client->code;
+    if (code == SQLITE_NOMEM)
+        return rs_nomem(client);
+    if (code == SQLITE_BUSY || code == SQLITE_LOCKED)
+        return rs_fail(client, ROWSYNC_BUSY, "Try again, or set a busy timeout on the connection.",
+                       "Another connection holds the database (%s).", doing);
+    return rs_fail(client, ROWSYNC_DATABASE, "The database was left as it was before.",
+                   "SQLite refused (%s): %s.", doing, sqlite3_errmsg(client->db));
+}
+
+void
+rs_log(rowsync *client, const char *format, ...)
+{
+    va_list arguments;
+    char text[512];
+
+    if (client->options.log == NULL)
+        return;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof(text), format, arguments);
+    va_end(arguments);
+    client->options.log(client->options.context, text);
+}
+
+/* Tells how far things are; an app that returns non-zero cancels. */
+rowsync_code
+rs_progress(rowsync *client, const char *phase, int64_t done, int64_t total)
+{
+    if (client->options.progress != NULL &&
+        client->options.progress(client->options.context, phase, done, total) != 0)
+        client->cancelled = 1;
+    if (client->cancelled)
+        return rs_fail(client, ROWSYNC_CANCELLED, "Sync again to go on from here.",
+                       "The call was cancelled.");
+    return ROWSYNC_OK;
+}
+
+rowsync_code
+rs_prepare(rowsync *client, const char *sql, sqlite3_stmt **statement)
+{
+    if (sqlite3_prepare_v3(client->db, sql, -1, SQLITE_PREPARE_PERSISTENT, statement, NULL) !=
+        SQLITE_OK)
+        return rs_fail_sqlite(client, "preparing a statement");
+    return ROWSYNC_OK;
+}
+
+/* Runs SQL without values. */
+rowsync_code
+rs_exec(rowsync *client, const char *sql)
+{
+    if (sqlite3_exec(client->db, sql, NULL, NULL, NULL) != SQLITE_OK)
+        return rs_fail_sqlite(client, "changing its own tables");
+    return ROWSYNC_OK;
+}
+
+/* One of the library's statements, reset and without values; NULL with the error remembered. */
+sqlite3_stmt *
+rs_statement(rowsync *client, Statement which)
+{
+    sqlite3_stmt **slot = &client->statements[which];
+
+    if (*slot == NULL && rs_prepare(client, statement_sql[which], slot) != ROWSYNC_OK)
+        return NULL;
+    sqlite3_reset(*slot);
+    sqlite3_clear_bindings(*slot);
+    return *slot;
+}
+
+/* Runs a statement whose rows do not matter to its end, and resets it. */
+rowsync_code
+rs_finish(rowsync *client, sqlite3_stmt *statement, const char *doing)
+{
+    int result;
+
+    if (statement == NULL)
+        return client->code;
+    do
+        result = sqlite3_step(statement);
+    while (result == SQLITE_ROW);
+    if (result != SQLITE_DONE)
+    {
+        rowsync_code code = rs_fail_sqlite(client, doing);
+
+        sqlite3_reset(statement);
+        return code;
+    }
+    sqlite3_reset(statement);
+    return ROWSYNC_OK;
+}
+
+/* Runs one of the library's statements that takes no values. */
+rowsync_code
+rs_run(rowsync *client, Statement which)
+{
+    return rs_finish(client, rs_statement(client, which), statement_sql[which]);
+}
+
+/* Begins a transaction of the library's own, with capture off and foreign keys deferred. */
+rowsync_code
+rs_begin(rowsync *client)
+{
+    rowsync_code code = rs_run(client, SQL_BEGIN);
+
+    if (code != ROWSYNC_OK)
+        return code;
+    code = rs_run(client, SQL_APPLY_ON);
+    if (code == ROWSYNC_OK)
+        code = rs_exec(client, "PRAGMA defer_foreign_keys = ON");
+    return code == ROWSYNC_OK ? ROWSYNC_OK : rs_end(client, code);
+}
+
+/* Commits where `code` is OK, else rolls back; returns what came of it. */
+rowsync_code
+rs_end(rowsync *client, rowsync_code code)
+{
+    if (code == ROWSYNC_OK)
+        code = rs_run(client, SQL_APPLY_OFF);
+    if (code == ROWSYNC_OK)
+        code = rs_run(client, SQL_COMMIT);
+    if (!sqlite3_get_autocommit(client->db))
+        sqlite3_exec(client->db, "ROLLBACK", NULL, NULL, NULL);
+    return code;
+}
+
+/* A copy of a text column in place of an older one. */
+static bool
+replace_text(char **slot, sqlite3_stmt *statement, int column)
+{
+    const char *text = (const char *)sqlite3_column_text(statement, column);
+    char *copy = rs_copy(text);
+
+    if (text != NULL && copy == NULL)
+        return false;
+    rs_free(*slot);
+    *slot = copy;
+    return true;
+}
+
+/* Reads _sync_client_info again: another process may have moved it. */
+rowsync_code
+rs_load_info(rowsync *client)
+{
+    sqlite3_stmt *statement = rs_statement(client, SQL_INFO);
+    rowsync_code code = ROWSYNC_OK;
+
+    if (statement == NULL)
+        return client->code;
+    if (sqlite3_step(statement) != SQLITE_ROW)
+        code = rs_fail(client, ROWSYNC_UNINITIALIZED, "Run rowsync_init() once.",
+                       "_sync_client_info has no row.");
+    else if (sqlite3_column_int(statement, 6) != 1)
+        code = rs_fail(client, ROWSYNC_SCHEMA, "Use the newer library on this database.",
+                       "The database has the tables of a newer rowsync.");
+    else if (!replace_text(&client->url, statement, 0) ||
+             !replace_text(&client->user_id, statement, 1) ||
+             !replace_text(&client->source_id, statement, 2))
+        code = rs_nomem(client);
+    else
+    {
+        client->cursor = sqlite3_column_int64(statement, 3);
+        client->window_until = sqlite3_column_int64(statement, 4);
+        client->hydrated = sqlite3_column_int(statement, 5);
+    }
+    sqlite3_reset(statement);
+    return code;
+}
+
+/* Is there a table _sync_client_info? */
+static bool
+initialized(rowsync *client)
+{
+    return sqlite3_table_column_metadata(client->db, "main", "_sync_client_info", NULL, NULL, NULL,
+                                         NULL, NULL, NULL) == SQLITE_OK;
+}
+
+/*
+ * Every public call begins here: forgets the last error, checks that the call is possible, and
+ * brings what the handle knows of the database up to date.
+ */
+rowsync_code
+rs_enter(rowsync *client, bool writes)
+{
+    rowsync_code code;
+
+    client->code = ROWSYNC_OK;
+    client->cancelled = 0;
+    buffer_clear(&client->message);
+    buffer_clear(&client->hint);
+    if (writes && !sqlite3_get_autocommit(client->db))
+        return rs_fail(client, ROWSYNC_MISUSE, "Commit or roll back first.",
+                       "The connection is inside a transaction.");
+    if (!initialized(client))
+    {
+        /* A schema that another connection changed is seen only by a statement. */
+        sqlite3_exec(client->db, "SELECT 1 FROM sqlite_schema LIMIT 1", NULL, NULL, NULL);
+        if (!initialized(client))
+            return rs_fail(client, ROWSYNC_UNINITIALIZED,
+                           "Run rowsync_init() (or `rowsync init`) once.",
+                           "The database has no rowsync tables yet.");
+    }
+    code = rs_load_info(client);
+    return code == ROWSYNC_OK ? tables_refresh(client) : code;
+}
+
+rowsync_code
+rs_attached(rowsync *client)
+{
+    if (client->url == NULL || client->user_id == NULL || client->source_id == NULL)
+        return rs_fail(
+            client, ROWSYNC_UNATTACHED,
+            "Run rowsync_attach() (or `rowsync attach`) with the server's URL and a user.",
+            "The database is not attached to a user.");
+    return ROWSYNC_OK;
+}
+
+rowsync_code
+rs_counts(rowsync *client, int64_t *pending, int64_t *conflicts, int64_t *rejected)
+{
+    sqlite3_stmt *statement = rs_statement(client, SQL_COUNTS);
+
+    if (statement == NULL || sqlite3_step(statement) != SQLITE_ROW)
+        return rs_fail_sqlite(client, "counting what is pending");
+    *pending = sqlite3_column_int64(statement, 0);
+    *conflicts = sqlite3_column_int64(statement, 1);
+    *rejected = sqlite3_column_int64(statement, 2);
+    sqlite3_reset(statement);
+    return ROWSYNC_OK;
+}
+
+rowsync_code
+rowsync_open(sqlite3 *db, const rowsync_options *options, rowsync **out)
+{
+    rowsync *client = rs_realloc(NULL, sizeof(*client));
+    rowsync_code code;
+
+    *out = client;
+    if (client == NULL)
+        return ROWSYNC_NOMEM;
+    memset(client, 0, sizeof(*client));
+    client->db = db;
+    if (options != NULL)
+        client->options = *options;
+    if (client->options.transport != NULL)
+        client->transport = *client->options.transport;
+    else if ((code = transport_curl(&client->transport)) != ROWSYNC_OK)
+        return rs_nomem(client);
+    if (!initialized(client))
+        return ROWSYNC_OK;
+    if (!sqlite3_get_autocommit(db))
+        return ROWSYNC_OK; /* the first call outside the transaction does the rest */
+    return rs_enter(client, false);
+}
+
+void
+rowsync_close(rowsync *client)
+{
+    int i;
+
+    if (client == NULL)
+        return;
+    tables_free(client);
+    for (i = 0; i < SQL_STATEMENTS; i++)
+        sqlite3_finalize(client->statements[i]);
+    if (client->transport.close != NULL)
+        client->transport.close(client->transport.context);
+    if (client->token != NULL)
+        memset(client->token, 0, strlen(client->token));
+    rs_free(client->token);
+    rs_free(client->url);
+    rs_free(client->user_id);
+    rs_free(client->source_id);
+    buffer_free(&client->message);
+    buffer_free(&client->hint);
+    buffer_free(&client->scratch);
+    rs_free(client);
+}
+
+rowsync_code
+rowsync_error(const rowsync *client)
+{
+    return client != NULL ? client->code : ROWSYNC_NOMEM;
+}
+
+const char *
+rowsync_message(const rowsync *client)
+{
+    return rowsync_error(client) == ROWSYNC_NOMEM ? "Out of memory."
+                                                  : buffer_string(&client->message);
+}
+
+const char *
+rowsync_hint(const rowsync *client)
+{
+    return rowsync_error(client) == ROWSYNC_NOMEM ? "Free some memory and call again."
+                                                  : buffer_string(&client->hint);
+}
+
+const char *
+rowsync_code_name(rowsync_code code)
+{
+    static const char *const names[] = {"ok",      "nomem",         "misuse",     "database",
+                                        "busy",    "uninitialized", "unattached", "schema",
+                                        "network", "unavailable",   "auth",       "protocol",
+                                        "refused", "cancelled",     "pending",    "different"};
+
+    return (unsigned)code < sizeof(names) / sizeof(*names) ? names[code] : "unknown";
+}
+
+void
+rowsync_cancel(rowsync *client)
+{
+    client->cancelled = 1;
+}
+
+rowsync_code
+rowsync_init(rowsync *client)
+{
+    rowsync_code code;
+
+    client->code = ROWSYNC_OK;
+    if (!sqlite3_get_autocommit(client->db))
+        return rs_fail(client, ROWSYNC_MISUSE, "Commit or roll back first.",
+                       "The connection is inside a transaction.");
+    if ((code = rs_run(client, SQL_BEGIN)) != ROWSYNC_OK)
+        return code;
+    if ((code = rs_exec(client, schema_sql)) == ROWSYNC_OK)
+        code = rs_run(client, SQL_APPLY_OFF);
+    if (code == ROWSYNC_OK)
+        code = rs_run(client, SQL_COMMIT);
+    if (!sqlite3_get_autocommit(client->db))
+        sqlite3_exec(client->db, "ROLLBACK", NULL, NULL, NULL);
+    return code == ROWSYNC_OK ? rs_enter(client, true) : code;
+}
+
+rowsync_code
+rowsync_set_token(rowsync *client, const char *token)
+{
+    char *copy = rs_copy(token);
+
+    if (token != NULL && copy == NULL)
+        return rs_nomem(client);
+    rs_free(client->token);
+    client->token = copy;
+    return ROWSYNC_OK;
+}
+
+rowsync_code
+rowsync_get_state(rowsync *client, rowsync_state *state)
+{
+    rowsync_code code;
+
+    memset(state, 0, sizeof(*state));
+    if ((code = rs_enter(client, false)) != ROWSYNC_OK)
+        return code;
+    state->url = client->url;
+    state->user_id = client->user_id;
+    state->source_id = client->source_id;
+    state->head = client->cursor;
+    state->hydrated = client->hydrated == 2;
+    state->tables = client->table_count;
+    return rs_counts(client, &state->pending, &state->conflicts, &state->rejected);
+}
+
+/* Is the argument a URL that we speak? */
+static bool
+speakable(const char *url)
+{
+    return url != NULL && (strncmp(url, "http://", 7) == 0 || strncmp(url, "https://", 8) == 0);
+}
+
+rowsync_code
+rowsync_attach(rowsync *client, const char *url, const char *user_id, const char *source_id)
+{
+    sqlite3_stmt *statement = NULL;
+    struct timeval now;
+    rowsync_code code = rs_enter(client, true);
+    bool other_source;
+
+    if (code != ROWSYNC_OK)
+        return code;
+    if (!speakable(url))
+        return rs_fail(client, ROWSYNC_MISUSE, "It begins with https:// or http://.",
+                       "\"%s\" is no URL of a rowsync gateway.", url != NULL ? url : "");
+    if (user_id == NULL || *user_id == '\0' || strlen(user_id) > 255)
+        return rs_fail(client, ROWSYNC_MISUSE, "Give the `sub` of the user's token.",
+                       "The user id must have 1 to 255 bytes.");
+    if (source_id != NULL && (*source_id == '\0' || strlen(source_id) > 255))
+        return rs_fail(client, ROWSYNC_MISUSE, "Leave it out to get one made.",
+                       "The source id must have 1 to 255 bytes.");
+    if (client->user_id != NULL && strcmp(client->user_id, user_id) != 0)
+        return rs_fail(client, ROWSYNC_PENDING, "Detach first; that removes this user's rows.",
+                       "The database belongs to user \"%s\".", client->user_id);
+    /* Another source has its own numbering and has not seen what this one uploaded itself. */
+    other_source =
+        source_id != NULL && client->source_id != NULL && strcmp(source_id, client->source_id) != 0;
+    code = rs_prepare(client,
+                      "UPDATE _sync_client_info SET url = rtrim(?1, '/'), user_id = ?2,"
+                      " source_id = coalesce(?3, source_id, lower(hex(randomblob(16)))),"
+                      " next_change_id = max(next_change_id, ?4),"
+                      " hydrated = CASE WHEN ?5 THEN 0 ELSE hydrated END",
+                      &statement);
+    if (code != ROWSYNC_OK)
+        return code;
+    gettimeofday(&now, NULL);
+    sqlite3_bind_text(statement, 1, url, -1, SQLITE_STATIC);
+    sqlite3_bind_text(statement, 2, user_id, -1, SQLITE_STATIC);
+    sqlite3_bind_text(statement, 3, source_id, -1, SQLITE_STATIC);
+    sqlite3_bind_int64(statement, 4, (int64_t)now.tv_sec * 1000000 + now.tv_usec);
+    sqlite3_bind_int(statement, 5, other_source);
+    code = rs_finish(client, statement, "attaching");
+    sqlite3_finalize(statement);
+    return code == ROWSYNC_OK ? rs_load_info(client) : code;
+}
+
+rowsync_code
+rowsync_detach(rowsync *client, int force)
+{
+    int64_t pending, conflicts, rejected;
+    Buffer sql = {0};
+    rowsync_code code = rs_enter(client, true);
+    int i;
+
+    if (code != ROWSYNC_OK || (code = rs_begin(client)) != ROWSYNC_OK)
+        return code;
+    code = rs_counts(client, &pending, &conflicts, &rejected);
+    if (code == ROWSYNC_OK && !force && pending + rejected > 0)
+        code = rs_fail(client, ROWSYNC_PENDING, "Sync first, or force it and lose them.",
+                       "%lld edits are pending, %lld were refused.", (long long)pending,
+                       (long long)rejected);
+    for (i = 0; i < client->table_count && code == ROWSYNC_OK; i++)
+    {
+        if (!client->tables[i].exists)
+            continue;
+        buffer_text(&sql, "DELETE FROM ");
+        buffer_name(&sql, client->tables[i].name);
+        buffer_text(&sql, ";");
+    }
+    buffer_text(&sql, "DELETE FROM _sync_dirty; DELETE FROM _sync_version;"
+                      "DELETE FROM _sync_held; DELETE FROM _sync_rejected;"
+                      "UPDATE _sync_client_info SET user_id = NULL, url = NULL, hydrated = 0,"
+                      " last_server_seq_seen = 0, current_window_until = 0");
+    if (code == ROWSYNC_OK)
+        code = sql.failed ? rs_nomem(client) : rs_exec(client, sql.data);
+    buffer_free(&sql);
+    code = rs_end(client, code);
+    return code == ROWSYNC_OK ? rs_load_info(client) : code;
+}

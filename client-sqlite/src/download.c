@@ -1,0 +1,396 @@
+/*
+ * download.c - pull: pages of the server's log, each taken in with its cursor in one transaction.
+ *
+ * A row with edits pending is not touched: what the server says of it is held until the edit's
+ * upload is answered. A page whose rows need a parent of a later page takes the next pages into its
+ * transaction; what still lacks its parent at the window's end is held too.
+ */
+#include "client.h"
+
+#include <string.h>
+
+#define PAGE_SIZE 1000
+
+/* A page as it was answered. */
+typedef struct Page
+{
+    Slice changes;
+    int64_t next_after;
+    int64_t window_until;
+    bool has_more;
+} Page;
+
+/* Reads the frame of a page and checks that it leads on. */
+static rowsync_code
+read_page(rowsync *client, const Exchange *answer, int64_t after, Page *page)
+{
+    static const char *const names[] = {"changes", "has_more", "next_after", "window_until"};
+    Slice fields[4];
+
+    if (!scan_fields((Slice){buffer_string(&answer->body), answer->body.length}, names, fields,
+                     4) ||
+        fields[0].data == NULL || fields[0].data[0] != '[' ||
+        !scan_boolean(fields[1], &page->has_more) || !scan_int64(fields[2], &page->next_after) ||
+        !scan_int64(fields[3], &page->window_until) || page->next_after < after ||
+        (page->has_more && page->next_after == after))
+        return rs_fail(client, ROWSYNC_PROTOCOL, "Is the URL that of a rowsync gateway?",
+                       "The answer to a download after %lld is no page of changes.",
+                       (long long)after);
+    page->changes = fields[0];
+    return ROWSYNC_OK;
+}
+
+/* Are edits of the row pending, or was one refused? */
+static rowsync_code
+has_edits(rowsync *client, const Table *table, const Key *key, bool *edited)
+{
+    sqlite3_stmt *statement = rs_statement(client, SQL_EDITED);
+    int result;
+
+    *edited = false;
+    if (statement == NULL)
+        return client->code;
+    sqlite3_bind_int64(statement, 1, table->id);
+    key_bind(statement, 2, key);
+    result = sqlite3_step(statement);
+    *edited = result == SQLITE_ROW && sqlite3_column_int(statement, 0);
+    if (result != SQLITE_ROW)
+        rs_fail_sqlite(client, "looking for pending edits");
+    sqlite3_reset(statement);
+    return client->code;
+}
+
+/* Takes in one change of a page. Tables that are not tracked here are passed over. */
+static rowsync_code
+take_change(rowsync *client, Slice text, Key *key, rowsync_report *report)
+{
+    static const char *const names[] = {"schema",  "table",   "pk",
+                                        "payload", "deleted", "server_version"};
+    Slice fields[6], schema, name;
+    Table *table;
+    RowState state;
+    int64_t version;
+    bool edited, deleted, refused;
+
+    if (!scan_fields(text, names, fields, 6) || fields[1].data == NULL ||
+        fields[1].data[0] != '"' || !scan_int64(fields[5], &state.version) || state.version <= 0 ||
+        !scan_boolean(fields[4], &state.deleted) ||
+        (!state.deleted && (fields[3].data == NULL || fields[3].data[0] != '{')))
+        return rs_fail(client, ROWSYNC_PROTOCOL, "Is the URL that of a rowsync gateway?",
+                       "A page has something that is no change: %.*s",
+                       text.length < 200 ? (int)text.length : 200, text.data);
+    /* Names that need escapes are not those of a tracked table; table_by_name() finds none. */
+    schema = fields[0].data != NULL && fields[0].data[0] == '"'
+                 ? (Slice){fields[0].data + 1, fields[0].length - 2}
+                 : (Slice){0};
+    name = (Slice){fields[1].data + 1, fields[1].length - 2};
+    table = table_by_name(client, schema, name);
+    if (table == NULL || !table->exists)
+        return ROWSYNC_OK;
+    if (!key_from_wire(table, fields[2], key))
+        return key->bytes.failed
+                   ? rs_nomem(client)
+                   : rs_fail(
+                         client, ROWSYNC_SCHEMA, "Give the key the type that it has on the server.",
+                         "A key of the server does not fit the table \"%s\" here.", table->name);
+    state.payload = state.deleted ? (Slice){0} : fields[3];
+    if (row_version(client, table, key, &version, &deleted) != ROWSYNC_OK ||
+        version >= state.version)
+        return client->code;
+    if (has_edits(client, table, key, &edited) != ROWSYNC_OK)
+        return client->code;
+    if (edited)
+        return conflict_hold(client, table, key, &state, 0);
+    if (row_put(client, table, key, &state, &refused) != ROWSYNC_OK)
+        return client->code;
+    if (refused)
+        return conflict_hold(client, table, key, &state, 2);
+    report->downloaded++;
+    return ROWSYNC_OK;
+}
+
+/* Takes in the changes of a page. */
+static rowsync_code
+take_page(rowsync *client, const Page *page, rowsync_report *report)
+{
+    JsonReader reader = scan_reader(page->changes);
+    Slice element;
+    Key key = {0};
+    rowsync_code code = ROWSYNC_OK;
+    bool first;
+
+    scan_enter(&reader, '[');
+    for (first = true; code == ROWSYNC_OK && scan_next_element(&reader, first, &element);
+         first = false)
+        code = take_change(client, element, &key, report);
+    report->pages += !first;
+    key_free(&key);
+    return code;
+}
+
+/* Reads the key of a row by its rowid into `key`, and its content into `payload`. */
+static rowsync_code
+read_by_rowid(rowsync *client, Table *table, int64_t rowid, Key *key, Buffer *payload)
+{
+    Buffer sql = {0};
+    sqlite3_stmt *statement = NULL;
+    rowsync_code code;
+    int i;
+
+    buffer_text(&sql, "SELECT ");
+    for (i = 0; i < table->column_count; i++)
+    {
+        buffer_name(&sql, table->columns[i].name);
+        buffer_text(&sql, ", ");
+    }
+    if (table->key_count == 1)
+        buffer_name(&sql, table->columns[table->keys[0]].name);
+    else
+        buffer_text(&sql, "NULL");
+    buffer_text(&sql, " FROM main.");
+    buffer_name(&sql, table->name);
+    buffer_text(&sql, " WHERE rowid = ?1");
+    code = sql.failed ? rs_nomem(client) : rs_prepare(client, sql.data, &statement);
+    buffer_free(&sql);
+    if (code != ROWSYNC_OK)
+        return code;
+    sqlite3_bind_int64(statement, 1, rowid);
+    buffer_clear(payload);
+    if (sqlite3_step(statement) == SQLITE_ROW)
+    {
+        buffer_byte(payload, '{');
+        for (i = 0; i < table->column_count; i++)
+        {
+            buffer_text(payload, i > 0 ? "," : "");
+            buffer_text(payload, table->columns[i].member);
+            value_write(payload, &table->columns[i], statement, i);
+        }
+        buffer_byte(payload, '}');
+        if (table->key_count == 1)
+            code = key_column(client, statement, table->column_count, key);
+        else
+        {
+            Buffer array = {0};
+
+            buffer_byte(&array, '[');
+            for (i = 0; i < table->key_count; i++)
+            {
+                buffer_text(&array, i > 0 ? "," : "");
+                value_write(&array, &table->columns[table->keys[i]], statement, table->keys[i]);
+            }
+            buffer_byte(&array, ']');
+            if (array.failed ||
+                !key_from_wire(table, (Slice){buffer_string(&array), array.length}, key))
+                code = rs_nomem(client);
+            buffer_free(&array);
+        }
+    }
+    sqlite3_finalize(statement);
+    return code == ROWSYNC_OK && payload->failed ? rs_nomem(client) : code;
+}
+
+/*
+ * Takes a row without its parent out of the table. The server's row is held until the parent is
+ * there; an edit of this device becomes a dead letter that keeps the row's content.
+ */
+static rowsync_code
+take_out_orphan(rowsync *client, Table *table, int64_t rowid)
+{
+    static const char message[] = "The row that it refers to was deleted on the server.";
+    Change change = {.table = table};
+    Buffer payload = {0};
+    RowState state = {0};
+    const char *problem;
+    bool edited, moved, deleted, refused;
+    rowsync_code code = read_by_rowid(client, table, rowid, &change.key, &payload);
+
+    if (code == ROWSYNC_OK)
+        code = has_edits(client, table, &change.key, &edited);
+    if (code == ROWSYNC_OK)
+        code = row_version(client, table, &change.key, &state.version, &deleted);
+    if (code == ROWSYNC_OK && edited)
+    {
+        Buffer ignored = {0};
+
+        code = change_payload(client, &change, &ignored, true, &problem);
+        buffer_free(&ignored);
+        if (code == ROWSYNC_OK && change.change_id != 0)
+            code = pending_reject(client, &change, (Slice){payload.data, payload.length},
+                                  "parent_deleted", (Slice){message, strlen(message)}, (Slice){0},
+                                  &moved);
+    }
+    else if (code == ROWSYNC_OK)
+    {
+        state.payload = (Slice){payload.data, payload.length};
+        code = conflict_hold(client, table, &change.key, &state, 2);
+    }
+    if (code == ROWSYNC_OK)
+    {
+        /* Version 0: what is held will be newer. */
+        RowState gone = {0, true, {0}};
+        sqlite3_stmt *statement;
+
+        if ((statement = rs_statement(client, SQL_VERSION_DROP)) != NULL)
+        {
+            sqlite3_bind_int64(statement, 1, table->id);
+            key_bind(statement, 2, &change.key);
+        }
+        code = rs_finish(client, statement, "forgetting a version");
+        if (code == ROWSYNC_OK)
+            code = row_put(client, table, &change.key, &gone, &refused);
+        if (code == ROWSYNC_OK && (statement = rs_statement(client, SQL_VERSION_DROP)) != NULL)
+        {
+            sqlite3_bind_int64(statement, 1, table->id);
+            key_bind(statement, 2, &change.key);
+            code = rs_finish(client, statement, "forgetting a version");
+        }
+    }
+    key_free(&change.key);
+    buffer_free(&payload);
+    return code;
+}
+
+/* Takes out every row whose parent is missing, and then theirs, until the commit can go through. */
+static rowsync_code
+take_out_orphans(rowsync *client)
+{
+    rowsync_code code = ROWSYNC_OK;
+    bool progress = true;
+    int i;
+
+    while (code == ROWSYNC_OK && progress && rs_orphans(client))
+    {
+        progress = false;
+        for (i = 0; i < client->table_count && code == ROWSYNC_OK; i++)
+        {
+            Table *table = &client->tables[i];
+            sqlite3_stmt *statement = NULL;
+
+            if (!table->exists)
+                continue;
+            code = rs_prepare(client,
+                              "SELECT DISTINCT rowid FROM pragma_foreign_key_check(?1)"
+                              " WHERE rowid IS NOT NULL",
+                              &statement);
+            if (code != ROWSYNC_OK)
+                break;
+            sqlite3_bind_text(statement, 1, table->name, -1, SQLITE_STATIC);
+            while (code == ROWSYNC_OK && sqlite3_step(statement) == SQLITE_ROW)
+            {
+                code = take_out_orphan(client, table, sqlite3_column_int64(statement, 0));
+                progress = true;
+            }
+            sqlite3_finalize(statement);
+        }
+    }
+    return code;
+}
+
+/* Asks for a page. */
+static rowsync_code
+fetch(rowsync *client, const rowsync_sync_options *options, int64_t after, int64_t until,
+      bool include_self, Exchange *answer, Page *page)
+{
+    Buffer path = {0};
+    rowsync_code code;
+
+    buffer_printf(&path, "/sync/download?after=%lld&limit=%d", (long long)after,
+                  options->page_size > 0 ? options->page_size : PAGE_SIZE);
+    if (until > 0)
+        buffer_printf(&path, "&until=%lld", (long long)until);
+    if (include_self)
+        buffer_text(&path, "&include_self=true");
+    code = path.failed ? rs_nomem(client)
+                       : rs_request(client, "GET", path.data, NULL, options->max_tries, answer);
+    buffer_free(&path);
+    if (code == ROWSYNC_OK && answer->status == 410)
+        return rs_fail(client, ROWSYNC_REFUSED, "Hydrate the database anew.",
+                       "The server no longer has the changes after %lld.", (long long)after);
+    if (code == ROWSYNC_OK && answer->status != 200)
+        return rs_fail(client, ROWSYNC_PROTOCOL, "Is the URL that of a rowsync gateway?",
+                       "The server answered %ld to a download.", answer->status);
+    return code == ROWSYNC_OK ? read_page(client, answer, after, page) : code;
+}
+
+/* Moves the cursor, in the transaction of the rows that it counts. */
+static rowsync_code
+move_cursor(rowsync *client, int64_t cursor, int64_t window_until, int hydrated)
+{
+    sqlite3_stmt *statement = rs_statement(client, SQL_CURSOR);
+
+    if (statement == NULL)
+        return client->code;
+    sqlite3_bind_int64(statement, 1, cursor);
+    sqlite3_bind_int64(statement, 2, window_until);
+    sqlite3_bind_int(statement, 3, hydrated);
+    return rs_finish(client, statement, "moving the cursor");
+}
+
+/*
+ * Takes a page in, and those after it as long as foreign keys need them. *more tells whether the
+ * window goes on behind.
+ */
+static rowsync_code
+take_pages(rowsync *client, const rowsync_sync_options *options, bool hydrate, Exchange *answer,
+           Page *page, rowsync_report *report)
+{
+    int64_t asked_after = client->cursor;
+    rowsync_report before = *report;
+    rowsync_code code = rs_begin(client);
+
+    if (code != ROWSYNC_OK)
+        return code;
+    /* Another process may have synced meanwhile: its cursor counts, this page is asked for again.
+     */
+    if ((code = rs_load_info(client)) == ROWSYNC_OK && client->cursor != asked_after)
+    {
+        page->has_more = true;
+        return rs_end(client, code);
+    }
+    while (code == ROWSYNC_OK && (code = take_page(client, page, report)) == ROWSYNC_OK &&
+           page->has_more && rs_orphans(client))
+        code = fetch(client, options, page->next_after, page->window_until, hydrate, answer, page);
+    if (code == ROWSYNC_OK && !page->has_more)
+        code = held_retry(client);
+    if (code == ROWSYNC_OK)
+        code = take_out_orphans(client);
+    if (code == ROWSYNC_OK)
+        code = move_cursor(client, page->next_after, page->has_more ? page->window_until : 0,
+                           !hydrate         ? client->hydrated
+                           : page->has_more ? 1
+                                            : 2);
+    code = rs_end(client, code);
+    if (code != ROWSYNC_OK)
+        *report = before;
+    return code;
+}
+
+/* Pulls to the end of a window; with `hydrate` from the start, own changes included. */
+rowsync_code
+pull_all(rowsync *client, const rowsync_sync_options *options, bool hydrate, rowsync_report *report)
+{
+    Exchange answer = {0};
+    Page page = {.has_more = true};
+    rowsync_code code = ROWSYNC_OK;
+
+    /* 0 is "not begun", 1 "begun": a hydration that was broken off goes on where it was. */
+    if (hydrate && client->hydrated != 1 &&
+        ((code = rs_begin(client)) != ROWSYNC_OK ||
+         (code = rs_end(client, move_cursor(client, 0, 0, 1))) != ROWSYNC_OK))
+        return code;
+    while (page.has_more && code == ROWSYNC_OK)
+    {
+        if ((code = rs_load_info(client)) != ROWSYNC_OK)
+            break;
+        if (hydrate && client->hydrated == 2)
+            break; /* another process came to the end of it */
+        code =
+            fetch(client, options, client->cursor, client->window_until, hydrate, &answer, &page);
+        if (code == ROWSYNC_OK)
+            code = take_pages(client, options, hydrate, &answer, &page, report);
+        if (code == ROWSYNC_OK)
+            code = rs_progress(client, hydrate ? "hydrate" : "pull", report->downloaded, 0);
+    }
+    buffer_free(&answer.body);
+    return code;
+}

@@ -1,0 +1,391 @@
+/*
+ * json.c - a strict reader of JSON (RFC 8259) that hands out slices of the text it reads.
+ */
+#include "json.h"
+
+#include <string.h>
+
+/* A reader at the beginning of a text, which must outlive it and every slice that it hands out. */
+JsonReader
+scan_reader(Slice text)
+{
+    return (JsonReader){text.data, text.data + text.length, text.data == NULL};
+}
+
+/* Remembers that the text is no JSON. */
+static bool
+fail(JsonReader *reader)
+{
+    reader->failed = true;
+    reader->at = reader->end;
+    return false;
+}
+
+/* Skips white space; returns the byte that follows, or NUL at the end (which no JSON has). */
+static char
+look(JsonReader *reader)
+{
+    while (reader->at < reader->end && (*reader->at == ' ' || *reader->at == '\n' ||
+                                        *reader->at == '\t' || *reader->at == '\r'))
+        reader->at++;
+    return reader->at < reader->end ? *reader->at : '\0';
+}
+
+/* Takes one byte of punctuation, or fails. */
+static bool
+take(JsonReader *reader, char punctuation)
+{
+    if (reader->failed || look(reader) != punctuation || reader->at == reader->end)
+        return fail(reader);
+    reader->at++;
+    return true;
+}
+
+/* The value of four hex digits, or -1. */
+static int
+hex4(const char *text)
+{
+    int value = 0, i;
+
+    for (i = 0; i < 4; i++)
+    {
+        char c = text[i];
+        int digit = c >= '0' && c <= '9'   ? c - '0'
+                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                           : -1;
+
+        if (digit < 0)
+            return -1;
+        value = value << 4 | digit;
+    }
+    return value;
+}
+
+/* Checks the escape at `at` (a backslash); returns its length, 0 when it is none. */
+static size_t
+escape_length(const char *at, const char *end)
+{
+    int code;
+
+    if (end - at < 2)
+        return 0;
+    if (strchr("\"\\/bfnrt", at[1]) != NULL && at[1] != '\0')
+        return 2;
+    if (at[1] != 'u' || end - at < 6 || (code = hex4(at + 2)) < 0)
+        return 0;
+    if (code >= 0xDC00 && code <= 0xDFFF)
+        return 0;
+    if (code < 0xD800 || code > 0xDBFF)
+        return 6;
+    if (end - at < 12 || at[6] != '\\' || at[7] != 'u')
+        return 0;
+    code = hex4(at + 8);
+    return code >= 0xDC00 && code <= 0xDFFF ? 12 : 0;
+}
+
+/* Passes over a string. */
+static bool
+skip_string(JsonReader *reader)
+{
+    const char *at = reader->at + 1;
+
+    while (at < reader->end)
+    {
+        unsigned char c = (unsigned char)*at;
+        size_t length = 1;
+
+        if (c == '"')
+        {
+            reader->at = at + 1;
+            return true;
+        }
+        if (c < 0x20)
+            break;
+        if (c == '\\')
+            length = escape_length(at, reader->end);
+        else if (c >= 0x80)
+            length = utf8_length((const unsigned char *)at, (size_t)(reader->end - at));
+        if (length == 0)
+            break;
+        at += length;
+    }
+    return fail(reader);
+}
+
+/* Passes over digits; false when there is none. */
+static bool
+skip_digits(JsonReader *reader)
+{
+    const char *start = reader->at;
+
+    while (reader->at < reader->end && *reader->at >= '0' && *reader->at <= '9')
+        reader->at++;
+    return reader->at > start;
+}
+
+/* Passes over a number. */
+static bool
+skip_number(JsonReader *reader)
+{
+    if (*reader->at == '-')
+        reader->at++;
+    if (reader->at < reader->end && *reader->at == '0')
+        reader->at++;
+    else if (!skip_digits(reader))
+        return fail(reader);
+    if (reader->at < reader->end && *reader->at == '.')
+    {
+        reader->at++;
+        if (!skip_digits(reader))
+            return fail(reader);
+    }
+    if (reader->at < reader->end && (*reader->at == 'e' || *reader->at == 'E'))
+    {
+        reader->at++;
+        if (reader->at < reader->end && (*reader->at == '+' || *reader->at == '-'))
+            reader->at++;
+        if (!skip_digits(reader))
+            return fail(reader);
+    }
+    return true;
+}
+
+/* Passes over one of the three words. */
+static bool
+skip_word(JsonReader *reader, const char *word)
+{
+    size_t length = strlen(word);
+
+    if ((size_t)(reader->end - reader->at) < length || memcmp(reader->at, word, length) != 0)
+        return fail(reader);
+    reader->at += length;
+    return true;
+}
+
+/* Passes over a value of any kind. Recursion is bounded by JSON_MAX_DEPTH. */
+static bool
+skip_value(JsonReader *reader, int depth)
+{
+    char c = look(reader), close;
+
+    if (reader->failed || depth > JSON_MAX_DEPTH)
+        return fail(reader);
+    switch (c)
+    {
+        case '"':
+            return skip_string(reader);
+        case 't':
+            return skip_word(reader, "true");
+        case 'f':
+            return skip_word(reader, "false");
+        case 'n':
+            return skip_word(reader, "null");
+        case '{':
+        case '[':
+            break;
+        default:
+            return (c == '-' || (c >= '0' && c <= '9')) ? skip_number(reader) : fail(reader);
+    }
+    close = c == '{' ? '}' : ']';
+    reader->at++;
+    if (look(reader) == close)
+    {
+        reader->at++;
+        return true;
+    }
+    for (;;)
+    {
+        if (c == '{' && (look(reader) != '"' || !skip_string(reader) || !take(reader, ':')))
+            return fail(reader);
+        if (!skip_value(reader, depth + 1))
+            return false;
+        if (look(reader) == close)
+        {
+            reader->at++;
+            return true;
+        }
+        if (!take(reader, ','))
+            return false;
+    }
+}
+
+/* Reads the next value whole; *value is the slice that it occupies. */
+bool
+scan_value(JsonReader *reader, Slice *value)
+{
+    if (reader->failed)
+        return false;
+    look(reader);
+    value->data = reader->at;
+    if (!skip_value(reader, 0))
+        return false;
+    value->length = (size_t)(reader->at - value->data);
+    return true;
+}
+
+/* Enters an object or array: takes its opening bracket. */
+bool
+scan_enter(JsonReader *reader, char bracket)
+{
+    return take(reader, bracket);
+}
+
+/*
+ * The next member of the object that was entered; false at its end, which is taken, and after a
+ * mistake (see reader->failed). The name comes with its quotes.
+ */
+bool
+scan_next_member(JsonReader *reader, bool first, Slice *name, Slice *value)
+{
+    if (reader->failed)
+        return false;
+    if (look(reader) == '}')
+    {
+        reader->at++;
+        return false;
+    }
+    if ((!first && !take(reader, ',')) || look(reader) != '"')
+        return fail(reader);
+    return scan_value(reader, name) && take(reader, ':') && scan_value(reader, value);
+}
+
+/* The next element of the array that was entered; as above. */
+bool
+scan_next_element(JsonReader *reader, bool first, Slice *value)
+{
+    if (reader->failed)
+        return false;
+    if (look(reader) == ']')
+    {
+        reader->at++;
+        return false;
+    }
+    if (!first && !take(reader, ','))
+        return false;
+    return scan_value(reader, value);
+}
+
+/* True when the text was right up to its end and nothing follows. */
+bool
+scan_finish(JsonReader *reader)
+{
+    return !reader->failed && look(reader) == '\0' && reader->at == reader->end;
+}
+
+/*
+ * Finds the members of an object by name: values[i] is that of names[i], or no slice where it is
+ * absent. Other members are ignored; of a repeated name the last one counts. The object must be the
+ * whole text. False when it is no JSON object.
+ */
+bool
+scan_fields(Slice object, const char *const *names, Slice *values, int count)
+{
+    JsonReader reader = scan_reader(object);
+    Slice name, value;
+    bool first;
+    int i;
+
+    memset(values, 0, (size_t)count * sizeof(*values));
+    if (!scan_enter(&reader, '{'))
+        return false;
+    for (first = true; scan_next_member(&reader, first, &name, &value); first = false)
+        for (i = 0; i < count; i++)
+            if (slice_is((Slice){name.data + 1, name.length - 2}, names[i]))
+                values[i] = value;
+    return scan_finish(&reader);
+}
+
+/* An integer that fits 64 bits; nothing with a fraction or exponent. */
+bool
+scan_int64(Slice value, int64_t *out)
+{
+    uint64_t number = 0, limit = INT64_MAX;
+    size_t i = 0;
+
+    if (value.data == NULL || value.length == 0)
+        return false;
+    if (value.data[0] == '-')
+    {
+        limit++;
+        i++;
+    }
+    if (i == value.length)
+        return false;
+    for (; i < value.length; i++)
+    {
+        unsigned digit = (unsigned char)value.data[i] - (unsigned)'0';
+
+        if (digit > 9 || number > (limit - digit) / 10)
+            return false;
+        number = number * 10 + digit;
+    }
+    *out = value.data[0] == '-' ? (int64_t)(0 - number) : (int64_t)number;
+    return true;
+}
+
+/* Appends a code point as UTF-8. */
+static void
+append_code_point(Buffer *out, uint32_t code)
+{
+    char bytes[4];
+    size_t length = code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4, i;
+    static const unsigned char lead[] = {0, 0, 0xC0, 0xE0, 0xF0};
+
+    for (i = length; i-- > 1; code >>= 6)
+        bytes[i] = (char)(0x80 | (code & 0x3F));
+    bytes[0] = (char)(lead[length] | code);
+    buffer_append(out, bytes, length);
+}
+
+/* Appends the text of a string value (a slice that a reader handed out); false for other kinds. */
+bool
+scan_string(Slice value, Buffer *out)
+{
+    const char *at, *end, *stop;
+
+    if (value.data == NULL || value.length < 2 || value.data[0] != '"')
+        return false;
+    at = value.data + 1;
+    end = value.data + value.length - 1;
+    while ((stop = memchr(at, '\\', (size_t)(end - at))) != NULL)
+    {
+        static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+
+        buffer_append(out, at, (size_t)(stop - at));
+        if (stop[1] == 'u')
+        {
+            uint32_t code = (uint32_t)hex4(stop + 2);
+
+            at = stop + 6;
+            if (code >= 0xD800 && code <= 0xDBFF)
+            {
+                code = 0x10000 + ((code - 0xD800) << 10) + ((uint32_t)hex4(stop + 8) - 0xDC00);
+                at = stop + 12;
+            }
+            append_code_point(out, code);
+        }
+        else
+        {
+            buffer_byte(out, to[strchr(from, stop[1]) - from]);
+            at = stop + 2;
+        }
+    }
+    buffer_append(out, at, (size_t)(end - at));
+    return !out->failed;
+}
+
+/* Is it null, or absent? */
+bool
+scan_is_null(Slice value)
+{
+    return value.data == NULL || slice_is(value, "null");
+}
+
+/* true or false. */
+bool
+scan_boolean(Slice value, bool *out)
+{
+    *out = slice_is(value, "true");
+    return *out || slice_is(value, "false");
+}

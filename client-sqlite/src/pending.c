@@ -1,0 +1,436 @@
+/*
+ * pending.c - what waits for upload: the queue in edit order, and requests made from it.
+ *
+ * The operation is not recorded but seen: a row that is there is an INSERT or UPDATE, one that is
+ * gone a DELETE, and the payload is what the row holds at this moment, which is the state after its
+ * last edit because every edit is captured.
+ */
+#include "client.h"
+
+#include <string.h>
+#include <sys/time.h>
+
+/* Read at once from _sync_dirty: a scan of the whole table each time, so not too few. */
+#define QUEUE_RUN 65536
+
+/* A request larger than this is sent even if it holds fewer changes than asked for. */
+#define BODY_TARGET (4u << 20)
+
+const char *
+operation_name(Operation op)
+{
+    static const char *const names[] = {"INSERT", "UPDATE", "DELETE", "NOTHING"};
+
+    return names[op];
+}
+
+/* Frees changes and their keys, up to `capacity` of them. */
+static void
+free_changes(Change *changes, int capacity)
+{
+    int i;
+
+    for (i = 0; i < capacity; i++)
+        key_free(&changes[i].key);
+    rs_free(changes);
+}
+
+void
+batch_free(Batch *batch)
+{
+    free_changes(batch->changes, batch->capacity);
+    buffer_free(&batch->body);
+    *batch = (Batch){0};
+}
+
+void
+queue_free(Queue *queue)
+{
+    free_changes(queue->changes, queue->capacity);
+    *queue = (Queue){0};
+}
+
+/* Makes room for one more change; NULL when out of memory. Keys keep their memory for reuse. */
+static Change *
+grow(Change **changes, int *capacity, int count)
+{
+    if (count == *capacity)
+    {
+        int more = *capacity > 0 ? *capacity * 2 : 256;
+        Change *grown = rs_realloc(*changes, (size_t)more * sizeof(*grown));
+
+        if (grown == NULL)
+            return NULL;
+        memset(grown + *capacity, 0, (size_t)(more - *capacity) * sizeof(*grown));
+        *changes = grown;
+        *capacity = more;
+    }
+    return &(*changes)[count];
+}
+
+/* Starts at the oldest edit. Edits made from now on are left to the next push. */
+rowsync_code
+queue_start(rowsync *client, Queue *queue)
+{
+    sqlite3_stmt *statement = rs_statement(client, SQL_TAKE_CHANGE_ID);
+    struct timeval now;
+    int64_t until = 0;
+
+    if (statement == NULL)
+        return client->code;
+    gettimeofday(&now, NULL);
+    sqlite3_bind_int64(statement, 1, (int64_t)now.tv_sec * 1000000 + now.tv_usec);
+    if (sqlite3_step(statement) == SQLITE_ROW)
+        until = sqlite3_column_int64(statement, 0);
+    if (rs_finish(client, statement, "taking a change id") != ROWSYNC_OK)
+        return client->code;
+    queue->count = queue->next = 0;
+    queue->after = 0;
+    queue->until = until;
+    queue->done = false;
+    return ROWSYNC_OK;
+}
+
+/* Reads the next run of keys. */
+static rowsync_code
+queue_read(rowsync *client, Queue *queue)
+{
+    sqlite3_stmt *statement = rs_statement(client, SQL_DIRTY_QUEUE);
+    rowsync_code code = ROWSYNC_OK;
+    int result;
+
+    if (statement == NULL)
+        return client->code;
+    queue->count = queue->next = 0;
+    sqlite3_bind_int64(statement, 1, queue->after);
+    sqlite3_bind_int64(statement, 2, queue->until);
+    sqlite3_bind_int(statement, 3, QUEUE_RUN);
+    while (code == ROWSYNC_OK && (result = sqlite3_step(statement)) == SQLITE_ROW)
+    {
+        Change *change = grow(&queue->changes, &queue->capacity, queue->count);
+
+        if (change == NULL)
+        {
+            code = rs_nomem(client);
+            break;
+        }
+        change->table = table_by_id(client, sqlite3_column_int64(statement, 0));
+        change->change_id = sqlite3_column_int64(statement, 2);
+        queue->after = change->change_id;
+        code = key_column(client, statement, 1, &change->key);
+        if (change->table != NULL && change->table->exists)
+            queue->count++;
+    }
+    if (code == ROWSYNC_OK && result != SQLITE_DONE)
+        code = rs_fail_sqlite(client, "reading what is pending");
+    sqlite3_reset(statement);
+    queue->done = queue->count == 0;
+    return code;
+}
+
+/* Writes {"column": value, …} of a row; only the columns of the mask unless `whole`. */
+static bool
+write_row(const Table *table, sqlite3_stmt *row, int64_t mask, bool whole, Buffer *out,
+          const char **problem)
+{
+    bool first = true;
+    int i;
+
+    buffer_byte(out, '{');
+    for (i = 0; i < table->column_count; i++)
+    {
+        const Column *column = &table->columns[i];
+
+        if (!whole && (column->mask & mask) == 0)
+            continue;
+        if (!first)
+            buffer_byte(out, ',');
+        first = false;
+        buffer_text(out, column->member);
+        if (!value_write(out, column, row, i))
+        {
+            *problem = column->name;
+            return false;
+        }
+    }
+    buffer_byte(out, '}');
+    return true;
+}
+
+/* Writes the old row of a DELETE from its SQL literals, or null. */
+static void
+write_old_row(const Table *table, Slice literals, Buffer *out)
+{
+    JsonReader reader = scan_reader(literals);
+    Buffer name = {0}, literal = {0};
+    Slice key, value;
+    bool first = true;
+    size_t start = out->length;
+    int i;
+
+    if (literals.data == NULL || !scan_enter(&reader, '{'))
+    {
+        buffer_text(out, "null");
+        return;
+    }
+    buffer_byte(out, '{');
+    for (bool one = true; scan_next_member(&reader, one, &key, &value); one = false)
+    {
+        buffer_clear(&name);
+        buffer_clear(&literal);
+        if (!scan_string(key, &name) || !scan_string(value, &literal))
+            continue;
+        for (i = 0; i < table->column_count; i++)
+            if (strcmp(table->columns[i].name, buffer_string(&name)) == 0)
+                break;
+        if (i == table->column_count)
+            continue;
+        if (!first)
+            buffer_byte(out, ',');
+        first = false;
+        buffer_text(out, table->columns[i].member);
+        if (!literal_write(out, &table->columns[i],
+                           (Slice){buffer_string(&literal), literal.length}))
+        {
+            /* No UTF-8: the server needs no old row to delete one. */
+            out->length = start;
+            buffer_text(out, "null");
+            buffer_free(&name);
+            buffer_free(&literal);
+            return;
+        }
+    }
+    buffer_byte(out, '}');
+    out->failed |= name.failed || literal.failed;
+    buffer_free(&name);
+    buffer_free(&literal);
+}
+
+/*
+ * Looks at a change as it is now: its operation, and its payload appended to `out`. The change id
+ * of the row goes to change->change_id; 0 when nothing is pending any more. *problem is the column
+ * that cannot be sent, if any.
+ */
+rowsync_code
+change_payload(rowsync *client, Change *change, Buffer *out, bool whole, const char **problem)
+{
+    sqlite3_stmt *dirty = rs_statement(client, SQL_DIRTY_GET);
+    sqlite3_stmt *row = table_statement(client, change->table, TABLE_READ);
+    rowsync_code code = ROWSYNC_OK;
+    int result;
+
+    *problem = NULL;
+    change->change_id = 0;
+    if (dirty == NULL || row == NULL)
+        return client->code;
+    sqlite3_bind_int64(dirty, 1, change->table->id);
+    key_bind(dirty, 2, &change->key);
+    result = sqlite3_step(dirty);
+    if (result == SQLITE_ROW)
+    {
+        change->change_id = sqlite3_column_int64(dirty, 0);
+        change->base_version = sqlite3_column_int64(dirty, 1);
+        change->changed = sqlite3_column_int64(dirty, 2);
+        key_bind_columns(change->table, row, 1, &change->key);
+        change->payload_at = out->length;
+        result = sqlite3_step(row);
+        if (result == SQLITE_ROW)
+        {
+            change->op = change->base_version == 0 || sqlite3_column_int(dirty, 5) ? OP_INSERT
+                         : change->changed == 0                                    ? OP_NOTHING
+                                                                                   : OP_UPDATE;
+            write_row(change->table, row, change->changed, whole || change->op == OP_INSERT, out,
+                      problem);
+        }
+        else if (result == SQLITE_DONE)
+        {
+            change->op = OP_DELETE;
+            write_old_row(change->table,
+                          (Slice){(const char *)sqlite3_column_text(dirty, 3),
+                                  (size_t)sqlite3_column_bytes(dirty, 3)},
+                          out);
+        }
+        change->payload_length = out->length - change->payload_at;
+    }
+    if (result != SQLITE_ROW && result != SQLITE_DONE)
+        code = rs_fail_sqlite(client, "reading a changed row");
+    sqlite3_reset(dirty);
+    sqlite3_reset(row);
+    sqlite3_clear_bindings(row);
+    return code == ROWSYNC_OK && out->failed ? rs_nomem(client) : code;
+}
+
+/*
+ * Makes a dead letter of a change, unless the row was edited since. *moved tells whether it was.
+ * Inside a transaction.
+ */
+rowsync_code
+pending_reject(rowsync *client, const Change *change, Slice payload, const char *reason,
+               Slice message, Slice details, bool *moved)
+{
+    sqlite3_stmt *statement = rs_statement(client, SQL_REJECTED_PUT);
+    Buffer text = {0};
+    rowsync_code code;
+
+    *moved = false;
+    if (statement == NULL)
+        return client->code;
+    key_to_text(&text, change->table, &change->key);
+    sqlite3_bind_int64(statement, 1, change->table->id);
+    key_bind(statement, 2, &change->key);
+    sqlite3_bind_text64(statement, 3, buffer_string(&text), text.length, SQLITE_STATIC,
+                        SQLITE_UTF8);
+    sqlite3_bind_int64(statement, 4, change->change_id);
+    sqlite3_bind_text(statement, 5, operation_name(change->op), -1, SQLITE_STATIC);
+    sqlite3_bind_int64(statement, 6, change->base_version);
+    sqlite3_bind_int64(statement, 7, change->changed);
+    sqlite3_bind_text(statement, 8, reason, -1, SQLITE_STATIC);
+    sqlite3_bind_text64(statement, 9, message.data, message.length, SQLITE_STATIC, SQLITE_UTF8);
+    sqlite3_bind_text64(statement, 10, details.data, details.length, SQLITE_STATIC, SQLITE_UTF8);
+    sqlite3_bind_text64(statement, 11, payload.data, payload.length, SQLITE_STATIC, SQLITE_UTF8);
+    code = rs_finish(client, statement, "keeping a refused change");
+    buffer_free(&text);
+    if (code != ROWSYNC_OK || (statement = rs_statement(client, SQL_DIRTY_CLEAR)) == NULL)
+        return client->code;
+    sqlite3_bind_int64(statement, 1, change->table->id);
+    key_bind(statement, 2, &change->key);
+    sqlite3_bind_int64(statement, 3, change->change_id);
+    code = rs_finish(client, statement, "taking a refused change out");
+    *moved = sqlite3_changes(client->db) > 0;
+    if (code != ROWSYNC_OK || *moved ||
+        (statement = rs_statement(client, SQL_REJECTED_DROP)) == NULL)
+        return client->code;
+    sqlite3_bind_int64(statement, 1, change->table->id);
+    key_bind(statement, 2, &change->key);
+    return rs_finish(client, statement, "forgetting an older refusal");
+}
+
+/* Settles what needs no server: marks that came to nothing, rows that cannot be sent. */
+static rowsync_code
+settle_here(rowsync *client, Change *change, const char *problem, int64_t *rejected)
+{
+    rowsync_code code = rs_begin(client);
+    bool moved = false;
+
+    if (code != ROWSYNC_OK)
+        return code;
+    if (problem != NULL)
+    {
+        Buffer message = {0};
+
+        buffer_printf(&message, "Column %s holds text that is not UTF-8.", problem);
+        code = message.failed
+                   ? rs_nomem(client)
+                   : pending_reject(client, change, (Slice){0}, "bad_payload",
+                                    (Slice){message.data, message.length}, (Slice){0}, &moved);
+        buffer_free(&message);
+        *rejected += moved;
+    }
+    else
+    {
+        sqlite3_stmt *statement = rs_statement(client, SQL_DIRTY_CLEAR);
+
+        if (statement != NULL)
+        {
+            sqlite3_bind_int64(statement, 1, change->table->id);
+            key_bind(statement, 2, &change->key);
+            sqlite3_bind_int64(statement, 3, change->change_id);
+        }
+        code = rs_finish(client, statement, "dropping a mark");
+    }
+    return rs_end(client, code);
+}
+
+/* Appends a change to the request; false when it is not to be sent. */
+static rowsync_code
+append_change(rowsync *client, Batch *batch, Change *change, bool *sent, const char **problem)
+{
+    Buffer *body = &batch->body;
+    int64_t queued = change->change_id;
+    size_t start = body->length;
+    rowsync_code code;
+
+    /* The head is written before the payload but tells the operation: it is put in afterwards. */
+    code = change_payload(client, change, body, false, problem);
+    *sent = code == ROWSYNC_OK && change->change_id == queued && *problem == NULL &&
+            change->op != OP_NOTHING;
+    if (*sent)
+    {
+        Buffer *head = &client->scratch;
+
+        buffer_clear(head);
+        buffer_text(head, batch->count > 0 ? ",{\"source_change_id\":" : "{\"source_change_id\":");
+        buffer_int(head, change->change_id);
+        buffer_text(head, ",\"schema\":");
+        buffer_json_text(head, change->table->schema, strlen(change->table->schema));
+        buffer_text(head, ",\"table\":");
+        buffer_json_text(head, change->table->name, strlen(change->table->name));
+        buffer_text(head, ",\"op\":\"");
+        buffer_text(head, operation_name(change->op));
+        buffer_text(head, "\",\"pk\":");
+        key_to_wire(head, change->table, &change->key);
+        buffer_text(head, ",\"server_version\":");
+        buffer_int(head, change->base_version);
+        buffer_text(head, ",\"payload\":");
+        if (head->failed || !buffer_reserve(body, head->length))
+            return rs_nomem(client);
+        memmove(body->data + start + head->length, body->data + start, change->payload_length);
+        memcpy(body->data + start, head->data, head->length);
+        body->length += head->length;
+        change->payload_at += head->length;
+        buffer_byte(body, '}');
+    }
+    else
+        body->length = start;
+    return code;
+}
+
+/*
+ * Fills a request with the next changes of the queue, at most `limit`. An empty batch means that
+ * the queue has come to its end.
+ */
+rowsync_code
+batch_fill(rowsync *client, Queue *queue, Batch *batch, int limit, int64_t *rejected)
+{
+    rowsync_code code = ROWSYNC_OK;
+
+    batch->count = 0;
+    buffer_clear(&batch->body);
+    buffer_text(&batch->body, "{\"last_server_seq_seen\":");
+    buffer_int(&batch->body, client->cursor);
+    buffer_text(&batch->body, ",\"changes\":[");
+    while (code == ROWSYNC_OK && batch->count < limit && batch->body.length < BODY_TARGET)
+    {
+        Change *change, *queued;
+        const char *problem;
+        bool sent;
+
+        if (queue->next == queue->count && (code = queue_read(client, queue)) != ROWSYNC_OK)
+            break;
+        if (queue->done)
+            break;
+        queued = &queue->changes[queue->next++];
+        change = grow(&batch->changes, &batch->capacity, batch->count);
+        if (change == NULL)
+            return rs_nomem(client);
+        {
+            /* Each slot keeps a key's memory: the two trade theirs. */
+            Key spare = change->key;
+
+            *change = *queued;
+            queued->key = spare;
+        }
+        /* Mark and row are read in one snapshot. */
+        if ((code = rs_run(client, SQL_SAVE)) != ROWSYNC_OK)
+            break;
+        code = append_change(client, batch, change, &sent, &problem);
+        if (rs_run(client, SQL_RELEASE) != ROWSYNC_OK)
+            code = client->code;
+        if (code == ROWSYNC_OK && !sent && change->change_id != 0 &&
+            (problem != NULL || change->op == OP_NOTHING))
+            code = settle_here(client, change, problem, rejected);
+        batch->count += sent;
+    }
+    buffer_text(&batch->body, "]}");
+    return code == ROWSYNC_OK && batch->body.failed ? rs_nomem(client) : code;
+}

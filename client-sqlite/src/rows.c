@@ -1,0 +1,234 @@
+/*
+ * rows.c - puts what the server says of a row into the app's tables, and keeps the versions.
+ *
+ * Never INSERT OR REPLACE: that deletes, and cascades. An upsert writes only the columns that the
+ * server sent; columns that the server does not have keep their content.
+ */
+#include "client.h"
+
+#include <string.h>
+
+/* The version of a row as last seen; 0 for one never seen. */
+rowsync_code
+row_version(rowsync *client, const Table *table, const Key *key, int64_t *version, bool *deleted)
+{
+    sqlite3_stmt *statement = rs_statement(client, SQL_VERSION_GET);
+    int result;
+
+    *version = 0;
+    *deleted = false;
+    if (statement == NULL)
+        return client->code;
+    sqlite3_bind_int64(statement, 1, table->id);
+    key_bind(statement, 2, key);
+    result = sqlite3_step(statement);
+    if (result == SQLITE_ROW)
+    {
+        *version = sqlite3_column_int64(statement, 0);
+        *deleted = sqlite3_column_int(statement, 1) != 0;
+    }
+    else if (result != SQLITE_DONE)
+        rs_fail_sqlite(client, "reading a version");
+    sqlite3_reset(statement);
+    return client->code;
+}
+
+rowsync_code
+row_set_version(rowsync *client, const Table *table, const Key *key, int64_t version, bool deleted)
+{
+    sqlite3_stmt *statement = rs_statement(client, SQL_VERSION_PUT);
+
+    if (statement == NULL)
+        return client->code;
+    sqlite3_bind_int64(statement, 1, table->id);
+    key_bind(statement, 2, key);
+    sqlite3_bind_int64(statement, 3, version);
+    sqlite3_bind_int(statement, 4, deleted);
+    return rs_finish(client, statement, "noting a version");
+}
+
+/* Has this payload the members that the prepared upsert is for, in the same order? */
+static bool
+same_shape(const Table *table, Slice payload)
+{
+    JsonReader reader = scan_reader(payload);
+    Slice name, value;
+    int i = 0;
+
+    if (table->upsert == NULL || !scan_enter(&reader, '{'))
+        return false;
+    while (scan_next_member(&reader, i == 0, &name, &value))
+    {
+        if (i == table->shape_count || name.length != table->shape_names[i].length ||
+            memcmp(name.data, table->shape_names[i].data, name.length) != 0)
+            return false;
+        i++;
+    }
+    return scan_finish(&reader) && i == table->shape_count;
+}
+
+/* The column that a member's name (with its quotes) means: a synced one that is no key, or -1. */
+static int
+column_of(const Table *table, Slice name, Buffer *scratch)
+{
+    int i;
+
+    buffer_clear(scratch);
+    scan_string(name, scratch);
+    for (i = 0; i < table->column_count; i++)
+        if (!table->columns[i].key && strcmp(table->columns[i].name, buffer_string(scratch)) == 0)
+            return i;
+    return -1;
+}
+
+/*
+ * Prepares the upsert for the members of this payload. Parameters: one for each member, those that
+ * stand for no column unused, then the key columns.
+ */
+static rowsync_code
+take_shape(rowsync *client, Table *table, Slice payload)
+{
+    JsonReader reader = scan_reader(payload);
+    Buffer sql = {0}, values = {0}, updates = {0}, scratch = {0};
+    Slice name, value;
+    rowsync_code code = ROWSYNC_OK;
+    int i, members = 0;
+
+    sqlite3_finalize(table->upsert);
+    table->upsert = NULL;
+    table->shape_count = 0;
+    scan_enter(&reader, '{');
+    while (scan_next_member(&reader, members == 0, &name, &value))
+        members++;
+    if (!scan_finish(&reader) || members > 30000)
+        return rs_fail(client, ROWSYNC_PROTOCOL, "Is the URL that of a rowsync gateway?",
+                       "A row of %s is no JSON object.", table->name);
+    rs_free(table->shape);
+    rs_free(table->shape_names);
+    table->shape = rs_realloc(NULL, (size_t)members * sizeof(*table->shape));
+    table->shape_names = rs_realloc(NULL, (size_t)members * sizeof(*table->shape_names));
+    buffer_clear(&table->shape_text);
+    buffer_append(&table->shape_text, payload.data, payload.length);
+    if (table->shape == NULL || table->shape_names == NULL || table->shape_text.failed)
+        return rs_nomem(client);
+    buffer_text(&sql, "INSERT INTO main.");
+    buffer_name(&sql, table->name);
+    buffer_text(&sql, " (");
+    for (i = 0; i < table->key_count; i++)
+    {
+        buffer_text(&sql, i > 0 ? ", " : "");
+        buffer_name(&sql, table->columns[table->keys[i]].name);
+        buffer_printf(&values, "%s?%d", i > 0 ? ", " : "", members + i + 1);
+    }
+    /* The names must live as long as the shape: they are slices of its own copy. */
+    reader = scan_reader((Slice){table->shape_text.data, table->shape_text.length});
+    scan_enter(&reader, '{');
+    for (i = 0; scan_next_member(&reader, i == 0, &name, &value); i++)
+    {
+        int column = column_of(table, name, &scratch);
+
+        for (int j = 0; j < i; j++)
+            if (table->shape[j] == column)
+                table->shape[j] = -1; /* repeated: the last one counts */
+        table->shape_names[i] = name;
+        table->shape[i] = column;
+    }
+    for (i = 0; i < members; i++)
+    {
+        const char *column;
+
+        if (table->shape[i] < 0)
+            continue;
+        column = table->columns[table->shape[i]].name;
+        buffer_text(&sql, ", ");
+        buffer_name(&sql, column);
+        buffer_printf(&values, ", ?%d", i + 1);
+        buffer_text(&updates, updates.length > 0 ? ", " : "");
+        buffer_name(&updates, column);
+        buffer_text(&updates, " = excluded.");
+        buffer_name(&updates, column);
+    }
+    buffer_printf(&sql, ") VALUES (%s) ON CONFLICT (", buffer_string(&values));
+    for (i = 0; i < table->key_count; i++)
+    {
+        buffer_text(&sql, i > 0 ? ", " : "");
+        buffer_name(&sql, table->columns[table->keys[i]].name);
+    }
+    if (updates.length > 0)
+        buffer_printf(&sql, ") DO UPDATE SET %s", updates.data);
+    else
+        buffer_text(&sql, ") DO NOTHING");
+    if (sql.failed || values.failed || updates.failed || scratch.failed)
+        code = rs_nomem(client);
+    else
+        code = rs_prepare(client, sql.data, &table->upsert);
+    if (code == ROWSYNC_OK)
+        table->shape_count = members;
+    buffer_free(&sql);
+    buffer_free(&values);
+    buffer_free(&updates);
+    buffer_free(&scratch);
+    return code;
+}
+
+/* Binds the payload and the key to the upsert. */
+static int
+bind_row(const Table *table, const Key *key, Slice payload, Buffer *scratch)
+{
+    JsonReader reader = scan_reader(payload);
+    Slice name, value;
+    int i, result = SQLITE_OK;
+
+    scan_enter(&reader, '{');
+    for (i = 0; result == SQLITE_OK && scan_next_member(&reader, i == 0, &name, &value); i++)
+        if (table->shape[i] >= 0)
+            result =
+                value_bind(table->upsert, i + 1, &table->columns[table->shape[i]], value, scratch);
+    return result == SQLITE_OK ? key_bind_columns(table, table->upsert, table->shape_count + 1, key)
+                               : result;
+}
+
+/*
+ * Makes the row what `state` says and notes its version. Where a constraint of the local table
+ * stands against it, *refused is set and nothing has changed. Inside a transaction with capture
+ * off.
+ */
+rowsync_code
+row_put(rowsync *client, Table *table, const Key *key, const RowState *state, bool *refused)
+{
+    sqlite3_stmt *statement;
+    int result;
+
+    *refused = false;
+    if (state->deleted)
+    {
+        if ((statement = table_statement(client, table, TABLE_DELETE)) == NULL)
+            return client->code;
+        result = key_bind_columns(table, statement, 1, key);
+    }
+    else
+    {
+        if (!same_shape(table, state->payload) &&
+            take_shape(client, table, state->payload) != ROWSYNC_OK)
+            return client->code;
+        statement = table->upsert;
+        sqlite3_reset(statement);
+        result = bind_row(table, key, state->payload, &client->scratch);
+    }
+    if (result == SQLITE_OK)
+        result = sqlite3_step(statement);
+    if ((result & 0xFF) == SQLITE_CONSTRAINT)
+    {
+        *refused = true;
+        rs_log(client, "a row of %s cannot be stored here yet: %s", table->name,
+               sqlite3_errmsg(client->db));
+    }
+    else if (result != SQLITE_DONE)
+        rs_fail_sqlite(client, "storing a row of the server");
+    sqlite3_reset(statement);
+    /* The bindings point into the answer, which does not outlive this call for long. */
+    sqlite3_clear_bindings(statement);
+    if (client->code != ROWSYNC_OK || *refused)
+        return client->code;
+    return row_set_version(client, table, key, state->version, state->deleted);
+}

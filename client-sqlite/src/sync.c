@@ -1,0 +1,93 @@
+/*
+ * sync.c - the public calls that talk to the server: what they check, and what they report.
+ */
+#include "client.h"
+
+#include <string.h>
+
+/* Which parts a call is made of. */
+enum
+{
+    PUSH = 1,
+    PULL = 2,
+    HYDRATE = 4
+};
+
+/* Fills in what the app left open. */
+static rowsync_code
+take_options(rowsync *client, const rowsync_sync_options *given, rowsync_sync_options *out)
+{
+    memset(out, 0, sizeof(*out));
+    if (given != NULL)
+        *out = *given;
+    if (out->batch_size < 0 || out->batch_size > 10000 || out->page_size < 0 ||
+        out->page_size > 10000 || out->max_tries < 0)
+        return rs_fail(client, ROWSYNC_MISUSE, "0 leaves the choice to the library.",
+                       "Batches and pages have 1 to 10000 changes.");
+    if (out->max_tries == 0)
+        out->max_tries = 5;
+    return ROWSYNC_OK;
+}
+
+/*
+ * Hydration first, so that the edits made before it are decided upon as conflicts and not sent as
+ * news; then push, so that the pull meets as few pending edits as possible.
+ */
+static rowsync_code
+run(rowsync *client, const rowsync_sync_options *given, rowsync_report *report, int parts)
+{
+    rowsync_report local;
+    rowsync_sync_options options;
+    rowsync_code code, counted;
+
+    if (report == NULL)
+        report = &local;
+    memset(report, 0, sizeof(*report));
+    if ((code = rs_enter(client, true)) != ROWSYNC_OK ||
+        (code = rs_attached(client)) != ROWSYNC_OK ||
+        (code = take_options(client, given, &options)) != ROWSYNC_OK)
+        return code;
+    if ((parts & HYDRATE) != 0 || ((parts & PULL) != 0 && client->hydrated != 2))
+        code = pull_all(client, &options, true, report);
+    if (code == ROWSYNC_OK && (parts & PUSH) != 0)
+        code = push_all(client, &options, report);
+    if (code == ROWSYNC_OK && (parts & PULL) != 0)
+        code = pull_all(client, &options, false, report);
+    /* The counts must not hide what went wrong. */
+    if (client->code != ROWSYNC_NOMEM)
+    {
+        rowsync_code failure = client->code;
+
+        client->code = ROWSYNC_OK;
+        counted = rs_counts(client, &report->pending, &report->conflicts, &report->rejected);
+        if (failure == ROWSYNC_OK && counted == ROWSYNC_OK)
+            counted = rs_load_info(client);
+        report->head = client->cursor;
+        client->code = failure != ROWSYNC_OK ? failure : counted;
+    }
+    return client->code;
+}
+
+rowsync_code
+rowsync_sync(rowsync *client, const rowsync_sync_options *options, rowsync_report *report)
+{
+    return run(client, options, report, PUSH | PULL);
+}
+
+rowsync_code
+rowsync_push(rowsync *client, const rowsync_sync_options *options, rowsync_report *report)
+{
+    return run(client, options, report, PUSH);
+}
+
+rowsync_code
+rowsync_pull(rowsync *client, const rowsync_sync_options *options, rowsync_report *report)
+{
+    return run(client, options, report, PULL);
+}
+
+rowsync_code
+rowsync_hydrate(rowsync *client, const rowsync_sync_options *options, rowsync_report *report)
+{
+    return run(client, options, report, HYDRATE);
+}

@@ -1,0 +1,361 @@
+/*
+ * transport.c - requests to the gateway: libcurl behind the table of functions, and what all of
+ * them have in common: the token, retries, limits, what a refusal means.
+ */
+#include "client.h"
+
+#include <curl/curl.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <time.h>
+#include <zlib.h>
+
+/* Answers larger than this are refused: a download page has its own, smaller limits. */
+#define MAX_RESPONSE (256u << 20)
+
+/* Smaller bodies are not worth compressing. */
+#define GZIP_FROM 1024
+
+/* What a request hands to libcurl's callbacks. */
+typedef struct CurlSink
+{
+    rowsync_sink sink;
+    void *context;
+    rowsync_response *response;
+    size_t received;
+    size_t limit;
+    const volatile int *cancelled;
+    bool full;
+} CurlSink;
+
+/* libcurl has a part of the body. */
+static size_t
+curl_body(char *data, size_t size, size_t count, void *context)
+{
+    CurlSink *sink = context;
+
+    sink->received += size * count;
+    sink->full = sink->received > sink->limit;
+    if (sink->full || *sink->cancelled || sink->sink(sink->context, data, size * count) != 0)
+        return 0;
+    return size * count;
+}
+
+/* libcurl has a header line: only Retry-After is of interest. */
+static size_t
+curl_header(char *line, size_t size, size_t count, void *context)
+{
+    CurlSink *sink = context;
+    char value[32] = "";
+    size_t length = size * count;
+
+    if (length > 12 && length < sizeof(value) + 12 && strncasecmp(line, "retry-after:", 12) == 0)
+    {
+        memcpy(value, line + 12, length - 12);
+        sink->response->retry_after = strtol(value, NULL, 10);
+        if (sink->response->retry_after < 0 || sink->response->retry_after > 86400)
+            sink->response->retry_after = -1;
+    }
+    return length;
+}
+
+/* libcurl asks now and then whether to go on. */
+static int
+curl_progress(void *context, curl_off_t total, curl_off_t now, curl_off_t up, curl_off_t sent)
+{
+    (void)total;
+    (void)now;
+    (void)up;
+    (void)sent;
+    return *((CurlSink *)context)->cancelled;
+}
+
+/* One request by libcurl. The handle is kept: its connection is used again. */
+static rowsync_code
+curl_perform(void *context, const rowsync_request *request, rowsync_sink sink, void *sink_context,
+             rowsync_response *response, const volatile int *cancelled)
+{
+    CURL *curl = context;
+    CurlSink state = {sink, sink_context, response, 0, request->max_response, cancelled, false};
+    struct curl_slist *headers = NULL;
+    char message[CURL_ERROR_SIZE] = "";
+    CURLcode result;
+    int i;
+
+    response->retry_after = -1;
+    for (i = 0; request->headers[i] != NULL; i++)
+    {
+        struct curl_slist *longer = curl_slist_append(headers, request->headers[i]);
+
+        if (longer == NULL)
+        {
+            curl_slist_free_all(headers);
+            return ROWSYNC_NOMEM;
+        }
+        headers = longer;
+    }
+    curl_easy_reset(curl);
+    curl_easy_setopt(curl, CURLOPT_URL, request->url);
+    curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, "http,https");
+    curl_easy_setopt(curl, CURLOPT_FOLLOWLOCATION, 0L);
+    curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
+    curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
+    curl_easy_setopt(curl, CURLOPT_ACCEPT_ENCODING, "gzip");
+    curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT, 15L);
+    /* Nothing at all for a minute: the other side is gone, or does not answer in time. */
+    curl_easy_setopt(curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
+    curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME, 60L);
+    curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, message);
+    curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, curl_body);
+    curl_easy_setopt(curl, CURLOPT_WRITEDATA, &state);
+    curl_easy_setopt(curl, CURLOPT_HEADERFUNCTION, curl_header);
+    curl_easy_setopt(curl, CURLOPT_HEADERDATA, &state);
+    curl_easy_setopt(curl, CURLOPT_NOPROGRESS, 0L);
+    curl_easy_setopt(curl, CURLOPT_XFERINFOFUNCTION, curl_progress);
+    curl_easy_setopt(curl, CURLOPT_XFERINFODATA, &state);
+    if (request->body != NULL)
+    {
+        curl_easy_setopt(curl, CURLOPT_POST, 1L);
+        curl_easy_setopt(curl, CURLOPT_POSTFIELDS, request->body);
+        curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)request->body_length);
+    }
+    result = curl_easy_perform(curl);
+    curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &response->status);
+    curl_slist_free_all(headers);
+    if (result == CURLE_OK)
+        return ROWSYNC_OK;
+    if (*cancelled)
+        return ROWSYNC_CANCELLED;
+    if (result == CURLE_OUT_OF_MEMORY)
+        return ROWSYNC_NOMEM;
+    snprintf(response->message, sizeof(response->message), "%s",
+             state.full      ? "the answer is larger than any rowsync answer"
+             : *message != 0 ? message
+                             : curl_easy_strerror(result));
+    return ROWSYNC_NETWORK;
+}
+
+static void
+curl_close(void *context)
+{
+    curl_easy_cleanup(context);
+}
+
+static void
+curl_start(void)
+{
+    curl_global_init(CURL_GLOBAL_DEFAULT);
+}
+
+/* The transport that the library brings. */
+rowsync_code
+transport_curl(rowsync_transport *out)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    CURL *curl;
+
+    pthread_once(&once, curl_start);
+    if ((curl = curl_easy_init()) == NULL)
+        return ROWSYNC_NOMEM;
+    *out = (rowsync_transport){curl, curl_perform, curl_close};
+    return ROWSYNC_OK;
+}
+
+/* A transport's sink: appends to a buffer. */
+static int
+collect(void *sink, const void *data, size_t length)
+{
+    buffer_append(sink, data, length);
+    return ((Buffer *)sink)->failed;
+}
+
+/* Compresses a body at the fastest level, which costs the least of CPU and network together. */
+static bool
+gzip(const Buffer *body, Buffer *out)
+{
+    z_stream stream = {0};
+    bool done;
+
+    if (deflateInit2(&stream, 1, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY) != Z_OK)
+        return false;
+    buffer_clear(out);
+    if (!buffer_reserve(out, deflateBound(&stream, body->length)))
+    {
+        deflateEnd(&stream);
+        return false;
+    }
+    stream.next_in = (Bytef *)body->data;
+    stream.avail_in = (uInt)body->length;
+    stream.next_out = (Bytef *)out->data;
+    stream.avail_out = (uInt)(out->capacity - 1);
+    done = deflate(&stream, Z_FINISH) == Z_STREAM_END;
+    out->length = stream.total_out;
+    deflateEnd(&stream);
+    return done;
+}
+
+/* Waits, in short steps so that a cancel is noticed. */
+static rowsync_code
+wait_for(rowsync *client, long milliseconds)
+{
+    for (; milliseconds > 0 && !client->cancelled; milliseconds -= 50)
+    {
+        struct timespec step = {0, (milliseconds < 50 ? milliseconds : 50) * 1000000L};
+
+        nanosleep(&step, NULL);
+    }
+    return rs_progress(client, "waiting", 0, 0);
+}
+
+/* Between half of it and all of it: devices that failed together do not come back together. */
+static long
+jitter(long milliseconds)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return milliseconds / 2 +
+           (long)((unsigned long)now.tv_nsec / 1000 % (unsigned long)(milliseconds / 2 + 1));
+}
+
+/* Asks the app for a token. */
+static rowsync_code
+renew_token(rowsync *client)
+{
+    char token[16384] = "";
+    rowsync_code code;
+
+    if (client->options.token == NULL ||
+        client->options.token(client->options.context, token, sizeof(token)) != 0 ||
+        memchr(token, '\0', sizeof(token)) == NULL || *token == '\0')
+        return rs_fail(client, ROWSYNC_AUTH,
+                       "Set one by rowsync_set_token() (or ROWSYNC_TOKEN), signed for this user.",
+                       "There is no token.");
+    code = rowsync_set_token(client, token);
+    memset(token, 0, sizeof(token));
+    return code;
+}
+
+/* An answer that is no success, in words: what the gateway says of it, if it says something. */
+static rowsync_code
+explain(rowsync *client, const Exchange *answer)
+{
+    static const char *const names[] = {"detail", "hint", "code", "title"};
+    Slice fields[4];
+    Buffer detail = {0}, hint = {0};
+    rowsync_code code = answer->status == 401 || answer->status == 403   ? ROWSYNC_AUTH
+                        : answer->status == 429 || answer->status >= 500 ? ROWSYNC_UNAVAILABLE
+                                                                         : ROWSYNC_REFUSED;
+
+    if (scan_fields((Slice){buffer_string(&answer->body), answer->body.length}, names, fields, 4))
+    {
+        if (!scan_string(fields[0], &detail))
+            scan_string(fields[3], &detail);
+        scan_string(fields[1], &hint);
+    }
+    code = rs_fail(client, code,
+                   hint.length > 0               ? hint.data
+                   : code == ROWSYNC_AUTH        ? "Get a fresh token for this user and source."
+                   : code == ROWSYNC_UNAVAILABLE ? "Try again later; nothing is lost."
+                                                 : "Is the URL that of a rowsync gateway?",
+                   "The server answered %ld%s%.400s", answer->status,
+                   detail.length > 0 ? ": " : ".", buffer_string(&detail));
+    buffer_free(&detail);
+    buffer_free(&hint);
+    return code;
+}
+
+/*
+ * One request with all its tries. Sent again: what never reached the server or got no answer (every
+ * request may be repeated), 429 and 5xx after the time that the server asks for, and 401 once with
+ * a new token. OK means that there is an answer of status 200, 410 or 413 in `out`.
+ */
+rowsync_code
+rs_request(rowsync *client, const char *method, const char *path, const Buffer *body, int max_tries,
+           Exchange *out)
+{
+    Buffer url = {0}, bearer = {0}, source = {0}, packed = {0};
+    const char *headers[6];
+    bool renewed = false;
+    long pause = 200;
+    int count, tries;
+    rowsync_code code = ROWSYNC_OK;
+
+    buffer_printf(&url, "%s%s", client->url, path);
+    buffer_printf(&source, "Rowsync-Source-Id: %s", client->source_id);
+    if (body != NULL && body->length >= GZIP_FROM && !gzip(body, &packed))
+        code = rs_nomem(client);
+    if (code == ROWSYNC_OK && client->token == NULL)
+        code = renew_token(client);
+    for (tries = 1; code == ROWSYNC_OK; tries++)
+    {
+        rowsync_request request = {method, url.data, headers, NULL, 0, MAX_RESPONSE};
+        rowsync_response response = {0, -1, ""};
+
+        buffer_clear(&bearer);
+        buffer_printf(&bearer, "Authorization: Bearer %s", client->token);
+        count = 0;
+        headers[count++] = bearer.data;
+        headers[count++] = source.data;
+        if (body != NULL)
+        {
+            const Buffer *sent = packed.length > 0 ? &packed : body;
+
+            headers[count++] = "Content-Type: application/json";
+            if (packed.length > 0)
+                headers[count++] = "Content-Encoding: gzip";
+            request.body = sent->data;
+            request.body_length = sent->length;
+        }
+        headers[count++] = "Expect:"; /* no round trip of its own before the body */
+        headers[count] = NULL;
+        if (url.failed || bearer.failed || source.failed)
+        {
+            code = rs_nomem(client);
+            break;
+        }
+        buffer_clear(&out->body);
+        code = client->transport.perform(client->transport.context, &request, collect, &out->body,
+                                         &response, &client->cancelled);
+        out->status = response.status;
+        if (code == ROWSYNC_NOMEM || out->body.failed)
+            code = rs_nomem(client);
+        else if (code == ROWSYNC_CANCELLED || client->cancelled)
+            code = rs_progress(client, "cancelled", 0, 0);
+        else if (code != ROWSYNC_OK)
+            code =
+                rs_fail(client, ROWSYNC_NETWORK, "Check the URL and the network; nothing is lost.",
+                        "The server was not reached: %.300s.", response.message);
+        else if (out->status == 200 || out->status == 410 || out->status == 413)
+            break;
+        else
+            code = explain(client, out);
+        if (code == ROWSYNC_AUTH && out->status == 401 && !renewed && client->options.token != NULL)
+        {
+            renewed = true;
+            client->code = ROWSYNC_OK;
+            code = renew_token(client);
+            continue;
+        }
+        if ((code != ROWSYNC_NETWORK && code != ROWSYNC_UNAVAILABLE) || tries >= max_tries)
+            break;
+        /* Progress calls must not hide the reason, should this be the last try after all. */
+        if (response.retry_after > 120)
+            break;
+        client->code = ROWSYNC_OK;
+        code = wait_for(client, response.retry_after > 0 ? response.retry_after * 1000 + jitter(200)
+                                                         : jitter(pause));
+        pause = pause < 10000 ? pause * 2 : pause;
+    }
+    buffer_free(&url);
+    if (bearer.data != NULL)
+        memset(bearer.data, 0, bearer.length);
+    buffer_free(&bearer);
+    buffer_free(&source);
+    buffer_free(&packed);
+    return code;
+}

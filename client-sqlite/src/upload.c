@@ -1,0 +1,421 @@
+/*
+ * upload.c - push: sends what is pending in edit order and takes in the statuses.
+ *
+ * Passes go over the queue until one brings nothing forward. What the server may take later
+ * (a missing parent, a unique value not yet free, a fault of its own) is left for the next pass, so
+ * that it holds up nothing. A refused constraint becomes a dead letter only in a pass that moved
+ * nothing: there was nothing left that could have gone before it.
+ */
+#include "client.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/time.h>
+
+#define FIRST_BATCH 200
+#define LARGEST_BATCH 5000
+
+/* One status of the answer. */
+typedef struct Status
+{
+    int64_t id;
+    int64_t version;
+    Slice status;
+    Slice reason;
+    Slice message;
+    Slice details;
+    Slice server_row;
+    Slice server_changed;
+} Status;
+
+/* What a round came to. */
+typedef struct Round
+{
+    int settled;  /* changes that need not be sent again */
+    int deferred; /* to be tried in the next pass */
+    bool too_large;
+} Round;
+
+/* Is the string value this word? Words of the protocol have no escapes. */
+static bool
+word_is(Slice value, const char *word)
+{
+    return value.data != NULL && value.length >= 2 && value.data[0] == '"' &&
+           slice_is((Slice){value.data + 1, value.length - 2}, word);
+}
+
+/* Reads one status; false when it is of no such form. */
+static bool
+read_status(Slice text, Status *out)
+{
+    static const char *const names[] = {"source_change_id", "status",  "new_server_version",
+                                        "message",          "invalid", "server_row",
+                                        "server_changed"};
+    static const char *const invalid_names[] = {"reason", "details"};
+    Slice fields[7], invalid[2] = {{0}, {0}};
+
+    memset(out, 0, sizeof(*out));
+    if (!scan_fields(text, names, fields, 7) || !scan_int64(fields[0], &out->id) ||
+        fields[1].data == NULL)
+        return false;
+    out->status = fields[1];
+    out->message = fields[3];
+    out->server_row = scan_is_null(fields[5]) ? (Slice){0} : fields[5];
+    out->server_changed = scan_is_null(fields[6]) ? (Slice){0} : fields[6];
+    if (word_is(out->status, "applied"))
+        return scan_int64(fields[2], &out->version) && out->version > 0;
+    if (word_is(out->status, "invalid"))
+    {
+        if (!scan_fields(fields[4], invalid_names, invalid, 2) || invalid[0].data == NULL)
+            return false;
+        out->reason = invalid[0];
+        out->details = invalid[1];
+        return true;
+    }
+    return word_is(out->status, "conflict") && out->server_row.data != NULL;
+}
+
+/* Reads a server_row into what row_put() takes. */
+static bool
+read_server_row(Slice text, RowState *out)
+{
+    static const char *const names[] = {"server_version", "deleted", "payload"};
+    Slice fields[3];
+
+    if (!scan_fields(text, names, fields, 3) || !scan_int64(fields[0], &out->version) ||
+        out->version < 0 || !scan_boolean(fields[1], &out->deleted))
+        return false;
+    out->payload = scan_is_null(fields[2]) ? (Slice){0} : fields[2];
+    if (out->payload.data == NULL)
+        out->deleted = true;
+    return out->payload.data == NULL || out->payload.data[0] == '{';
+}
+
+/* Runs a statement that takes a table, a key and perhaps a number; *changes is what it changed. */
+static rowsync_code
+run_keyed(rowsync *client, Statement which, const Change *change, int64_t number, int *changes)
+{
+    sqlite3_stmt *statement = rs_statement(client, which);
+
+    if (statement == NULL)
+        return client->code;
+    sqlite3_bind_int64(statement, 1, change->table->id);
+    key_bind(statement, 2, &change->key);
+    if (sqlite3_bind_parameter_count(statement) > 2)
+        sqlite3_bind_int64(statement, 3, number);
+    if (rs_finish(client, statement, "taking in a status") == ROWSYNC_OK && changes != NULL)
+        *changes = sqlite3_changes(client->db);
+    return client->code;
+}
+
+/*
+ * The server took the change. Only the very edit that was sent is done with: one made since stays,
+ * on the new version.
+ */
+static rowsync_code
+take_applied(rowsync *client, const Change *change, const Status *status)
+{
+    int cleared = 0;
+    bool refused, ignored;
+    RowState row;
+
+    if (row_set_version(client, change->table, &change->key, status->version,
+                        change->op == OP_DELETE) != ROWSYNC_OK ||
+        run_keyed(client, SQL_DIRTY_CLEAR, change, change->change_id, &cleared) != ROWSYNC_OK ||
+        run_keyed(client, SQL_REJECTED_DROP, change, 0, NULL) != ROWSYNC_OK)
+        return client->code;
+    if (cleared == 0)
+        return run_keyed(client, SQL_DIRTY_REBASE, change, status->version, NULL);
+    if (status->server_row.data != NULL && read_server_row(status->server_row, &row) &&
+        !row.deleted && change->op != OP_DELETE)
+    {
+        row.version = status->version;
+        if (row_put(client, change->table, &change->key, &row, &refused) != ROWSYNC_OK ||
+            (refused && conflict_hold(client, change->table, &change->key, &row, 2) != ROWSYNC_OK))
+            return client->code;
+        if (refused)
+            return ROWSYNC_OK;
+    }
+    return held_apply(client, change->table, &change->key, &ignored);
+}
+
+/* The change became a dead letter, unless the row was edited since. */
+static rowsync_code
+take_refused(rowsync *client, const Batch *batch, const Change *change, const Status *status)
+{
+    Buffer reason = {0}, message = {0};
+    bool moved;
+    rowsync_code code;
+
+    scan_string(status->reason, &reason);
+    scan_string(status->message, &message);
+    code =
+        reason.failed || message.failed
+            ? rs_nomem(client)
+            : pending_reject(client, change,
+                             (Slice){batch->body.data + change->payload_at, change->payload_length},
+                             buffer_string(&reason), (Slice){message.data, message.length},
+                             status->details, &moved);
+    if (code == ROWSYNC_OK)
+        rs_log(client, "a change of %s was refused: %s: %.300s", change->table->name,
+               buffer_string(&reason), buffer_string(&message));
+    buffer_free(&reason);
+    buffer_free(&message);
+    return code;
+}
+
+/* Takes in one status. `last` says that nothing can go before a refused constraint any more. */
+static rowsync_code
+take_status(rowsync *client, const Batch *batch, const Change *change, const Status *status,
+            bool last, Round *round, rowsync_report *report)
+{
+    RowState theirs;
+
+    if (word_is(status->status, "applied"))
+    {
+        round->settled++;
+        report->applied++;
+        report->uploaded++;
+        return take_applied(client, change, status);
+    }
+    if (word_is(status->status, "conflict"))
+    {
+        if (!read_server_row(status->server_row, &theirs))
+            return rs_fail(client, ROWSYNC_PROTOCOL, "Is the URL that of a rowsync gateway?",
+                           "A conflict came without a proper server_row.");
+        round->settled++;
+        report->conflict++;
+        return conflict_settle(client, change, &theirs, status->server_changed);
+    }
+    if (word_is(status->reason, "fk_missing") || word_is(status->reason, "internal_error"))
+    {
+        if (word_is(status->reason, "fk_missing"))
+            report->fk_missing++;
+        else
+            report->internal_error++;
+        round->deferred++;
+        return ROWSYNC_OK;
+    }
+    if (word_is(status->reason, "batch_too_large"))
+    {
+        round->too_large = true;
+        return ROWSYNC_OK;
+    }
+    if (word_is(status->reason, "constraint"))
+    {
+        if (!last)
+        {
+            report->constraint++;
+            round->deferred++;
+            return ROWSYNC_OK;
+        }
+        report->constraint++;
+    }
+    else if (word_is(status->reason, "bad_payload"))
+        report->bad_payload++;
+    else if (word_is(status->reason, "forbidden"))
+        report->forbidden++;
+    else if (word_is(status->reason, "unregistered_table"))
+        report->unregistered_table++;
+    else
+        report->other++;
+    round->settled++;
+    return take_refused(client, batch, change, status);
+}
+
+/* Reads the statuses of the answer, one for each change in order. */
+static rowsync_code
+read_answer(rowsync *client, const Batch *batch, const Exchange *answer, Status *statuses)
+{
+    static const char *const names[] = {"accepted", "statuses"};
+    Slice fields[2], element;
+    JsonReader reader;
+    int count = 0;
+
+    if (scan_fields((Slice){buffer_string(&answer->body), answer->body.length}, names, fields, 2) &&
+        fields[1].data != NULL)
+    {
+        reader = scan_reader(fields[1]);
+        if (scan_enter(&reader, '['))
+            while (scan_next_element(&reader, count == 0, &element) && count < batch->count &&
+                   read_status(element, &statuses[count]) &&
+                   statuses[count].id == batch->changes[count].change_id)
+                count++;
+        if (count == batch->count && scan_finish(&reader))
+            return ROWSYNC_OK;
+    }
+    return rs_fail(client, ROWSYNC_PROTOCOL, "Is the URL that of a rowsync gateway?",
+                   "The answer to an upload of %d changes has no fitting status after %d.",
+                   batch->count, count);
+}
+
+/* Are all refusals of this answer for now only, and constraints among them? */
+static bool
+only_waiting(const Status *statuses, int count)
+{
+    int i;
+
+    for (i = 0; i < count; i++)
+        if (!word_is(statuses[i].reason, "fk_missing") &&
+            !word_is(statuses[i].reason, "internal_error") &&
+            !word_is(statuses[i].reason, "constraint"))
+            return false;
+    return true;
+}
+
+/* Takes in an answer, in one transaction. */
+static rowsync_code
+take_answer(rowsync *client, const Batch *batch, const Status *statuses, bool last, Round *round,
+            rowsync_report *report)
+{
+    rowsync_report before = *report;
+    rowsync_code code = rs_begin(client);
+    int i;
+
+    if (code != ROWSYNC_OK)
+        return code;
+    for (i = 0; i < batch->count && code == ROWSYNC_OK; i++)
+        code = take_status(client, batch, &batch->changes[i], &statuses[i], last, round, report);
+    code = rs_end(client, code);
+    if (code != ROWSYNC_OK)
+        *report = before;
+    return code;
+}
+
+/* A single change that is too large for the server is a dead letter. */
+static rowsync_code
+reject_large(rowsync *client, const Batch *batch, rowsync_report *report)
+{
+    static const char message[] = "The change is larger than the server takes in one request.";
+    const Change *change = &batch->changes[0];
+    bool moved;
+    rowsync_code code = rs_begin(client);
+
+    if (code != ROWSYNC_OK)
+        return code;
+    code = pending_reject(client, change,
+                          (Slice){batch->body.data + change->payload_at, change->payload_length},
+                          "bad_payload", (Slice){message, strlen(message)}, (Slice){0}, &moved);
+    report->bad_payload++;
+    return rs_end(client, code);
+}
+
+/* Microseconds of a clock, to see how long a round takes. */
+static int64_t
+now_us(void)
+{
+    struct timeval now;
+
+    gettimeofday(&now, NULL);
+    return (int64_t)now.tv_sec * 1000000 + now.tv_usec;
+}
+
+/*
+ * One pass over the queue. *size adapts unless `fixed`: up while rounds are quick, down where the
+ * server finds them too large.
+ */
+static rowsync_code
+push_pass(rowsync *client, Queue *queue, Batch *batch, int *size, bool fixed, bool last,
+          int max_tries, Round *pass, rowsync_report *report)
+{
+    rowsync_code code = ROWSYNC_OK;
+    Exchange answer = {0};
+    Status *statuses = NULL;
+    int capacity = 0;
+
+    for (;;)
+    {
+        Round round = {0};
+        int64_t started, rejected = 0;
+
+        code = batch_fill(client, queue, batch, *size, &rejected);
+        report->bad_payload += rejected;
+        if (code != ROWSYNC_OK || batch->count == 0)
+            break;
+        if (batch->count > capacity)
+        {
+            Status *grown = rs_realloc(statuses, (size_t)batch->count * sizeof(*grown));
+
+            if (grown == NULL)
+            {
+                code = rs_nomem(client);
+                break;
+            }
+            statuses = grown;
+            capacity = batch->count;
+        }
+        started = now_us();
+        code = rs_request(client, "POST", "/sync/upload", &batch->body, max_tries, &answer);
+        if (code != ROWSYNC_OK)
+            break;
+        report->rounds++;
+        round.too_large = answer.status == 413;
+        if (answer.status == 200 &&
+            ((code = read_answer(client, batch, &answer, statuses)) != ROWSYNC_OK ||
+             (code = take_answer(client, batch, statuses,
+                                 last && pass->settled == 0 && only_waiting(statuses, batch->count),
+                                 &round, report)) != ROWSYNC_OK))
+            break;
+        if (answer.status == 410)
+        {
+            code = rs_fail(client, ROWSYNC_PROTOCOL, "Is the URL that of a rowsync gateway?",
+                           "The server answered 410 to an upload.");
+            break;
+        }
+        pass->settled += round.settled;
+        pass->deferred += round.deferred;
+        if (round.too_large)
+        {
+            if (batch->count == 1 && (code = reject_large(client, batch, report)) != ROWSYNC_OK)
+                break;
+            *size = batch->count > 1 ? batch->count / 2 : 1;
+            /* The batch is not sent again in one piece: back to where it began. */
+            queue->after = batch->changes[0].change_id - 1;
+            queue->count = queue->next = 0;
+        }
+        else if (!fixed && batch->count == *size && now_us() - started < 500000 &&
+                 *size < LARGEST_BATCH)
+            *size = *size * 2 < LARGEST_BATCH ? *size * 2 : LARGEST_BATCH;
+        if ((code = rs_progress(client, "push", report->uploaded, 0)) != ROWSYNC_OK)
+            break;
+    }
+    rs_free(statuses);
+    buffer_free(&answer.body);
+    return code;
+}
+
+/* Sends everything that is pending now. */
+rowsync_code
+push_all(rowsync *client, const rowsync_sync_options *options, rowsync_report *report)
+{
+    bool fixed = options->batch_size > 0, last = false;
+    int size = fixed ? options->batch_size : FIRST_BATCH;
+    Queue queue = {0};
+    Batch batch = {0};
+    rowsync_code code = ROWSYNC_OK;
+    int i;
+
+    for (i = 0; i < client->table_count; i++)
+        if (!client->tables[i].exists)
+            return rs_fail(client, ROWSYNC_SCHEMA,
+                           "Create it again, or forget it by untrack; rows that its loss deleted in"
+                           " other tables are pending as deleted.",
+                           "The tracked table \"%s\" is gone.", client->tables[i].name);
+    if ((code = queue_start(client, &queue)) == ROWSYNC_OK)
+        for (;;)
+        {
+            Round pass = {0};
+
+            queue.after = 0;
+            queue.count = queue.next = 0;
+            queue.done = false;
+            code = push_pass(client, &queue, &batch, &size, fixed, last, options->max_tries, &pass,
+                             report);
+            if (code != ROWSYNC_OK || pass.deferred == 0 || (last && pass.settled == 0))
+                break;
+            last = pass.settled == 0;
+        }
+    queue_free(&queue);
+    batch_free(&batch);
+    return code;
+}
