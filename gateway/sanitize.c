@@ -5,9 +5,16 @@
  * buffers.
  */
 const char *__lsan_default_suppressions(void);
+const char *__lsan_default_options(void);
 
 const char *
 __lsan_default_suppressions(void)
 {
     return "leak:libh2o-evloop";
+}
+
+const char *
+__lsan_default_options(void)
+{
+    return "print_suppressions=0";
 }

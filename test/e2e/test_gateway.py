@@ -563,6 +563,7 @@ def test_a_statement_that_takes_too_long_is_503_and_changes_nothing(start_gatewa
 def test_what_the_queue_cannot_hold_is_503_at_once(start_gateway, database, blocked, mint):
     gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_POOL_SIZE=1, ROWSYNC_QUEUE_LENGTH=2,
                             ROWSYNC_QUEUE_TIMEOUT=60000)
+    assert eventually(lambda: gateway.request("GET", "/readyz").status == 200)
     asking = Asking(gateway, mint("ann", "phone"), 8)
     # One runs and two wait; the other five are refused while nothing moves.
     assert eventually(lambda: len(asking.answers) == 5)
