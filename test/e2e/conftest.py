@@ -50,7 +50,7 @@ def shared(cluster):
 def empty_database(cluster):
     """A database of this test's own with nothing in it, for what needs no extension."""
     base = cluster.database()
-    if not base.rows("SELECT FROM pg_roles WHERE rolname = 'business_gateway'"):
+    if not base.rows("SELECT 1 FROM pg_roles WHERE rolname = 'business_gateway'"):
         base.rows("CREATE ROLE business_gateway LOGIN")
     yield base
     base.drop()

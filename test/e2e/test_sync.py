@@ -59,21 +59,34 @@ def test_another_user_can_neither_see_nor_touch_a_row_whose_key_it_knows(device,
     phone.sync()
     before = users(phone)
     bob = gateway.token("bob", "b1")
-    there = dict(schema="business", table="users", pk=key("ann"))
-    mine = {"id": key("ann"), "name": "Bob", "email": "bob@sync.example"}
-    answer = gateway.upload(bob, [
-        dict(there, source_change_id=1, op="INSERT", server_version=0, payload=mine),
-        dict(there, source_change_id=2, op="UPDATE", server_version=1, payload={"name": "Bob"}),
-        dict(there, source_change_id=3, op="DELETE", server_version=1),
-    ])
-    insert, update, delete = answer.body["statuses"]
-    assert (insert["status"], insert["invalid"]["reason"]) == ("invalid", "forbidden")
-    for status in (update, delete):
-        assert status["status"] == "conflict"
-        assert status["server_row"]["server_version"] == 0
-        assert status["server_row"]["deleted"] is True
-        assert status["server_row"]["payload"] is None
-    assert "ann" not in json.dumps(answer.body).replace(key("ann"), "")
+
+    def tries(pk, first):
+        """What bob hears of one row by every door but INSERT; the post would refer to it."""
+        there = dict(schema="business", table="users", pk=pk, server_version=1)
+        post = {"id": key("bob's post"), "author_id": pk, "title": "t"}
+        answer = gateway.upload(bob, [
+            dict(there, source_change_id=first, op="UPDATE", payload={"name": "Bob"}),
+            dict(there, source_change_id=first + 1, op="DELETE"),
+            dict(there, source_change_id=first + 2, op="DELETE", server_version=0),
+            dict(there, source_change_id=first + 3, op="INSERT", server_version=0, table="posts",
+                 pk=post["id"], payload=post)]).body["statuses"]
+        return [{name: value for name, value in status.items()
+                 if name not in ("source_change_id", "new_server_version")} for status in answer]
+
+    theirs, nobodys = tries(key("ann"), 1), tries(key("nobody"), 11)
+    assert json.dumps(theirs).replace(key("ann"), "it") == json.dumps(nobodys).replace(
+        key("nobody"), "it")
+    update, _, _, post = theirs
+    assert update["status"] == "conflict"
+    assert update["server_row"] == {
+        "schema_name": "business", "table_name": "users", "id": key("ann"), "server_version": 0,
+        "deleted": True, "payload": None}
+    assert post["invalid"] == {"reason": "fk_missing",
+                               "details": {"missing": ["business.users:" + key("ann")]}}
+    insert, = gateway.upload(bob, [dict(upload_of("ann", 21), payload={
+        "id": key("ann"), "name": "Bob", "email": "bob@sync.example"})]).body["statuses"]
+    assert insert["invalid"]["reason"] == "forbidden"
+    assert "sync.example" not in json.dumps(insert)
     assert database.rows("SELECT name, email FROM business.users") == [("ann", "ann@sync.example")]
     phone.sync()
     assert users(phone) == before
@@ -266,7 +279,7 @@ def test_a_gateway_killed_in_the_middle_loses_and_doubles_nothing(
         cursor.execute("LOCK TABLE business.users IN ACCESS EXCLUSIVE MODE")
     running = phone.start("sync")
     wait_for("the upload to wait for the lock", lambda: database.rows(
-        "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = %s",
+        "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = %s",
         database.name))
     first.stop(signal.SIGKILL)
     running.communicate(timeout=120)

@@ -10,8 +10,8 @@ class Silent:
         """A new part begins."""
 
     @contextlib.contextmanager
-    def phase(self, text):
-        """A phase runs, as long as the block does."""
+    def phase(self, text, full=True):
+        """A phase runs, as long as the block does; `full` to show each of its comparisons."""
         yield
 
     def line(self, held, text):

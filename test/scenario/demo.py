@@ -16,6 +16,8 @@ class Screen:
 
     def __init__(self):
         self.progress = None
+        self.full = True
+        self.held = 0
         if sys.stdout.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
@@ -37,20 +39,27 @@ class Screen:
         self.write(f"\ncomplex-multi-batch, {text}", "bold")
 
     @contextlib.contextmanager
-    def phase(self, text):
+    def phase(self, text, full=True):
         """A phase, with its time."""
-        self.write(f"  {text}")
+        self.full, self.held = full, 0
         if self.progress is not None:
             self.progress.update(self.task, description=text)
+        if full:
+            self.write(f"  {text}")
         begin = time.monotonic()
         yield
-        self.write(f"    {time.monotonic() - begin:.2f} s", "cyan")
+        seconds = time.monotonic() - begin
+        self.write(f"    {seconds:.2f} s" if full
+                   else f"  {text}: {self.held} comparisons held, {seconds:.2f} s", "cyan")
         if self.progress is not None:
             self.progress.advance(self.task)
 
     def line(self, held, text):
         """A comparison."""
-        self.write(f"    {'ok     ' if held else 'DIFFERS'} {text}", "green" if held else "bold red")
+        self.held += held
+        if self.full or not held:
+            self.write(f"    {'ok     ' if held else 'DIFFERS'} {text}",
+                       "green" if held else "bold red")
 
 
 def run():

@@ -33,9 +33,9 @@ def check_uploads(check, uploads, report, size):
                    == [status["source_change_id"] for status in statuses]
                    for changes, statuses in uploads))
     seen = collections.Counter(outcome(status) for _, statuses in uploads for status in statuses)
-    check.equal("the client reports the rounds that the wire saw: {}", report["rounds"],
+    check.equal("the client reports as many requests as the wire saw: {}", report["rounds"],
                 len(uploads))
-    check.equal("and as many applied: {}", report["statuses"].get("applied", 0), seen["applied"])
+    check.equal("and as many changes applied: {}", report["statuses"].get("applied", 0), seen["applied"])
     return seen
 
 
