@@ -207,23 +207,21 @@ key_datum(RowKey key)
 static void
 append(ChangeLog *log, const LogEntry *entry)
 {
-    TupleTableSlot *slot = store_new_row(&log->log);
+    StoreRow *stored = store_insert(&log->log);
     RowState *row = entry->row;
 
     log->head++;
-    memset(slot->tts_isnull, 0, LOG_NATTS * sizeof(bool));
-    slot->tts_values[LOG_SCOPE - 1] = Int64GetDatum(log->scope_id);
-    slot->tts_values[LOG_SEQ - 1] = Int64GetDatum(log->head);
-    slot->tts_values[LOG_SOURCE_CHANGE_ID - 1] = Int64GetDatum(entry->source_change_id);
-    slot->tts_values[LOG_PRIOR_VERSION - 1] = Int64GetDatum(row->version);
-    slot->tts_values[LOG_TS - 1] = TimestampTzGetDatum(log->now);
-    slot->tts_values[LOG_TABLE - 1] = Int32GetDatum(row->table_id);
-    slot->tts_values[LOG_SOURCE - 1] = Int32GetDatum(entry->source_no);
-    slot->tts_values[LOG_OP - 1] = CharGetDatum(entry->op);
-    slot->tts_values[LOG_KEY - 1] = key_datum(row->key);
-    slot->tts_values[LOG_PAYLOAD - 1] = PointerGetDatum(entry->payload);
-    slot->tts_isnull[LOG_PAYLOAD - 1] = entry->payload == NULL;
-    store_insert(&log->log);
+    stored->values[LOG_SCOPE - 1] = Int64GetDatum(log->scope_id);
+    stored->values[LOG_SEQ - 1] = Int64GetDatum(log->head);
+    stored->values[LOG_SOURCE_CHANGE_ID - 1] = Int64GetDatum(entry->source_change_id);
+    stored->values[LOG_PRIOR_VERSION - 1] = Int64GetDatum(row->version);
+    stored->values[LOG_TS - 1] = TimestampTzGetDatum(log->now);
+    stored->values[LOG_TABLE - 1] = Int32GetDatum(row->table_id);
+    stored->values[LOG_SOURCE - 1] = Int32GetDatum(entry->source_no);
+    stored->values[LOG_OP - 1] = CharGetDatum(entry->op);
+    stored->values[LOG_KEY - 1] = key_datum(row->key);
+    stored->values[LOG_PAYLOAD - 1] = PointerGetDatum(entry->payload);
+    stored->isnull[LOG_PAYLOAD - 1] = entry->payload == NULL;
     row->version = log->head;
     row->deleted = entry->op == 'D';
 }
@@ -232,7 +230,6 @@ append(ChangeLog *log, const LogEntry *entry)
 static void
 write_version(ChangeLog *log, RowState *row)
 {
-    TupleTableSlot *slot;
     Datum values[META_NATTS];
 
     values[META_SCOPE - 1] = Int64GetDatum(log->scope_id);
@@ -241,14 +238,9 @@ write_version(ChangeLog *log, RowState *row)
     values[META_DELETED - 1] = BoolGetDatum(row->deleted);
     values[META_KEY - 1] = key_datum(row->key);
     if (row->stored)
-    {
-        store_update(&log->meta, &row->tid, values, NULL, log->snapshot);
-        return;
-    }
-    slot = store_new_row(&log->meta);
-    memcpy(slot->tts_values, values, sizeof(values));
-    memset(slot->tts_isnull, 0, META_NATTS * sizeof(bool));
-    store_insert(&log->meta);
+        store_update(&log->meta, &row->tid, values, log->snapshot);
+    else
+        memcpy(store_insert(&log->meta)->values, values, sizeof(values));
 }
 
 /* Appends a change of a row that changelog_row knows. Returns its number. */
@@ -412,6 +404,18 @@ release(ChangeLog *log)
     MemoryContextDelete(log->context);
 }
 
+/* Orders rows as the index of row_meta does, which likes to be filled in order. */
+static int
+compare_rows(const ListCell *a, const ListCell *b)
+{
+    const RowState *left = lfirst(a);
+    const RowState *right = lfirst(b);
+
+    if (left->table_id != right->table_id)
+        return left->table_id < right->table_id ? -1 : 1;
+    return rowkey_compare(left->key, right->key);
+}
+
 /* Writes everything appended, moves the scope's head and releases the log. */
 void
 changelog_close(ChangeLog *log)
@@ -419,6 +423,7 @@ changelog_close(ChangeLog *log)
     MemoryContext old = MemoryContextSwitchTo(log->context);
     ListCell *cell;
 
+    list_sort(log->dirty, compare_rows);
     foreach (cell, log->dirty)
     {
         CHECK_FOR_INTERRUPTS();

@@ -216,26 +216,24 @@ static int32
 add_line(Oid relid, const char *scope_column, bool scope_added)
 {
     Store store;
-    TupleTableSlot *slot;
+    StoreRow *row;
     NameData scope_name;
     Relation relation = table_open(relid, AccessShareLock);
     int32 table_id = (int32) nextval_internal(registry_relation(REL_TABLE_SEQUENCE), false);
 
     namestrcpy(&scope_name, scope_column);
     store_open(&store, REL_SYNCED_TABLE, REL_SYNCED_TABLE_RELID, RowExclusiveLock);
-    slot = store_new_row(&store);
-    memset(slot->tts_isnull, 0, TABLE_NATTS * sizeof(bool));
-    slot->tts_values[TABLE_ID - 1] = Int32GetDatum(table_id);
-    slot->tts_values[TABLE_RELID - 1] = ObjectIdGetDatum(relid);
-    slot->tts_values[TABLE_UPSERT_ORDER - 1] = Int32GetDatum(0);
-    slot->tts_values[TABLE_SCHEMA_VERSION - 1] = Int32GetDatum(1);
-    slot->tts_values[TABLE_SCOPE_ADDED - 1] = BoolGetDatum(scope_added);
-    slot->tts_values[TABLE_SCOPE_COLUMN - 1] = NameGetDatum(&scope_name);
-    slot->tts_values[TABLE_KEY_COLUMNS - 1] = key_columns(relation);
+    row = store_insert(&store);
+    row->values[TABLE_ID - 1] = Int32GetDatum(table_id);
+    row->values[TABLE_RELID - 1] = ObjectIdGetDatum(relid);
+    row->values[TABLE_UPSERT_ORDER - 1] = Int32GetDatum(0);
+    row->values[TABLE_SCHEMA_VERSION - 1] = Int32GetDatum(1);
+    row->values[TABLE_SCOPE_ADDED - 1] = BoolGetDatum(scope_added);
+    row->values[TABLE_SCOPE_COLUMN - 1] = NameGetDatum(&scope_name);
+    row->values[TABLE_KEY_COLUMNS - 1] = key_columns(relation);
     /* The next two become known with the table's description: write_order fills them in. */
-    slot->tts_values[TABLE_KEY_FORMAT - 1] = CStringGetTextDatum("");
-    slot->tts_values[TABLE_COLUMNS - 1] = PointerGetDatum(construct_empty_array(TEXTOID));
-    store_insert(&store);
+    row->values[TABLE_KEY_FORMAT - 1] = CStringGetTextDatum("");
+    row->values[TABLE_COLUMNS - 1] = PointerGetDatum(construct_empty_array(TEXTOID));
     store_close(&store);
     table_close(relation, NoLock);
     return table_id;
@@ -373,18 +371,16 @@ static int32
 add_schema_change(Oid relid, Datum columns)
 {
     Store store;
-    TupleTableSlot *slot;
+    StoreRow *row;
     int32 version = registry_schema_version() + 1;
 
     store_open(&store, REL_SCHEMA_CHANGE, REL_SCHEMA_CHANGE_PKEY, RowExclusiveLock);
-    slot = store_new_row(&store);
-    memset(slot->tts_isnull, 0, 4 * sizeof(bool));
-    slot->tts_values[0] = Int32GetDatum(version);
-    slot->tts_values[1] = TimestampTzGetDatum(GetCurrentTimestamp());
-    slot->tts_values[2] = CStringGetTextDatum(quote_qualified_identifier(
+    row = store_insert(&store);
+    row->values[0] = Int32GetDatum(version);
+    row->values[1] = TimestampTzGetDatum(GetCurrentTimestamp());
+    row->values[2] = CStringGetTextDatum(quote_qualified_identifier(
         get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid)));
-    slot->tts_values[3] = columns;
-    store_insert(&store);
+    row->values[3] = columns;
     store_close(&store);
     return version;
 }
@@ -421,7 +417,7 @@ write_line(Store *store, const TableNode *node)
     values[TABLE_KEY_FORMAT - 1] = format;
     values[TABLE_KEY_COLUMNS - 1] = key_columns(relation);
     values[TABLE_COLUMNS - 1] = columns;
-    store_update(store, &store->slot->tts_tid, values, NULL, GetActiveSnapshot());
+    store_update(store, &store->slot->tts_tid, values, GetActiveSnapshot());
     table_close(relation, NoLock);
     return changed;
 }

@@ -52,4 +52,13 @@ rowkey_equal(RowKey a, RowKey b)
     return a.len == b.len && memcmp(a.data, b.data, a.len) == 0;
 }
 
+/* The order of packed keys: that of bytea. */
+static inline int
+rowkey_compare(RowKey a, RowKey b)
+{
+    int result = memcmp(a.data, b.data, Min(a.len, b.len));
+
+    return result != 0 ? result : a.len - b.len;
+}
+
 #endif

@@ -121,7 +121,7 @@ scope_find_or_create(const char *name)
 {
     int64 scope_id = scope_find(name);
     Store store;
-    TupleTableSlot *slot;
+    StoreRow *row;
 
     if (scope_id != 0)
         return scope_id;
@@ -132,14 +132,12 @@ scope_find_or_create(const char *name)
     {
         store_open(&store, REL_SCOPE, REL_SCOPE_NAME, RowExclusiveLock);
         scope_id = nextval_internal(registry_relation(REL_SCOPE_SEQUENCE), false);
-        slot = store_new_row(&store);
-        memset(slot->tts_isnull, 0, SCOPE_NATTS * sizeof(bool));
-        slot->tts_values[SCOPE_ID - 1] = Int64GetDatum(scope_id);
-        slot->tts_values[SCOPE_HEAD - 1] = Int64GetDatum(0);
-        slot->tts_values[SCOPE_FLOOR - 1] = Int64GetDatum(0);
-        slot->tts_values[SCOPE_EPOCH - 1] = Int64GetDatum(1);
-        slot->tts_values[SCOPE_NAME - 1] = CStringGetTextDatum(name);
-        store_insert(&store);
+        row = store_insert(&store);
+            row->values[SCOPE_ID - 1] = Int64GetDatum(scope_id);
+        row->values[SCOPE_HEAD - 1] = Int64GetDatum(0);
+        row->values[SCOPE_FLOOR - 1] = Int64GetDatum(0);
+        row->values[SCOPE_EPOCH - 1] = Int64GetDatum(1);
+        row->values[SCOPE_NAME - 1] = CStringGetTextDatum(name);
         store_close(&store);
         CommandCounterIncrement();
     }
@@ -216,7 +214,7 @@ scope_set_head(int64 scope_id, int64 head)
     slot_getallattrs(store.slot);
     memcpy(values, store.slot->tts_values, sizeof(values));
     values[SCOPE_HEAD - 1] = Int64GetDatum(head);
-    store_update(&store, &store.slot->tts_tid, values, NULL, snapshot);
+    store_update(&store, &store.slot->tts_tid, values, snapshot);
     store_close(&store);
 }
 
@@ -285,7 +283,7 @@ void
 source_find_or_create(int64 scope_id, const char *source_id, Source *source)
 {
     Store store;
-    TupleTableSlot *slot;
+    StoreRow *row;
     TimestampTz now = GetCurrentTimestamp();
 
     if (source_find(scope_id, source_id, source))
@@ -294,18 +292,16 @@ source_find_or_create(int64 scope_id, const char *source_id, Source *source)
     source->source_no = highest_source_no(scope_id) + 1;
     source->last_seen = now;
     store_open(&store, REL_SOURCE, REL_SOURCE_ID, RowExclusiveLock);
-    slot = store_new_row(&store);
-    memset(slot->tts_isnull, 0, SOURCE_NATTS * sizeof(bool));
-    slot->tts_values[SOURCE_SCOPE - 1] = Int64GetDatum(scope_id);
-    slot->tts_values[SOURCE_LAST_DOWNLOAD - 1] = Int64GetDatum(0);
-    slot->tts_values[SOURCE_LAST_CHANGE_ID - 1] = Int64GetDatum(0);
-    slot->tts_values[SOURCE_FIRST_SEEN - 1] = TimestampTzGetDatum(now);
-    slot->tts_values[SOURCE_LAST_SEEN - 1] = TimestampTzGetDatum(now);
-    slot->tts_values[SOURCE_NO - 1] = Int32GetDatum(source->source_no);
-    slot->tts_values[SOURCE_ID - 1] = CStringGetTextDatum(source_id);
-    slot->tts_values[SOURCE_PRUNED_IDS - 1] = OidInputFunctionCall(
+    row = store_insert(&store);
+    row->values[SOURCE_SCOPE - 1] = Int64GetDatum(scope_id);
+    row->values[SOURCE_LAST_DOWNLOAD - 1] = Int64GetDatum(0);
+    row->values[SOURCE_LAST_CHANGE_ID - 1] = Int64GetDatum(0);
+    row->values[SOURCE_FIRST_SEEN - 1] = TimestampTzGetDatum(now);
+    row->values[SOURCE_LAST_SEEN - 1] = TimestampTzGetDatum(now);
+    row->values[SOURCE_NO - 1] = Int32GetDatum(source->source_no);
+    row->values[SOURCE_ID - 1] = CStringGetTextDatum(source_id);
+    row->values[SOURCE_PRUNED_IDS - 1] = OidInputFunctionCall(
         F_MULTIRANGE_IN, pstrdup("{}"), INT8MULTIRANGEOID, -1);
-    store_insert(&store);
     store_close(&store);
     CommandCounterIncrement();
 }
@@ -348,7 +344,7 @@ source_update(int64 scope_id, const char *source_id, int64 last_download, int64 
         values[SOURCE_LAST_CHANGE_ID - 1] = Int64GetDatum(
             Max(last_change_id, DatumGetInt64(values[SOURCE_LAST_CHANGE_ID - 1])));
         values[SOURCE_LAST_SEEN - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
-        store_update(&store, &store.slot->tts_tid, values, NULL, snapshot);
+        store_update(&store, &store.slot->tts_tid, values, snapshot);
     }
     store_close(&store);
 }

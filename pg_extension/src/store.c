@@ -17,7 +17,7 @@
 #include "store.h"
 
 /* Rows written with one call; more gain nothing. */
-#define ROWS_PER_CALL 500
+#define ROWS_PER_CALL 64
 
 /* Opens a table with one of its indexes. Resources live in the current context and resource owner. */
 void
@@ -54,75 +54,109 @@ store_find(Store *store, Snapshot snapshot, ScanKey keys, int nkeys)
 static void
 open_for_write(Store *store)
 {
+    MemoryContext old;
+
     if (store->result != NULL)
         return;
+    old = MemoryContextSwitchTo(store->context);
     store->estate = CreateExecutorState();
     store->result = makeNode(ResultRelInfo);
     InitResultRelInfo(store->result, store->relation, 0, NULL, 0);
     ExecOpenIndices(store->result, false);
+    MemoryContextSwitchTo(old);
 }
 
-/* An empty slot for the next row: fill tts_values and tts_isnull, then call store_insert. */
-TupleTableSlot *
-store_new_row(Store *store)
+/* A slot for writing, by number. */
+static TupleTableSlot *
+writing_slot(Store *store, int number)
 {
     MemoryContext old = MemoryContextSwitchTo(store->context);
 
-    open_for_write(store);
-    if (store->npending == store->nslots)
-    {
-        if (store->nslots % ROWS_PER_CALL == 0)
-        {
-            Size room = (store->nslots + ROWS_PER_CALL) * sizeof(TupleTableSlot *);
-
-            store->pending = store->pending ? repalloc(store->pending, room) : palloc(room);
-        }
-        store->pending[store->nslots++] = table_slot_create(store->relation, NULL);
-    }
+    if (store->slots == NULL)
+        store->slots = palloc(ROWS_PER_CALL * sizeof(TupleTableSlot *));
+    while (store->nslots <= number)
+        store->slots[store->nslots++] = table_slot_create(store->relation, NULL);
     MemoryContextSwitchTo(old);
-    return ExecClearTuple(store->pending[store->npending]);
+    return ExecClearTuple(store->slots[number]);
 }
 
-/* Takes the row last prepared. What its values point to must live until store_flush. */
-void
+/*
+ * Takes one more row for store_flush, in the current context: fill in its values, and set isnull
+ * where one is null.
+ */
+StoreRow *
 store_insert(Store *store)
 {
-    ExecStoreVirtualTuple(store->pending[store->npending++]);
+    int natts = RelationGetNumberOfAttributes(store->relation);
+    Size values = offsetof(StoreRow, values) + natts * sizeof(Datum);
+    StoreRow *row = palloc(values + natts * sizeof(bool));
+
+    row->isnull = (bool *) ((char *) row + values);
+    memset(row->isnull, 0, natts * sizeof(bool));
+    if (store->npending == store->pending_room)
+    {
+        MemoryContext old = MemoryContextSwitchTo(store->context);
+        int room = Max(store->pending_room * 2, 64);
+
+        store->pending = store->pending ? repalloc(store->pending, room * sizeof(StoreRow *))
+                                        : palloc(room * sizeof(StoreRow *));
+        store->pending_room = room;
+        MemoryContextSwitchTo(old);
+    }
+    store->pending[store->npending++] = row;
+    return row;
+}
+
+/* Writes count rows of the ones collected, from first on. */
+static void
+write_rows(Store *store, int first, int count)
+{
+    int natts = RelationGetNumberOfAttributes(store->relation);
+
+    for (int i = 0; i < count; i++)
+    {
+        StoreRow *row = store->pending[first + i];
+        TupleTableSlot *slot = writing_slot(store, i);
+
+        memcpy(slot->tts_values, row->values, natts * sizeof(Datum));
+        memcpy(slot->tts_isnull, row->isnull, natts * sizeof(bool));
+        ExecStoreVirtualTuple(slot);
+    }
+    table_multi_insert(store->relation, store->slots, count, GetCurrentCommandId(true), 0, NULL);
+    for (int i = 0; i < count; i++)
+    {
+        CHECK_FOR_INTERRUPTS();
+        if (store->result->ri_NumIndices > 0)
+            (void) rowsync_insert_index_entries(store->result, store->slots[i], store->estate,
+                                                false);
+        ResetPerTupleExprContext(store->estate);
+        ExecClearTuple(store->slots[i]);
+    }
 }
 
 /* Writes the rows collected. */
 void
 store_flush(Store *store)
 {
+    if (store->npending == 0)
+        return;
+    open_for_write(store);
     for (int done = 0; done < store->npending; done += ROWS_PER_CALL)
-        table_multi_insert(store->relation, store->pending + done,
-                           Min(store->npending - done, ROWS_PER_CALL), GetCurrentCommandId(true), 0,
-                           NULL);
-    for (int i = 0; i < store->npending; i++)
-    {
-        CHECK_FOR_INTERRUPTS();
-        if (store->result->ri_NumIndices > 0)
-            (void) rowsync_insert_index_entries(store->result, store->pending[i], store->estate,
-                                                false);
-        ResetPerTupleExprContext(store->estate);
-        ExecClearTuple(store->pending[i]);
-    }
+        write_rows(store, done, Min(store->npending - done, ROWS_PER_CALL));
     store->npending = 0;
 }
 
 /* Replaces the row at tid, which nobody else can be changing: its scope is locked. */
 void
-store_update(Store *store, ItemPointer tid, const Datum *values, const bool *nulls,
-             Snapshot snapshot)
+store_update(Store *store, ItemPointer tid, const Datum *values, Snapshot snapshot)
 {
-    TupleTableSlot *slot = store_new_row(store);
+    TupleTableSlot *slot = writing_slot(store, 0);
+    int natts = RelationGetNumberOfAttributes(store->relation);
     RowsyncIndexUpdate update_indexes;
 
-    memcpy(slot->tts_values, values, slot->tts_tupleDescriptor->natts * sizeof(Datum));
-    if (nulls != NULL)
-        memcpy(slot->tts_isnull, nulls, slot->tts_tupleDescriptor->natts * sizeof(bool));
-    else
-        memset(slot->tts_isnull, 0, slot->tts_tupleDescriptor->natts * sizeof(bool));
+    open_for_write(store);
+    memcpy(slot->tts_values, values, natts * sizeof(Datum));
+    memset(slot->tts_isnull, 0, natts * sizeof(bool));
     ExecStoreVirtualTuple(slot);
     simple_table_tuple_update(store->relation, tid, slot, snapshot, &update_indexes);
     if (store->result->ri_NumIndices > 0 && ROWSYNC_NEEDS_INDEX_UPDATE(update_indexes))
@@ -169,7 +203,7 @@ store_close(Store *store)
     if (store->scan != NULL)
         index_endscan(store->scan);
     for (int i = 0; i < store->nslots; i++)
-        ExecDropSingleTupleTableSlot(store->pending[i]);
+        ExecDropSingleTupleTableSlot(store->slots[i]);
     if (store->result != NULL)
     {
         ExecCloseIndices(store->result);

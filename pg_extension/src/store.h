@@ -18,6 +18,13 @@
 
 #include "registry.h"
 
+/* A row to write; what its values point to must live until it is written. */
+typedef struct StoreRow
+{
+    bool *isnull;
+    Datum values[FLEXIBLE_ARRAY_MEMBER];
+} StoreRow;
+
 /* One of our tables, opened for reading by one of its indexes, and perhaps for writing. */
 typedef struct Store
 {
@@ -28,18 +35,18 @@ typedef struct Store
     TupleTableSlot *slot; /* what the last lookup found */
     ResultRelInfo *result; /* NULL until the first write */
     EState *estate;
-    TupleTableSlot **pending; /* rows collected for store_flush */
+    TupleTableSlot **slots; /* reused for each call that writes rows */
+    int nslots;
+    StoreRow **pending; /* rows collected for store_flush */
     int npending;
-    int nslots; /* slots made so far */
+    int pending_room;
 } Store;
 
 void store_open(Store *store, OwnRelation table, OwnRelation index, LOCKMODE lock);
 bool store_find(Store *store, Snapshot snapshot, ScanKey keys, int nkeys);
-TupleTableSlot *store_new_row(Store *store);
-void store_insert(Store *store);
+StoreRow *store_insert(Store *store);
 void store_flush(Store *store);
-void store_update(Store *store, ItemPointer tid, const Datum *values, const bool *nulls,
-                  Snapshot snapshot);
+void store_update(Store *store, ItemPointer tid, const Datum *values, Snapshot snapshot);
 bool store_lock(Store *store, Snapshot snapshot, bool wait);
 void store_close(Store *store);
 

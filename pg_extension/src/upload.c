@@ -399,7 +399,8 @@ compare_statements(const void *a, const void *b)
     columns = left_delete ? 0 : bms_compare(left->apply.columns, right->apply.columns);
     if (columns != 0)
         return columns;
-    return left->unit != right->unit ? (left->unit < right->unit ? -1 : 1) : tables;
+    /* The checks of a statement come at its end: its rows may come as the indexes like them. */
+    return rowkey_compare(left->key, right->key);
 }
 
 /* Whether two changes can be written by one statement. */
@@ -902,10 +903,41 @@ process_wave(Upload *upload, int wave)
     return any;
 }
 
+/* Orders changes by table and key. */
+static int
+compare_keys(const void *a, const void *b)
+{
+    const Change *left = *(Change *const *) a;
+    const Change *right = *(Change *const *) b;
+
+    if (left->table->table_id != right->table->table_id)
+        return left->table->table_id < right->table->table_id ? -1 : 1;
+    return rowkey_compare(left->key, right->key);
+}
+
+/* Reads the versions of the rows of all open changes in the order of their index. */
+static void
+look_up_rows(Upload *upload)
+{
+    Change **sorted = palloc(Max(upload->nchanges, 1) * sizeof(Change *));
+    int count = 0;
+
+    for (int i = 0; i < upload->nchanges; i++)
+    {
+        if (upload->changes[i].status == STATUS_OPEN)
+            sorted[count++] = &upload->changes[i];
+    }
+    qsort(sorted, count, sizeof(Change *), compare_keys);
+    for (int i = 0; i < count; i++)
+        (void) changelog_row(upload->log, sorted[i]->table->table_id, sorted[i]->key);
+    pfree(sorted);
+}
+
 /* Finds the row of every change that is still open, and its place among the changes of that row. */
 static void
 assign_waves(Upload *upload)
 {
+    look_up_rows(upload);
     for (int i = 0; i < upload->nchanges; i++)
     {
         Change *change = &upload->changes[i];
