@@ -89,7 +89,14 @@ static const struct setting settings[] = {
             "Client connections of the process; more wait in the kernel's queue."),
     INTEGER(drain_timeout, "30000", 0, 3600000, "ms",
             "After SIGTERM, how long requests in flight may take to end."),
+    INTEGER(rate_limit, "0", 0, 1000000, "requests/s",
+            "Requests a second that one user may send, then 429; 0: any number."),
+    INTEGER(rate_burst, "100", 1, 1000000, "requests",
+            "Requests that one user may send at once within rate_limit."),
+    TEXT(cors_origins, NULL,
+         "Origins whose pages may use the gateway, by commas: `https://app.example`; `*`: all."),
     INTEGER(gzip_level, "1", 0, 9, "level", "Compression of answers; 0: none."),
+    BOOLEAN(metrics, "true", "Whether there is /metrics. It asks for no token."),
     BOOLEAN(pgbouncer, "false",
             "No named statements: for PgBouncer in transaction mode in front of the database."),
     TEXT(log_level, "info", "`debug`, `info`, `warning`, `error` or `off`."),
@@ -332,6 +339,27 @@ apply_environment(struct config *config, char *error, size_t error_size)
     return true;
 }
 
+/* Is this a list of origins: "*", or scheme://host[:port], by commas? */
+static bool
+origins_valid(const char *origins)
+{
+    if (strcmp(origins, "*") == 0)
+        return true;
+    for (const char *at = origins;;)
+    {
+        size_t length = strcspn(at, ",");
+        const char *host = memmem(at, length, "://", 3);
+
+        if (host == NULL || host == at || host + 3 == at + length ||
+            memchr(host + 3, '/', (size_t)(at + length - host - 3)) != NULL ||
+            memchr(at, ' ', length) != NULL)
+            return false;
+        if (at[length] == '\0')
+            return true;
+        at += length + 1;
+    }
+}
+
 /* What no single setting can tell: things that must fit together. */
 static bool
 check_whole(const struct config *config, char *error, size_t error_size)
@@ -364,6 +392,10 @@ check_whole(const struct config *config, char *error, size_t error_size)
                       "jwt_secret has %zu bytes: HS256 needs at least 32 (RFC 7518, 3.2), and more "
                       "than 1024 are not taken",
                       strlen(config->jwt_secret));
+    if (config->cors_origins != NULL && !origins_valid(config->cors_origins))
+        return refuse(error, error_size,
+                      "cors_origins must be \"*\", or origins such as https://app.example with "
+                      "commas and nothing else between them");
     for (size_t i = 0; i < sizeof(levels) / sizeof(levels[0]); i++)
         known = known || strcmp(config->log_level, levels[i]) == 0;
     if (!known)

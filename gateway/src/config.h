@@ -19,6 +19,9 @@ struct config
     char *jwt_issuer;
     char *jwt_audience;
     char *log_level;
+    char *cors_origins;
+    int64_t rate_limit;
+    int64_t rate_burst;
     int64_t jwt_leeway;
     int64_t token_cache;
     int64_t loops;
@@ -42,6 +45,7 @@ struct config
     int64_t drain_timeout;
     int64_t gzip_level;
     bool pgbouncer;
+    bool metrics;
 };
 
 /*

@@ -1,5 +1,5 @@
 /*
- * handler_health.c: is the process alive, is it of use.
+ * handler_health.c: is the process alive, is it of use, and what has it done.
  */
 #include "router.h"
 #include "sqlstate.h"
@@ -51,4 +51,30 @@ handle_ready(struct request *request)
         answer_ready(request);
     else
         request_query(request, &statement, on_answer);
+}
+
+/* GET /metrics */
+void
+handle_metrics(struct request *request)
+{
+    enum
+    {
+        ROOM = 65536
+    };
+    const char *names[METRICS_ROUTES];
+    struct problem problem;
+    struct text text;
+    char *body;
+
+    if (!request->loop->config->metrics)
+    {
+        problem_set(&problem, PROBLEM_NOT_FOUND, "There is nothing at this path.");
+        request_fail(request, &problem);
+        return;
+    }
+    body = request_memory(request, ROOM);
+    text_begin(&text, body, ROOM);
+    router_names(names);
+    server_write_metrics(request->loop->server, names, &text);
+    request_answer(request, "text/plain; version=0.0.4; charset=utf-8", body, text_size(&text));
 }

@@ -78,7 +78,7 @@ on_schema(struct request *request, PGresult *result)
     if (client_has(request->req, tag))
     {
         PQclear(result);
-        request_answer_unchanged(request);
+        request_answer_empty(request, 304);
     }
     else
         request_answer_result(request, "application/json", result);

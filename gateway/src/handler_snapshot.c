@@ -77,7 +77,7 @@ on_done(struct pg_job *job, enum pg_end end, PGresult *result)
     if (stream->failed || !stream->started)
     {
         problem_from_database(&problem, end, result);
-        request->problem = problem_name(problem.code);
+        request->problem = problem.code;
         if (end == PG_END_ERROR && problem_status(problem.code) >= 500)
             request_log_database_error(request, result);
     }

@@ -33,6 +33,7 @@
     X(BODY_TOO_LARGE, 413, "body_too_large", "Request body too large")                             \
     X(UNSUPPORTED_MEDIA_TYPE, 415, "unsupported_media_type", "Unsupported media type")             \
     X(EXPECTATION_FAILED, 417, "expectation_failed", "Expectation not supported")                  \
+    X(TOO_MANY_REQUESTS, 429, "too_many_requests", "Too many requests of this user")               \
     X(HEADER_TOO_LARGE, 431, "header_too_large", "Request head too large")                         \
     X(CLIENT_GONE, 499, "client_gone", "Client gone")                                              \
     X(INTERNAL_ERROR, 500, "internal_error", "Internal error")                                     \

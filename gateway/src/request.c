@@ -24,7 +24,8 @@ log_request(const struct request *request, const h2o_req_t *req)
     log_bytes(&line, "method", req->input.method.base, req->input.method.len);
     log_string(&line, "route", request->route == NULL ? "none" : request->route->path);
     log_number(&line, "status", req->res.status);
-    log_string(&line, "code", request->problem);
+    log_string(&line, "code",
+               request->problem == PROBLEM_COUNT ? NULL : problem_name(request->problem));
     log_string(&line, "user", request->user);
     if (request->source[0] != '\0')
         log_string(&line, "source", request->source);
@@ -49,6 +50,9 @@ on_release(void *memory)
     struct request *request = memory;
     h2o_req_t *req = request->req;
 
+    metrics_request(&request->loop->metrics, router_number(request->route), req->res.status,
+                    request->problem, clock_us() - request->began, req->entity.len,
+                    req->bytes_sent);
     log_request(request, req);
     request->req = NULL;
     if (request->released != NULL)
@@ -67,6 +71,7 @@ request_begin(h2o_req_t *req, struct loop *loop)
     request->req = req;
     request->loop = loop;
     request->connection = connection_of(req);
+    request->problem = PROBLEM_COUNT;
     request->began = clock_us();
     h2o_linklist_insert(&request->connection->requests, &request->link);
     snprintf(request->id, sizeof(request->id), "%016llx", (unsigned long long)loop->next_request++);
@@ -109,6 +114,7 @@ reason_of(int status)
         const char *reason;
     } reasons[] = {
         {200, "OK"},
+        {204, "No Content"},
         {304, "Not Modified"},
         {400, "Bad Request"},
         {401, "Unauthorized"},
@@ -118,6 +124,7 @@ reason_of(int status)
         {413, "Content Too Large"},
         {415, "Unsupported Media Type"},
         {417, "Expectation Failed"},
+        {429, "Too Many Requests"},
         {431, "Request Header Fields Too Large"},
         {500, "Internal Server Error"},
         {503, "Service Unavailable"},
@@ -179,7 +186,7 @@ request_fail(struct request *request, const struct problem *problem)
     struct text text;
     char *body;
 
-    request->problem = problem_name(problem->code);
+    request->problem = problem->code;
     if (request->req == NULL)
         return;
     body = request_memory(request, PROBLEM_BODY_MAX);
@@ -236,13 +243,13 @@ request_prepare_stream(struct request *request, const char *type)
 }
 
 void
-request_answer_unchanged(struct request *request)
+request_answer_empty(struct request *request, int status)
 {
     static h2o_generator_t generator = {NULL, NULL};
     h2o_req_t *req = request->req;
 
-    req->res.status = 304;
-    req->res.reason = reason_of(304);
+    req->res.status = status;
+    req->res.reason = reason_of(status);
     h2o_start_response(req, &generator);
     h2o_send(req, NULL, 0, H2O_SEND_STATE_FINAL);
 }

@@ -25,8 +25,8 @@ struct request
     void (*released)(struct request *request); /* handler's, when h2o lets go; may be NULL */
     void *subject;                             /* handler's own */
     uint64_t began;                            /* µs */
-    uint64_t ended;      /* µs when the database was done; 0: was not asked */
-    const char *problem; /* code of the problem answered with; NULL: none */
+    uint64_t ended;            /* µs when the database was done; 0: was not asked */
+    enum problem_code problem; /* answered with; PROBLEM_COUNT: none */
 };
 
 /* Takes a request from h2o. */
@@ -65,8 +65,8 @@ bool request_submit(struct request *request, struct pg_pool *pool,
 /* Sets status, type and common headers of an answer that is sent piece by piece. */
 void request_prepare_stream(struct request *request, const char *type);
 
-/* Answers 304: what the client has is still right. */
-void request_answer_unchanged(struct request *request);
+/* Answers with a status that has no body: 204 or 304. */
+void request_answer_empty(struct request *request, int status);
 
 /* Logs an error of the database that the client is not told in full. */
 void request_log_database_error(const struct request *request, const PGresult *result);

@@ -1,6 +1,9 @@
 /*
  * router.c: which request goes to which handler, and what is checked before.
  */
+#include "cors.h"
+#include "limiter.h"
+#include "log.h"
 #include "router.h"
 #include "wire.h"
 
@@ -16,7 +19,27 @@ static const struct route routes[] = {
     {"/sync/digest", "GET", false, handle_digest},
     {"/healthz", "GET", true, handle_health},
     {"/readyz", "GET", true, handle_ready},
+    {"/metrics", "GET", true, handle_metrics},
 };
+
+#define ROUTE_COUNT (sizeof(routes) / sizeof(routes[0]))
+
+_Static_assert(ROUTE_COUNT < METRICS_ROUTES, "the last place is for requests without a route");
+
+size_t
+router_number(const struct route *route)
+{
+    return route == NULL ? METRICS_ROUTES - 1 : (size_t)(route - routes);
+}
+
+void
+router_names(const char **names)
+{
+    memset(names, 0, METRICS_ROUTES * sizeof(*names));
+    for (size_t i = 0; i < ROUTE_COUNT; i++)
+        names[i] = routes[i].path;
+    names[METRICS_ROUTES - 1] = "none";
+}
 
 /* h2o's handler with what ours needs beside it. */
 struct router
@@ -29,14 +52,14 @@ struct router
 static const char *
 allowed_methods(const struct route *route)
 {
-    return route->method[0] == 'P' ? "POST" : "GET, HEAD";
+    return route->method[0] == 'P' ? "POST, OPTIONS" : "GET, HEAD, OPTIONS";
 }
 
 /* Finds the route of a path. */
 static const struct route *
 find_route(const h2o_req_t *req)
 {
-    for (size_t i = 0; i < sizeof(routes) / sizeof(routes[0]); i++)
+    for (size_t i = 0; i < ROUTE_COUNT; i++)
         if (h2o_memis(req->path_normalized.base, req->path_normalized.len, routes[i].path,
                       strlen(routes[i].path)))
             return &routes[i];
@@ -86,6 +109,22 @@ read_source(struct request *request, struct problem *problem)
     return true;
 }
 
+/* Has the user requests left? */
+static bool
+within_rate(struct request *request, struct problem *problem)
+{
+    struct limiter *limiter = request->loop->limiter;
+    int wait;
+
+    if (limiter == NULL || limiter_take(limiter, request->user, request->began, &wait))
+        return true;
+    problem_set(problem, PROBLEM_TOO_MANY_REQUESTS,
+                "This user sends more than %lld requests a second.",
+                (long long)request->loop->config->rate_limit);
+    problem->retry_after = wait;
+    return false;
+}
+
 /* Finds out who is asking. */
 static bool
 authenticate(struct request *request, struct problem *problem)
@@ -106,7 +145,7 @@ authenticate(struct request *request, struct problem *problem)
     if (request->claims == NULL)
         return false;
     request->user = request->claims->user;
-    return read_source(request, problem);
+    return read_source(request, problem) && within_rate(request, problem);
 }
 
 /*
@@ -148,6 +187,7 @@ on_request(h2o_handler_t *self, h2o_req_t *req)
     struct problem problem;
 
     request->route = find_route(req);
+    cors_answer(request);
     if (!check_head(request, router->header_limit, &problem))
         request_fail(request, &problem);
     else if (request->route == NULL)
@@ -155,6 +195,8 @@ on_request(h2o_handler_t *self, h2o_req_t *req)
         problem_set(&problem, PROBLEM_NOT_FOUND, "There is nothing at this path.");
         request_fail(request, &problem);
     }
+    else if (h2o_memis(req->method.base, req->method.len, H2O_STRLIT("OPTIONS")))
+        cors_preflight(request, allowed_methods(request->route));
     else if (!method_fits(req, request->route))
     {
         problem_set(&problem, PROBLEM_METHOD_NOT_ALLOWED, "%s takes %s only.", request->route->path,
@@ -227,7 +269,7 @@ on_refusal(h2o_filter_t *self, h2o_req_t *req, h2o_ostream_t **slot)
 
     (void)self;
     refused_as(req->res.status, req->conn->ctx->globalconf->max_request_entity_size, &problem);
-    request->problem = problem_name(problem.code);
+    request->problem = problem.code;
     text_begin(&text, body, PROBLEM_BODY_MAX);
     problem_write(&problem, request->id, &text);
     refusal->super.do_send = send_refusal;

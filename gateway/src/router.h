@@ -18,6 +18,12 @@ struct route
 /* Puts the routes, the answers to h2o's own errors, and compression into h2o's configuration. */
 void router_configure(h2o_globalconf_t *global, const struct config *config);
 
+/* A route's number for the metrics; NULL: no route. */
+size_t router_number(const struct route *route);
+
+/* Fills in the names of METRICS_ROUTES routes, NULL where there is none. */
+void router_names(const char **names);
+
 /* The handlers, each in its own file. */
 void handle_upload(struct request *request);
 void handle_download(struct request *request);
@@ -28,5 +34,6 @@ void handle_schema(struct request *request);
 void handle_digest(struct request *request);
 void handle_health(struct request *request);
 void handle_ready(struct request *request);
+void handle_metrics(struct request *request);
 
 #endif

@@ -8,6 +8,7 @@
  * the client's own goodbye.
  */
 #include "server.h"
+#include "limiter.h"
 #include "log.h"
 #include "request.h"
 #include "watch.h"
@@ -42,6 +43,7 @@ struct server
     unsigned loop_count;
     bool started;
     char url[128];
+    struct limiter *limiter;
     struct loop loops[];
 };
 
@@ -176,6 +178,7 @@ begin_connection(struct loop *loop, h2o_socket_t *socket)
     h2o_linklist_insert(&loop->connections, &connection->link);
     h2o_linklist_init_anchor(&connection->requests);
     loop->connection_count++;
+    metrics_add(&loop->metrics.accepted, 1);
     socket->on_close.cb = on_connection_closed;
     socket->on_close.data = connection;
     h2o_accept(&loop->accept, socket);
@@ -316,6 +319,19 @@ expired(struct connection *connection, uint64_t now)
     return now - connection->since >= (uint64_t)config->send_timeout;
 }
 
+/* Publishes what is counted elsewhere. */
+static void
+publish(struct loop *loop)
+{
+    struct metrics *metrics = &loop->metrics;
+
+    metrics_set(&metrics->connections, loop->connection_count);
+    metrics_set(&metrics->streams, watch_count(loop->watch));
+    metrics_pool(metrics, METRICS_POOL_REQUESTS, pg_pool_figures(loop->pool));
+    metrics_pool(metrics, METRICS_POOL_STREAMS, pg_pool_figures(loop->streams));
+    metrics_pool(metrics, METRICS_POOL_WATCH, pg_pool_figures(loop->heads));
+}
+
 /* Looks after all connections. */
 static void
 on_sweep(h2o_timeout_entry_t *entry)
@@ -324,6 +340,7 @@ on_sweep(h2o_timeout_entry_t *entry)
     uint64_t now = h2o_now(loop->http.loop);
     h2o_linklist_t *link;
 
+    publish(loop);
     for (link = loop->connections.next; link != &loop->connections; link = link->next)
     {
         struct connection *connection = H2O_STRUCT_FROM_MEMBER(struct connection, link, link);
@@ -520,6 +537,7 @@ create_loop(struct server *server, unsigned number)
     loop->server = server;
     loop->config = server->config;
     loop->number = number;
+    loop->limiter = server->limiter;
     loop->next_request = random;
     loop->connection_limit =
         ((size_t)server->config->max_connections + server->loop_count - 1) / server->loop_count;
@@ -555,6 +573,8 @@ server_create(const struct config *config, struct jwt_keys *keys,
     server->config = config;
     server->keys = jwt_keys_hold(keys);
     server->loop_count = count;
+    if (config->rate_limit != 0)
+        server->limiter = limiter_create(config->rate_limit, config->rate_burst);
     h2o_config_init(&server->global);
     server->global.server_name = h2o_iovec_init(H2O_STRLIT(""));
     server->global.max_request_entity_size = (size_t)config->body_limit;
@@ -584,6 +604,17 @@ const char *
 server_url(const struct server *server)
 {
     return server->url;
+}
+
+void
+server_write_metrics(const struct server *server, const char *const *routes, struct text *text)
+{
+    struct metrics **loops = h2o_mem_alloc(server->loop_count * sizeof(*loops));
+
+    for (unsigned i = 0; i < server->loop_count; i++)
+        loops[i] = (struct metrics *)(size_t)&server->loops[i].metrics;
+    metrics_write(loops, server->loop_count, routes, text);
+    free(loops);
 }
 
 /* Takes over new keys, with the reference that came with them. */
@@ -628,6 +659,7 @@ server_free(struct server *server)
         all_closed = all_closed && loop->connection_count == 0;
     }
     jwt_keys_release(server->keys);
+    limiter_free(server->limiter);
     /* Connections cut by the drain timeout still point into h2o's structures. */
     if (!all_closed)
         return;

@@ -9,6 +9,7 @@
 
 #include "auth.h"
 #include "config.h"
+#include "metrics.h"
 #include "pg_pool.h"
 
 #include <h2o.h>
@@ -31,6 +32,8 @@ struct loop
     struct pg_pool *streams; /* for snapshots */
     struct pg_pool *heads;   /* for the watcher: one connection */
     struct watch *watch;
+    struct metrics metrics;
+    struct limiter *limiter; /* the process's; NULL: no limit */
     h2o_socket_t **listeners;
     size_t listener_count;
     h2o_linklist_t connections; /* struct connection */
@@ -98,6 +101,10 @@ void server_start(struct server *server);
 
 /* The address that clients can use, such as "http://127.0.0.1:8080". Owned by the server. */
 const char *server_url(const struct server *server);
+
+/* Writes the metrics of all loops. Any loop's thread may ask. */
+void server_write_metrics(const struct server *server, const char *const *routes,
+                          struct text *text);
 
 /* Hands new keys to every loop. */
 void server_set_keys(struct server *server, struct jwt_keys *keys);

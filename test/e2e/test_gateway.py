@@ -148,9 +148,9 @@ def test_the_source_may_come_in_a_header_but_not_contradict_the_token(gateway, m
 # Routes and parameters
 
 @pytest.mark.parametrize("method, path, allow", [
-    ("GET", "/sync/upload", "POST"), ("PUT", "/sync/upload", "POST"),
-    ("HEAD", "/sync/upload", "POST"), ("POST", "/sync/download", "GET, HEAD"),
-    ("DELETE", "/healthz", "GET, HEAD"), ("get", "/healthz", "GET, HEAD"),
+    ("GET", "/sync/upload", "POST, OPTIONS"), ("PUT", "/sync/upload", "POST, OPTIONS"),
+    ("HEAD", "/sync/upload", "POST, OPTIONS"), ("POST", "/sync/download", "GET, HEAD, OPTIONS"),
+    ("DELETE", "/healthz", "GET, HEAD, OPTIONS"), ("get", "/healthz", "GET, HEAD, OPTIONS"),
 ])
 def test_a_wrong_method_is_405_and_says_what_is_allowed(gateway, method, path, allow):
     answer = gateway.request(method, path)
@@ -878,3 +878,106 @@ def test_digest(gateway, mint):
     assert then.body == before.body
     problem(gateway.request("GET", "/sync/digest?at=x", token=mint("ann", "phone")), 400,
             "invalid_parameter", '"at" must be an integer from 0 to 9223372036854775807, not "x".')
+
+
+# Pages in browsers
+
+def test_pages_of_configured_origins_may_ask_and_no_others(start_gateway, gateway, mint):
+    preflight = {"Access-Control-Request-Method": "POST",
+                 "Access-Control-Request-Headers": "authorization"}
+
+    def ask(gateway, origin, method="OPTIONS", path="/sync/upload", **more):
+        return gateway.request(method, path, headers={"Origin": origin, **more})
+
+    open_to = start_gateway(ROWSYNC_CORS_ORIGINS="https://app.example,http://localhost:3000")
+    for origin in ("https://app.example", "http://localhost:3000"):
+        answer = ask(open_to, origin, **preflight)
+        assert (answer.status, answer.body) == (204, b"")
+        assert answer.headers["access-control-allow-origin"] == origin
+        assert answer.headers["access-control-allow-methods"] == "POST, OPTIONS"
+        assert "authorization" in answer.headers["access-control-allow-headers"]
+        assert answer.headers["vary"] == "origin"
+        refused = ask(open_to, origin, "GET", "/sync/download")
+        assert refused.status == 401
+        assert refused.headers["access-control-allow-origin"] == origin
+    for origin in ("https://app.example.evil", "https://app.exampl", "null", "http://app.example"):
+        answer = ask(open_to, origin, **preflight)
+        assert answer.status == 204
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+    answer = ask(gateway, "https://app.example", **preflight)
+    assert (answer.status, answer.headers["allow"]) == (204, "POST, OPTIONS")
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+    everyone = start_gateway(ROWSYNC_CORS_ORIGINS="*")
+    assert ask(everyone, "https://any.example").headers["access-control-allow-origin"] == \
+        "https://any.example"
+
+
+# Load
+
+def test_a_user_beyond_the_rate_is_429_and_others_are_not(start_gateway, mint):
+    gateway = start_gateway(ROWSYNC_RATE_LIMIT=1, ROWSYNC_RATE_BURST=5)
+
+    def ask(user):
+        return gateway.request("GET", "/sync/schema-version", token=mint(user, "phone"))
+    answers = [ask("ann") for _ in range(10)]
+    assert [answer.status for answer in answers[:5]] == [200] * 5
+    refused = [answer for answer in answers if answer.status != 200]
+    assert len(refused) >= 3
+    for answer in refused:
+        problem(answer, 429, "too_many_requests",
+                "This user sends more than 1 requests a second.")
+        assert answer.headers["retry-after"] == "1"
+    assert ask("bob").status == 200
+    assert eventually(lambda: ask("ann").status == 200)
+
+
+def series(text):
+    """Prometheus' text format, read strictly: {(name, labels): value}, and each name's type."""
+    values, types = {}, {}
+    for line in text.splitlines():
+        if line.startswith("# HELP "):
+            assert re.fullmatch(r"# HELP [a-z_]+ \S.*", line)
+        elif line.startswith("# TYPE "):
+            name, kind = re.fullmatch(r"# TYPE ([a-z_]+) (counter|gauge|histogram)", line).groups()
+            assert name not in types
+            types[name] = kind
+        else:
+            name, labels, value = re.fullmatch(
+                r'([a-z_]+)(\{[a-z_]+="[^"\\]*"(?:,[a-z_]+="[^"\\]*")*\})? (\d+(?:\.\d+)?)',
+                line).groups()
+            assert (name, labels) not in values
+            family = re.sub("_(bucket|sum|count)$", "", name)
+            assert name in types or types.get(family) == "histogram"
+            assert name.endswith("_total") == (types.get(name) == "counter")
+            values[name, labels] = float(value)
+    return values, types
+
+
+def test_metrics_count_what_happened(start_gateway, mint):
+    gateway = start_gateway()
+    gateway.upload(mint("ann", "phone"), [CHANGE])
+    for _ in range(3):
+        gateway.request("GET", "/sync/download")
+    gateway.request("GET", "/nothing")
+    watching = Watching(gateway, mint("ann", "phone"))
+    assert watching.event() == ("head", {"head": 1})
+    time.sleep(0.5)
+    answer = gateway.request("GET", "/metrics")
+    assert answer.status == 200
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    values, types = series(answer.body.decode())
+    assert answer.body.endswith(b"\n")
+    assert values["rowsync_requests_total", '{route="/sync/upload",status="200"}'] == 1
+    assert values["rowsync_requests_total", '{route="/sync/download",status="401"}'] == 3
+    assert values["rowsync_requests_total", '{route="none",status="404"}'] == 1
+    assert values["rowsync_problems_total", '{code="missing_token",status="401"}'] == 3
+    assert values["rowsync_event_streams", None] == 1
+    assert values["rowsync_pool_connected", '{pool="requests"}'] == \
+        values["rowsync_pool_size", '{pool="requests"}'] > 0
+    assert values["rowsync_received_bytes_total", None] > 100
+    buckets = [value for (name, labels), value in values.items()
+               if name == "rowsync_request_seconds_bucket" and "/sync/download" in labels]
+    assert buckets == sorted(buckets)
+    assert buckets[-1] == values["rowsync_request_seconds_count", '{route="/sync/download"}'] == 3
+    off = start_gateway(ROWSYNC_METRICS="false")
+    assert off.request("GET", "/metrics").status == 404
