@@ -1,0 +1,315 @@
+/*
+ * client_upload.c - what goes out, and what each status does: recorded answers of the protocol, and
+ * answers of a server that means ill.
+ */
+#include "client.h"
+
+static const char users_sql[] =
+    "CREATE TABLE users (id TEXT PRIMARY KEY, name TEXT, n REAL, b BLOB)";
+
+static sqlite3 *db;
+static rowsync *client;
+static Script script;
+static rowsync_report report;
+
+/* The change id of the only pending row, put in place of %ID% of an answer. */
+static const char *
+with_id(const char *answer)
+{
+    static char text[8][4096];
+    static int slot;
+    char *out = text[slot = (slot + 1) % 8];
+    char id[32];
+    const char *at;
+
+    snprintf(id, sizeof(id), "%s", rows(db, "SELECT max(change_id) FROM _sync_dirty"));
+    for (*out = '\0'; (at = strstr(answer, "%ID%")) != NULL; answer = at + 4)
+    {
+        strncat(out, answer, (size_t)(at - answer));
+        strcat(out, id);
+    }
+    strcat(out, answer);
+    return out;
+}
+
+static void
+fresh(const char *sql, rowsync_policy policy)
+{
+    rowsync_transport transport = {&script, scripted, NULL};
+    rowsync_options options = {.transport = &transport};
+    rowsync_track_options track = {"business", policy, NULL};
+
+    memset(&script, 0, sizeof(script));
+    client = open_client(users_sql, &options, &db);
+    rowsync_track(client, "users", &track);
+    rowsync_attach(client, "http://sync.test/", "ann", "phone");
+    rowsync_set_token(client, "t");
+    app(db, "UPDATE _sync_client_info SET hydrated = 2");
+    app(db, sql);
+}
+
+static rowsync_code
+push(const char *first, const char *second)
+{
+    rowsync_sync_options options = {0, 0, 1};
+
+    script.answers[0] = with_id(first);
+    script.answers[1] = second;
+    script.count = second != NULL ? 2 : 1;
+    script.asked = 0;
+    return rowsync_push(client, &options, &report);
+}
+
+#define STATUS(rest)                                                                               \
+    "{\"accepted\":true,\"highest_server_seq\":9,\"statuses\":[{\"source_change_id\":%ID%," rest   \
+    "}]}"
+#define APPLIED STATUS("\"status\":\"applied\",\"new_server_version\":9")
+#define INVALID(reason)                                                                            \
+    STATUS("\"status\":\"invalid\",\"message\":\"no\",\"invalid\":{\"reason\":\"" reason           \
+           "\",\"details\":{\"error\":\"e\"}}")
+#define CONFLICT(row)                                                                              \
+    STATUS("\"status\":\"conflict\",\"server_row\":{\"schema_name\":\"business\",\"table_name\":"  \
+           "\"users\",\"id\":\"a\"," row "}")
+#define THEIRS                                                                                     \
+    CONFLICT(                                                                                      \
+        "\"server_version\":8,\"deleted\":false,\"payload\":{\"id\":\"a\",\"name\":\"Theirs\","    \
+        "\"n\":2.5,\"b\":\"AP8=\",\"new\":[1]}")
+
+static const char known[] = "INSERT INTO users VALUES ('a', 'Ann', 1.5, x'01'); DELETE FROM"
+                            " _sync_dirty; INSERT INTO _sync_version VALUES (1, 'a', 7, 0);"
+                            "UPDATE users SET name = 'Mine'";
+
+static void
+edit_again(void *context)
+{
+    (void)context;
+    app(db, "UPDATE users SET n = 99");
+}
+
+static void
+test_applied(void)
+{
+    fresh("INSERT INTO users VALUES ('a', 'A\"\n', 0.1 + 0.2, x'00ff')", ROWSYNC_SERVER_WINS);
+    ok(push(APPLIED, NULL) == ROWSYNC_OK, "applied");
+    ok(strstr(script.request,
+              "\"schema\":\"business\",\"table\":\"users\",\"op\":\"INSERT\",\"pk\":\"a\","
+              "\"server_version\":0,\"payload\":{\"id\":\"a\",\"name\":\"A\\\"\\n\","
+              "\"n\":0.30000000000000004,\"b\":\"AP8=\"}}]}") != NULL,
+       "an INSERT sends the whole row, exactly");
+    is(rows(db, "SELECT server_version, deleted FROM _sync_row_meta"), "9,0",
+       "the version is kept");
+    ok(report.applied == 1 && report.rounds == 1 && report.pending == 0, "the report says so");
+    app(db, "UPDATE users SET n = 4");
+    push(APPLIED, NULL);
+    ok(strstr(script.request, "\"op\":\"UPDATE\",\"pk\":\"a\",\"server_version\":9,"
+                              "\"payload\":{\"n\":4}}") != NULL,
+       "an UPDATE sends the changed columns only");
+    app(db, "DELETE FROM users");
+    push(STATUS("\"status\":\"applied\",\"new_server_version\":10"), NULL);
+    ok(strstr(script.request,
+              "\"op\":\"DELETE\",\"pk\":\"a\",\"server_version\":9,\"payload\":"
+              "{\"id\":\"a\",\"name\":\"A\\\"\\n\",\"n\":4,\"b\":\"AP8=\"}}") != NULL,
+       "a DELETE sends the old row");
+    is(rows(db, "SELECT server_version, deleted FROM _sync_row_meta"), "10,1",
+       "and leaves a tombstone");
+    close_client(client, db);
+
+    fresh("INSERT INTO users VALUES ('a', 'Ann', 1, NULL)", ROWSYNC_SERVER_WINS);
+    script.before = edit_again;
+    push(APPLIED, NULL);
+    is(rows(db, "SELECT base_version, n FROM _sync_dirty, users"), "9,99.0",
+       "an edit made while the first is on its way stays pending, on the new version");
+    close_client(client, db);
+
+    fresh("INSERT INTO users (id) VALUES ('a')", ROWSYNC_SERVER_WINS);
+    push(
+        STATUS(
+            "\"status\":\"applied\",\"new_server_version\":9,\"server_row\":{\"schema_name\":"
+            "\"business\",\"table_name\":\"users\",\"id\":\"a\",\"server_version\":9,\"deleted\":"
+            "false,\"payload\":{\"id\":\"a\",\"name\":\"default\",\"n\":\"Infinity\",\"b\":null}}"),
+        NULL);
+    is(rows(db, "SELECT name, n, b FROM users"), "default,Inf,NULL", "server_row is taken over");
+    is(rows(db, "SELECT count(*) FROM _sync_dirty"), "0", "without being captured");
+    close_client(client, db);
+}
+
+static void
+test_conflicts(void)
+{
+    fresh(known, ROWSYNC_SERVER_WINS);
+    ok(push(THEIRS, NULL) == ROWSYNC_OK && report.conflict == 1, "conflict, server wins");
+    is(rows(db, "SELECT name, n, hex(b) FROM users"), "Theirs,2.5,00FF", "the row is theirs");
+    is(rows(db, "SELECT server_version FROM _sync_row_meta"), "8", "with its version");
+    ok(report.pending == 0, "nothing is pending");
+    close_client(client, db);
+
+    fresh(known, ROWSYNC_SERVER_WINS);
+    push(CONFLICT("\"server_version\":8,\"deleted\":true,\"payload\":null"), NULL);
+    is(rows(db, "SELECT (SELECT count(*) FROM users), deleted FROM _sync_row_meta"), "0,1",
+       "deleted there: deleted here");
+    close_client(client, db);
+
+    fresh(known, ROWSYNC_SERVER_WINS);
+    script.before = edit_again;
+    push(THEIRS, NULL);
+    is(rows(db, "SELECT name, n, base_version FROM users, _sync_dirty"), "Mine,99.0,7",
+       "edited since: the conflict is left to the newer edit");
+    close_client(client, db);
+
+    fresh(known, ROWSYNC_CLIENT_WINS);
+    push(THEIRS, NULL);
+    is(rows(db, "SELECT name, base_version, changed FROM users, _sync_dirty"), "Mine,8,-1",
+       "client wins: sent again, whole, on their version");
+    close_client(client, db);
+
+    fresh(known, ROWSYNC_MERGE);
+    push(THEIRS, NULL);
+    is(rows(db, "SELECT name, n, count(d.pk) FROM users LEFT JOIN _sync_dirty d"), "Theirs,2.5,0",
+       "merge: both changed the column, the server wins");
+    close_client(client, db);
+
+    fresh("INSERT INTO users VALUES ('a', 'Theirs', 1.5, x'01'); DELETE FROM _sync_dirty;"
+          "INSERT INTO _sync_version VALUES (1, 'a', 7, 0); UPDATE users SET name = 'Mine'",
+          ROWSYNC_MERGE);
+    push(THEIRS, NULL);
+    is(rows(db, "SELECT name, n, base_version, changed FROM users, _sync_dirty"), "Mine,2.5,8,1",
+       "merge: each side changed a column of its own, by the base of the edit");
+    close_client(client, db);
+
+    fresh(known, ROWSYNC_MERGE);
+    push(
+        STATUS("\"status\":\"conflict\",\"server_changed\":[\"n\",\"b\"],\"server_row\":{\"server_"
+               "version\":8,\"deleted\":false,\"payload\":{\"id\":\"a\",\"name\":\"Ann\",\"n\":2.5,"
+               "\"b\":null}}"),
+        NULL);
+    is(rows(db, "SELECT name, n, base_version, changed FROM users, _sync_dirty"), "Mine,2.5,8,1",
+       "merge: likewise by server_changed");
+    close_client(client, db);
+
+    fresh(known, ROWSYNC_MANUAL);
+    push(THEIRS, NULL);
+    ok(report.conflicts == 1 && report.pending == 1, "manual: waits for the app");
+    is(rows(db, "SELECT name, json_extract(server_payload, '$.name') FROM users, _sync_conflict"),
+       "Mine,Theirs", "with both sides");
+    push("{}", NULL);
+    ok(report.rounds == 0, "and is not sent meanwhile");
+    ok(rowsync_resolve(client, "users", "a", ROWSYNC_CLIENT_WINS) == ROWSYNC_OK, "resolved");
+    is(rows(db, "SELECT name, base_version FROM users, _sync_dirty"), "Mine,8",
+       "client's side sent");
+    ok(rowsync_resolve(client, "users", "a", ROWSYNC_SERVER_WINS) == ROWSYNC_MISUSE, "only once");
+    close_client(client, db);
+
+    fresh(known, ROWSYNC_SERVER_WINS);
+    push(CONFLICT("\"server_version\":0,\"deleted\":true,\"payload\":null"), NULL);
+    is(rows(db, "SELECT op, base_version FROM _sync_pending"), "INSERT,0",
+       "a row that the server does not know is sent as new, not deleted here");
+    close_client(client, db);
+}
+
+static void
+test_invalid(void)
+{
+    static const char *const dead[] = {INVALID("bad_payload"), INVALID("constraint"),
+                                       INVALID("forbidden"), INVALID("unregistered_table"),
+                                       INVALID("something_new")};
+    static const char *const waiting[] = {INVALID("fk_missing"), INVALID("internal_error")};
+    size_t i;
+
+    for (i = 0; i < sizeof(dead) / sizeof(*dead); i++)
+    {
+        fresh(known, ROWSYNC_SERVER_WINS);
+        /* A constraint is asked about once more, when nothing else can go before it. */
+        push(dead[i], i == 1 ? with_id(dead[i]) : NULL);
+        ok(report.rejected == 1 && report.pending == 0, "a dead letter: %.120s", dead[i] + 40);
+        is(rows(db,
+                "SELECT name, op, json_extract(r.payload, '$.name') FROM users, _sync_rejected r"),
+           "Mine,UPDATE,Mine", "which the app can see, and the row stays");
+        if (i == 0)
+        {
+            app(db, "UPDATE users SET n = 3");
+            push(APPLIED, NULL);
+            ok(strstr(script.request, "{\"name\":\"Mine\",\"n\":3}") != NULL,
+               "the corrected row is sent with what was refused before");
+            ok(report.rejected == 0, "and is no dead letter any more");
+        }
+        else if (i == 2)
+        {
+            ok(rowsync_requeue(client, "users", "a") == ROWSYNC_OK, "requeued");
+            is(rows(db, "SELECT base_version, changed FROM _sync_dirty"), "7,1", "as it was");
+        }
+        close_client(client, db);
+    }
+    for (i = 0; i < sizeof(waiting) / sizeof(*waiting); i++)
+    {
+        fresh(known, ROWSYNC_SERVER_WINS);
+        push(waiting[i], with_id(waiting[i]));
+        ok(report.rejected == 0 && report.pending == 1, "stays pending: %.80s", waiting[i] + 40);
+        close_client(client, db);
+    }
+    fresh("INSERT INTO users VALUES ('a', CAST(x'ff' AS TEXT), 1, NULL)", ROWSYNC_SERVER_WINS);
+    push("{}", NULL);
+    ok(report.rejected == 1 && report.rounds == 0, "text that is not UTF-8 never leaves");
+    close_client(client, db);
+    fresh(known, ROWSYNC_SERVER_WINS);
+    push("413 {}", NULL);
+    ok(report.rejected == 1, "a change that is too large by itself is a dead letter");
+    close_client(client, db);
+    fresh("INSERT INTO users (id) VALUES ('a'); UPDATE users SET id = 'a' WHERE 0;"
+          "DELETE FROM _sync_dirty; INSERT INTO _sync_dirty VALUES (1, 'a', 5, 3, 0, NULL, NULL)",
+          ROWSYNC_SERVER_WINS);
+    push("{}", NULL);
+    ok(report.rounds == 0 && report.pending == 0, "a mark that came to nothing is dropped");
+    close_client(client, db);
+}
+
+static void
+test_hostile(void)
+{
+    static const char *const answers[] = {
+        "",
+        "null",
+        "[]",
+        "{}",
+        "{\"statuses\":[]}",
+        "{\"statuses\":{}}",
+        "{\"statuses\":[1]}",
+        STATUS("\"status\":\"applied\""),
+        STATUS("\"status\":\"applied\",\"new_server_version\":-1"),
+        STATUS("\"status\":\"applied\",\"new_server_version\":99999999999999999999"),
+        STATUS("\"status\":7"),
+        STATUS("\"status\":\"fine\""),
+        STATUS("\"status\":\"conflict\""),
+        STATUS("\"status\":\"conflict\",\"server_row\":{\"server_version\":\"1\"}"),
+        STATUS("\"status\":\"conflict\",\"server_row\":[]"),
+        STATUS("\"status\":\"invalid\""),
+        STATUS("\"status\":\"invalid\",\"invalid\":{\"details\":{}}"),
+        "{\"statuses\":[{\"source_change_id\":1,\"status\":\"applied\",\"new_server_version\":1}]}",
+        APPLIED "x",
+        "{\"statuses\":[{\"source_change_id\":%ID%,\"status\":\"applied\",",
+        "302 <html>",
+        "404 not here",
+        "400 {\"detail\":\"d\",\"hint\":\"h\",\"code\":1}"};
+    size_t i;
+
+    for (i = 0; i < sizeof(answers) / sizeof(*answers); i++)
+    {
+        fresh(known, ROWSYNC_SERVER_WINS);
+        ok(push(answers[i], NULL) != ROWSYNC_OK, "refused: %.60s", answers[i]);
+        is(rows(db, "SELECT name, server_version, d.base_version FROM users, _sync_row_meta,"
+                    " _sync_dirty d"),
+           "Mine,7,7", "and nothing has changed");
+        ok(*rowsync_message(client) != '\0' && *rowsync_hint(client) != '\0',
+           "with a message and a hint: %.60s", rowsync_message(client));
+        close_client(client, db);
+    }
+}
+
+int
+main(void)
+{
+    test_applied();
+    test_conflicts();
+    test_invalid();
+    test_hostile();
+    return done();
+}
