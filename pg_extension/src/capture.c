@@ -222,8 +222,9 @@ capture_removed(SyncedTable *table, TupleTableSlot *row)
 }
 
 /*
- * Calls function for each row of a table, partitions included, as the transaction sees it now; each
- * in a memory context of its own.
+ * Calls function for each row of a table, partitions included, each in a memory context of its own.
+ * The caller has locked out other writers: every row that they have committed counts, whatever this
+ * transaction's snapshot sees.
  */
 void
 capture_scan(SyncedTable *table, void (*function)(SyncedTable *table, TupleTableSlot *row))
@@ -233,7 +234,7 @@ capture_scan(SyncedTable *table, void (*function)(SyncedTable *table, TupleTable
                                                       ALLOCSET_DEFAULT_SIZES);
     ListCell *cell;
 
-    PushActiveSnapshot(GetTransactionSnapshot());
+    PushActiveSnapshot(GetLatestSnapshot());
     foreach (cell, relids)
     {
         Relation relation = table_open(lfirst_oid(cell), NoLock);
@@ -333,6 +334,14 @@ final_equal(const FinalState *a, const FinalState *b)
 #define SH_DEFINE
 #include "lib/simplehash.h"
 
+/* Orders scopes by name. */
+static int
+compare_names(const void *a, const void *b)
+{
+    return strcmp(capture_scope_name(((const FlushScope *) a)->scope_no),
+                  capture_scope_name(((const FlushScope *) b)->scope_no));
+}
+
 /* Orders scopes by id, so that two transactions that share some never wait for each other. */
 static int
 compare_scopes(const void *a, const void *b)
@@ -358,12 +367,15 @@ find_scopes(FlushScope **scopes)
     *scopes = palloc0(count * sizeof(FlushScope));
     for (int32 i = 0; i < count; i++)
     {
-        CHECK_FOR_INTERRUPTS();
         if (used[i])
-        {
-            (*scopes)[found].scope_no = i;
-            (*scopes)[found++].scope_id = scope_find_or_create(capture_scope_name(i));
-        }
+            (*scopes)[found++].scope_no = i;
+    }
+    /* Names are locked to create a scope, so those have an order too. */
+    qsort(*scopes, found, sizeof(FlushScope), compare_names);
+    for (int i = 0; i < found; i++)
+    {
+        CHECK_FOR_INTERRUPTS();
+        (*scopes)[i].scope_id = scope_find_or_create(capture_scope_name((*scopes)[i].scope_no));
     }
     qsort(*scopes, found, sizeof(FlushScope), compare_scopes);
     pfree(used);

@@ -15,6 +15,7 @@
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/proc.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/guc.h"
@@ -77,6 +78,8 @@ change_refuse_error(Change *change, ErrorData *error)
     }
     else if (error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
         reason = REASON_FORBIDDEN;
+    else if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+        message = "another transaction is writing to this row";
     else if (!may_pass(category))
     {
         reason = REASON_CONSTRAINT;
@@ -665,6 +668,25 @@ harvest(Upload *upload, int64 start)
     MemoryContextDelete(context);
 }
 
+/*
+ * How long a statement of this upload may wait for a row that somebody else has locked, in ms.
+ * Other writers lock rows first and the scope at commit, we the other way round: who of the two has
+ * to give way must be the upload, which can be sent again. So it stops waiting before the other's
+ * deadlock check can find anything, and after the first time hardly waits at all.
+ */
+static void
+limit_lock_waits(bool again)
+{
+    int limit = again ? 10 : Max(DeadlockTimeout / 2, 1);
+    char text[32];
+
+    if (LockTimeout > 0 && LockTimeout < limit)
+        return;
+    snprintf(text, sizeof(text), "%d", limit);
+    (void) set_config_option("lock_timeout", text, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+                             true, 0, false);
+}
+
 /* Writes changes together. If it works they are logged; if not, nothing has happened. */
 static bool
 attempt(Upload *upload, Change **changes, int count, ErrorData **error)
@@ -678,6 +700,8 @@ attempt(Upload *upload, Change **changes, int count, ErrorData **error)
     capture_set_observer(NULL, NULL);
     if (done)
         harvest(upload, start);
+    else if (*error != NULL && (*error)->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+        limit_lock_waits(true);
     return done;
 }
 
@@ -1058,6 +1082,7 @@ run(Upload *upload)
     PushActiveSnapshot(GetTransactionSnapshot());
     source_find_or_create(upload->scope.scope_id, upload->source_id, &upload->source);
     highest_id = upload->source.last_change_id;
+    limit_lock_waits(false);
 
     upload->log = changelog_open(&upload->scope, upload->source.source_no);
     if (upload->request.atomic)
