@@ -48,7 +48,11 @@ struct setting
 
 static const struct setting settings[] = {
     TEXT(listen, "127.0.0.1:8080",
-         "Address and port. Port 0 takes a free one; `[::1]:8080` for IPv6."),
+         "Address and port. Port 0 takes a free one; `[::1]:8080` for IPv6; `unix:/path` for a "
+         "socket file."),
+    TEXT(tls_certificate, NULL,
+         "PEM file with the certificate chain for HTTPS. Read again on SIGHUP."),
+    TEXT(tls_key, NULL, "PEM file with its private key. Read again on SIGHUP."),
     TEXT(database_url, NULL, "libpq connection string or URI of the database. Required."),
     TEXT(jwt_secret, NULL, "Secret of HS256, HS384, HS512 tokens: at least 32, 48, 64 bytes."),
     TEXT(jwks_file, NULL, "File with a JWK Set (RFC 7517). Read again on SIGHUP."),
@@ -392,6 +396,9 @@ check_whole(const struct config *config, char *error, size_t error_size)
                       "jwt_secret has %zu bytes: HS256 needs at least 32 (RFC 7518, 3.2), and more "
                       "than 1024 are not taken",
                       strlen(config->jwt_secret));
+    if ((config->tls_certificate == NULL) != (config->tls_key == NULL))
+        return refuse(error, error_size,
+                      "tls_certificate and tls_key belong together: one of them is not set");
     if (config->cors_origins != NULL && !origins_valid(config->cors_origins))
         return refuse(error, error_size,
                       "cors_origins must be \"*\", or origins such as https://app.example with "

@@ -13,6 +13,8 @@
 struct config
 {
     char *listen;
+    char *tls_certificate;
+    char *tls_key;
     char *database_url;
     char *jwt_secret;
     char *jwks_file;

@@ -6,6 +6,7 @@
 #include "log.h"
 #include "router.h"
 #include "server.h"
+#include "tls.h"
 
 #include <getopt.h>
 #include <signal.h>
@@ -27,7 +28,7 @@ static const char usage[] =
     "  -h, --help          print this\n"
     "\n"
     "SIGTERM and SIGINT let requests in hand end, then the process exits with 0.\n"
-    "SIGHUP reads the JWK Set file again; one that is broken leaves the old keys in force.\n";
+    "SIGHUP reads keys and certificates again; broken ones leave the old ones in force.\n";
 
 /* Sets the log's level from a configuration that config.c has checked. */
 static void
@@ -40,21 +41,25 @@ apply_log_level(const struct config *config)
             log_set_level((enum log_level)level);
 }
 
-/* SIGHUP: new keys, or the old ones and a word in the log. */
+/* SIGHUP: new keys and certificates, or the old ones and a word in the log. */
 static void
 reload(struct server *server, const struct config *config)
 {
     char error[768];
+    SSL_CTX *tls = NULL;
     struct jwt_keys *keys = auth_load_keys(config, error, sizeof(error));
 
-    if (keys == NULL)
+    if (keys == NULL || !tls_load(config, &tls, error, sizeof(error)))
+        log_message(LOG_ERROR, "reload_failed", "%s; the old keys and certificates stay in force",
+                    error);
+    else
     {
-        log_message(LOG_ERROR, "reload_failed", "%s; the old keys stay in force", error);
-        return;
+        server_renew(server, keys, tls);
+        log_message(LOG_INFO, "reloaded", "keys and certificates read again");
     }
-    server_set_keys(server, keys);
-    jwt_keys_release(keys);
-    log_message(LOG_INFO, "reloaded", "keys read again");
+    SSL_CTX_free(tls);
+    if (keys != NULL)
+        jwt_keys_release(keys);
 }
 
 /* Waits for signals until one asks to end. */
@@ -78,7 +83,7 @@ serve(struct server *server, const struct config *config, const sigset_t *signal
 
 /* Runs the server to its end. Returns the exit status. */
 static int
-run(const struct config *config, struct jwt_keys *keys)
+run(const struct config *config, struct jwt_keys *keys, SSL_CTX *tls)
 {
     char error[512];
     struct server *server;
@@ -91,7 +96,7 @@ run(const struct config *config, struct jwt_keys *keys)
     sigaddset(&signals, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &signals, NULL);
     signal(SIGPIPE, SIG_IGN);
-    server = server_create(config, keys, router_configure, error, sizeof(error));
+    server = server_create(config, keys, tls, router_configure, error, sizeof(error));
     if (server == NULL)
     {
         fprintf(stderr, "rowsync-gateway: %s\n", error);
@@ -124,6 +129,7 @@ main(int argc, char **argv)
     bool check = false;
     struct config config;
     struct jwt_keys *keys;
+    SSL_CTX *tls = NULL;
     char error[768];
     int option;
     int status;
@@ -164,15 +170,18 @@ main(int argc, char **argv)
     }
     apply_log_level(&config);
     keys = auth_load_keys(&config, error, sizeof(error));
-    if (keys == NULL)
+    if (keys == NULL || !tls_load(&config, &tls, error, sizeof(error)))
     {
+        if (keys != NULL)
+            jwt_keys_release(keys);
         fprintf(stderr, "rowsync-gateway: %s\n", error);
         config_free(&config);
         return EXIT_USAGE;
     }
     if (check)
         puts("rowsync-gateway: the configuration is good");
-    status = check ? EXIT_SUCCESS : run(&config, keys);
+    status = check ? EXIT_SUCCESS : run(&config, keys, tls);
+    SSL_CTX_free(tls);
     jwt_keys_release(keys);
     config_free(&config);
     return status;

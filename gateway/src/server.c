@@ -25,6 +25,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 
 /* Milliseconds between sweeps: the precision of all connection timeouts. */
 #define SWEEP_MS 100
@@ -39,6 +40,7 @@ struct server
 {
     const struct config *config;
     struct jwt_keys *keys;
+    SSL_CTX *tls;
     h2o_globalconf_t global;
     unsigned loop_count;
     bool started;
@@ -106,13 +108,10 @@ set_accepting(struct loop *loop, bool accepting)
     if (loop->accepting == accepting)
         return;
     loop->accepting = accepting;
-    for (size_t i = 0; i < loop->listener_count; i++)
-    {
-        if (accepting)
-            h2o_socket_read_start(loop->listeners[i], on_accept);
-        else
-            h2o_socket_read_stop(loop->listeners[i]);
-    }
+    if (accepting)
+        h2o_socket_read_start(loop->listener, on_accept);
+    else
+        h2o_socket_read_stop(loop->listener);
 }
 
 static void
@@ -367,16 +366,13 @@ on_sweep(h2o_timeout_entry_t *entry)
 static void
 begin_drain(struct loop *loop, void *unused)
 {
-    (void)unused;
-    for (size_t i = 0; i < loop->listener_count; i++)
-    {
-        h2o_socket_t *socket;
+    h2o_socket_t *socket;
 
-        while ((socket = h2o_evloop_socket_accept(loop->listeners[i])) != NULL)
-            begin_connection(loop, socket);
-        h2o_socket_close(loop->listeners[i]);
-    }
-    loop->listener_count = 0;
+    (void)unused;
+    while ((socket = h2o_evloop_socket_accept(loop->listener)) != NULL)
+        begin_connection(loop, socket);
+    h2o_socket_close(loop->listener);
+    loop->listener = NULL;
     loop->draining = true;
     loop->drain_until = h2o_now(loop->http.loop) + (uint64_t)loop->config->drain_timeout;
     loop->http.shutdown_requested = 1;
@@ -471,9 +467,18 @@ split_address(const char *listen, char *host, size_t host_size, const char **por
     return true;
 }
 
-/* Gives every loop a listener on the configured address: the kernel spreads connections. */
+/* Takes a descriptor as a loop's listener. */
+static void
+add_listener(struct loop *loop, int descriptor)
+{
+    loop->listener =
+        h2o_evloop_socket_create(loop->http.loop, descriptor, H2O_SOCKET_FLAG_DONT_READ);
+    loop->listener->data = loop;
+}
+
+/* One TCP listener a loop: with SO_REUSEPORT the kernel spreads connections over them. */
 static bool
-open_listeners(struct server *server, char *error, size_t error_size)
+open_tcp(struct server *server, char *error, size_t error_size)
 {
     const char *listen = server->config->listen;
     struct addrinfo hints = {.ai_family = AF_UNSPEC,
@@ -483,46 +488,85 @@ open_listeners(struct server *server, char *error, size_t error_size)
     const char *port = NULL;
     char host[64];
     char reason[128];
-    bool good;
 
-    good = split_address(listen, host, sizeof(host), &port) &&
-           getaddrinfo(host, port, &hints, &address) == 0;
-    if (!good)
+    if (!split_address(listen, host, sizeof(host), &port) ||
+        getaddrinfo(host, port, &hints, &address) != 0)
     {
         snprintf(error, error_size,
                  "listen: \"%.64s\" is no numeric address and port such as 127.0.0.1:8080 or "
-                 "[::1]:8080",
+                 "[::1]:8080, and no unix:/path",
                  listen);
         return false;
     }
-    for (unsigned i = 0; good && i < server->loop_count; i++)
+    for (unsigned i = 0; i < server->loop_count; i++)
     {
-        struct loop *loop = &server->loops[i];
         int descriptor = listen_on(address, reason, sizeof(reason));
 
-        good = descriptor >= 0;
-        if (!good)
+        if (descriptor < 0)
         {
             snprintf(error, error_size, "listen: %.64s: %s", listen, reason);
-            break;
+            freeaddrinfo(address);
+            return false;
         }
         /* With port 0 the first listener gets a port, and the others share it. */
         getsockname(descriptor, address->ai_addr, &address->ai_addrlen);
-        loop->listeners = calloc(1, sizeof(loop->listeners[0]));
-        if (loop->listeners == NULL)
-            abort();
-        loop->listeners[0] =
-            h2o_evloop_socket_create(loop->http.loop, descriptor, H2O_SOCKET_FLAG_DONT_READ);
-        loop->listeners[0]->data = loop;
-        loop->listener_count = 1;
+        add_listener(&server->loops[i], descriptor);
     }
     snprintf(server->url, sizeof(server->url),
-             address->ai_family == AF_INET6 ? "http://[%s]:%u" : "http://%s:%u", host,
+             address->ai_family == AF_INET6 ? "http%s://[%s]:%u" : "http%s://%s:%u",
+             server->tls == NULL ? "" : "s", host,
              ntohs(address->ai_family == AF_INET6
                        ? ((struct sockaddr_in6 *)(void *)address->ai_addr)->sin6_port
                        : ((struct sockaddr_in *)(void *)address->ai_addr)->sin_port));
     freeaddrinfo(address);
+    return true;
+}
+
+/*
+ * One socket file for all loops: they share its queue, and whoever is free takes the next. A file
+ * that nobody listens on any more is replaced; a living one is not.
+ */
+static bool
+open_unix(struct server *server, const char *path, char *error, size_t error_size)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    int descriptor = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    bool good = probe >= 0 && descriptor >= 0 && strlen(path) < sizeof(address.sun_path);
+
+    if (good)
+    {
+        memcpy(address.sun_path, path, strlen(path) + 1);
+        if (connect(probe, (struct sockaddr *)&address, sizeof(address)) != 0 &&
+            errno == ECONNREFUSED)
+            unlink(path);
+        good = bind(descriptor, (struct sockaddr *)&address, sizeof(address)) == 0 &&
+               listen(descriptor, H2O_SOMAXCONN) == 0;
+    }
+    if (!good)
+        snprintf(error, error_size, "listen: unix:%.100s: %s", path,
+                 strlen(path) < sizeof(address.sun_path) ? strerror(errno)
+                                                         : "longer than a socket's path can be");
+    for (unsigned i = 0; good && i < server->loop_count; i++)
+        add_listener(&server->loops[i], fcntl(descriptor, F_DUPFD_CLOEXEC, 0));
+    if (good)
+        snprintf(server->url, sizeof(server->url), "unix:%s", path);
+    if (probe >= 0)
+        close(probe);
+    if (descriptor >= 0)
+        close(descriptor);
     return good;
+}
+
+/* Opens what the configuration names. */
+static bool
+open_listeners(struct server *server, char *error, size_t error_size)
+{
+    const char *listen = server->config->listen;
+
+    if (strncmp(listen, "unix:", 5) == 0)
+        return open_unix(server, listen + 5, error, error_size);
+    return open_tcp(server, error, error_size);
 }
 
 /* Prepares one loop; its thread starts later. */
@@ -546,6 +590,9 @@ create_loop(struct server *server, unsigned number)
     h2o_context_init(&loop->http, h2o_evloop_create(), &server->global);
     loop->accept.ctx = &loop->http;
     loop->accept.hosts = server->global.hosts;
+    if (server->tls != NULL)
+        SSL_CTX_up_ref(server->tls);
+    loop->accept.ssl_ctx = server->tls;
     loop->auth = auth_create(server->config, server->keys);
     h2o_multithread_register_receiver(loop->http.queue, &loop->inbox, on_messages);
     loop->departures = epoll_create1(EPOLL_CLOEXEC);
@@ -560,7 +607,7 @@ create_loop(struct server *server, unsigned number)
 }
 
 struct server *
-server_create(const struct config *config, struct jwt_keys *keys,
+server_create(const struct config *config, struct jwt_keys *keys, SSL_CTX *tls,
               void (*configure)(h2o_globalconf_t *global, const struct config *config), char *error,
               size_t error_size)
 {
@@ -572,6 +619,7 @@ server_create(const struct config *config, struct jwt_keys *keys,
         abort();
     server->config = config;
     server->keys = jwt_keys_hold(keys);
+    server->tls = tls;
     server->loop_count = count;
     if (config->rate_limit != 0)
         server->limiter = limiter_create(config->rate_limit, config->rate_burst);
@@ -625,16 +673,33 @@ take_keys(struct loop *loop, void *keys)
     jwt_keys_release(keys);
 }
 
+/* The same for a TLS context. Connections keep the one that they began with. */
+static void
+take_tls(struct loop *loop, void *tls)
+{
+    SSL_CTX_free(loop->accept.ssl_ctx);
+    loop->accept.ssl_ctx = tls;
+}
+
 void
-server_set_keys(struct server *server, struct jwt_keys *keys)
+server_renew(struct server *server, struct jwt_keys *keys, SSL_CTX *tls)
 {
     for (unsigned i = 0; i < server->loop_count; i++)
+    {
         post(&server->loops[i], take_keys, jwt_keys_hold(keys));
+        if (tls != NULL)
+        {
+            SSL_CTX_up_ref(tls);
+            post(&server->loops[i], take_tls, tls);
+        }
+    }
 }
 
 void
 server_drain(struct server *server)
 {
+    if (strncmp(server->config->listen, "unix:", 5) == 0)
+        unlink(server->config->listen + 5);
     for (unsigned i = 0; i < server->loop_count; i++)
         post(&server->loops[i], begin_drain, NULL);
     for (unsigned i = 0; i < server->loop_count; i++)
@@ -651,9 +716,9 @@ server_free(struct server *server)
         struct loop *loop = &server->loops[i];
 
         auth_free(loop->auth);
-        for (size_t j = 0; j < loop->listener_count; j++)
-            h2o_socket_close(loop->listeners[j]);
-        free(loop->listeners);
+        SSL_CTX_free(loop->accept.ssl_ctx);
+        if (loop->listener != NULL)
+            h2o_socket_close(loop->listener);
         h2o_socket_close(loop->departures_socket);
         h2o_timeout_unlink(&loop->sweep);
         all_closed = all_closed && loop->connection_count == 0;

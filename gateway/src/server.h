@@ -33,9 +33,8 @@ struct loop
     struct pg_pool *heads;   /* for the watcher: one connection */
     struct watch *watch;
     struct metrics metrics;
-    struct limiter *limiter; /* the process's; NULL: no limit */
-    h2o_socket_t **listeners;
-    size_t listener_count;
+    struct limiter *limiter;    /* the process's; NULL: no limit */
+    h2o_socket_t *listener;     /* NULL once draining */
     h2o_linklist_t connections; /* struct connection */
     size_t connection_count;
     size_t connection_limit;
@@ -88,10 +87,11 @@ void connection_watch(struct connection *connection);
 void connection_linger(struct connection *connection);
 
 /*
- * Opens the listeners of `config` and creates the loops, without running them. `configure` fills
- * h2o's configuration. NULL with the cause in `error`. Keys and config must outlive it.
+ * Opens the listeners of `config`, with TLS unless `tls` is NULL, and creates the loops, without
+ * running them. `configure` fills h2o's configuration. NULL with the cause in `error`. Keys and
+ * config must outlive it.
  */
-struct server *server_create(const struct config *config, struct jwt_keys *keys,
+struct server *server_create(const struct config *config, struct jwt_keys *keys, SSL_CTX *tls,
                              void (*configure)(h2o_globalconf_t *global,
                                                const struct config *config),
                              char *error, size_t error_size);
@@ -106,8 +106,8 @@ const char *server_url(const struct server *server);
 void server_write_metrics(const struct server *server, const char *const *routes,
                           struct text *text);
 
-/* Hands new keys to every loop. */
-void server_set_keys(struct server *server, struct jwt_keys *keys);
+/* Hands new keys and, unless NULL, a new TLS context to every loop. References are taken. */
+void server_renew(struct server *server, struct jwt_keys *keys, SSL_CTX *tls);
 
 /* Stops accepting, lets requests in hand end within the drain timeout, and waits for it. */
 void server_drain(struct server *server);

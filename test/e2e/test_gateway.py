@@ -7,10 +7,13 @@ import json
 import re
 import signal
 import socket
+import ssl
+import subprocess
 import threading
 import time
 
 import pytest
+import rig
 
 def problem(answer, status, code, detail):
     """The answer is this problem, in full and in the right form."""
@@ -981,3 +984,95 @@ def test_metrics_count_what_happened(start_gateway, mint):
     assert buckets[-1] == values["rowsync_request_seconds_count", '{route="/sync/download"}'] == 3
     off = start_gateway(ROWSYNC_METRICS="false")
     assert off.request("GET", "/metrics").status == 404
+
+
+# Other ways in
+
+def certificate(folder, name):
+    """A self-signed certificate for 127.0.0.1 and its key, as two PEM files."""
+    chain, key = folder / f"{name}.crt", folder / f"{name}.key"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
+                    "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", f"/CN={name}",
+                    "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", chain],
+                   check=True, capture_output=True)
+    return chain, key
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
+def test_https_and_new_certificates_without_a_break(start_gateway, tmp_path, mint):
+    chain, key = certificate(tmp_path, "one")
+    gateway = start_gateway(ROWSYNC_TLS_CERTIFICATE=chain, ROWSYNC_TLS_KEY=key)
+    assert gateway.url.startswith("https://127.0.0.1:")
+
+    def connect(trusted):
+        connection = http.client.HTTPSConnection(
+            "127.0.0.1", gateway.port, timeout=20,
+            context=ssl.create_default_context(cafile=trusted))
+        connection.connect()
+        return connection
+
+    def ask(connection, path="/sync/download"):
+        connection.request("GET", path, headers={"Authorization": "Bearer " + mint("ann", "phone")})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    before = connect(chain)
+    assert before.sock.version() == "TLSv1.3"
+    assert ask(before)[0] == 200
+    new_chain, new_key = certificate(tmp_path, "two")
+    new_chain.rename(chain)
+    gateway.server.send_signal(signal.SIGHUP)
+    assert eventually(lambda: any(line["event"] == "reload_failed" for line in gateway.log()))
+    new_key.rename(key)
+    gateway.server.send_signal(signal.SIGHUP)
+    assert eventually(lambda: any(line["event"] == "reloaded" for line in gateway.log()))
+    assert eventually(lambda: ask(connect(chain))[0] == 200)
+    # The connection from before goes on as it was.
+    assert ask(before)[0] == 200
+    with pytest.raises(ssl.SSLError):
+        context = ssl.create_default_context(cafile=chain)
+        context.maximum_version = ssl.TLSVersion.TLSv1_1
+        context.set_ciphers("DEFAULT@SECLEVEL=0")
+        http.client.HTTPSConnection("127.0.0.1", gateway.port, context=context,
+                                    timeout=20).connect()
+    # A client that talks plainly is cut, not served.
+    assert not talk(gateway, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").startswith(b"HTTP")
+
+
+def test_a_socket_file(database, tmp_path, mint):
+    """Started by hand: the rig's gateways all have ports."""
+    path = tmp_path / "gateway.sock"
+    environment = {"PATH": "/usr/bin:/bin", "ROWSYNC_LISTEN": f"unix:{path}",
+                   "ROWSYNC_JWT_SECRET": "rowsync-test-secret-rowsync-test",
+                   "DATABASE_URL": database.gateway_dsn}
+
+    def start():
+        server = subprocess.Popen([rig.gateway.BINARY], env=environment, text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        return server, server.stdout.readline()
+
+    def ask():
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.connect(str(path))
+            peer.sendall(f"GET /sync/download HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+                         f"Authorization: Bearer {mint('ann', 'phone')}\r\n\r\n".encode())
+            return peer.recv(12)
+    first, line = start()
+    try:
+        assert line == f"rowsync-gateway: listening on unix:{path}\n"
+        assert ask() == b"HTTP/1.1 200"
+        second, line = start()
+        assert line == ""
+        assert second.communicate(timeout=20)[1] == \
+            f"rowsync-gateway: listen: unix:{path}: Address already in use\n"
+        first.kill()
+        first.communicate()
+        # What a killed one left behind is in nobody's way.
+        first, line = start()
+        assert ask() == b"HTTP/1.1 200"
+        first.terminate()
+        first.communicate(timeout=20)
+        assert first.returncode == 0
+        assert not path.exists()
+    finally:
+        first.kill()
+        first.communicate()
