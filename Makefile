@@ -23,7 +23,7 @@ STAGE := $(CURDIR)/build/stage
 PARTS := $(patsubst %/Makefile,%,$(wildcard gateway/Makefile client-sqlite/Makefile))
 
 .PHONY: all deps ready stage unit install clang check check-pgtap check-isolation check-unit \
-        check-random check-e2e scenario demo up down psql lint format clean
+        check-random check-e2e scenario demo bench up down psql lint format clean
 
 all: stage
 	@for part in $(PARTS); do $(MAKE) --no-print-directory -C $$part all || exit; done
@@ -82,6 +82,10 @@ scenario: ready
 
 demo: ready
 	@$(RUN) demo
+
+# Figures beside their floors. ONLY=server names a part; ARGS goes to it (see docs/benchmarks.md).
+bench: ready
+	@for part in $(or $(ONLY),server); do $(PYTHON) bench/$$part $(ARGS) || exit; done
 
 up: ready
 	@$(RUN) up

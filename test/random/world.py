@@ -330,7 +330,8 @@ class World:
         elif way == "op":
             extra = {"op": rng.choice(["UPSERT", "insert", 1, None])}
         elif way == "pk":
-            extra = {"pk": rng.choice([None, 7, {}, True, "[1", [1, 2, 3, 4]])}
+            extra = {"pk": rng.choice([None, 7, {}, True, [1, 2, 3, 4]] + (
+                ["[1", "[]", "x"] if len(table.keys) > 1 else []))}
         elif way == "no pk":
             text = json.loads(encode(change, rng).text)
             del text["pk"]
