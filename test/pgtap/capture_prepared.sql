@@ -2,7 +2,7 @@
 \ir include/helpers.sql
 \ir include/app.sql
 SET rowsync.scope = 'ann';
-SELECT plan(8);
+SELECT plan(9);
 
 INSERT INTO app.users (id, name) VALUES ('u1', 'A');
 BEGIN;
@@ -34,5 +34,11 @@ PREPARE TRANSACTION 'fourth';
 COMMIT PREPARED 'fourth';
 SELECT is(:'answer'::text, '1 applied 7', 'an upload in it');
 SELECT is(up('ann', 'phone', change(1, 'INSERT', 'users', 'u5', 0, '{"name":"x"}')), '1 applied 7', 'which is known afterwards');
+BEGIN;
+INSERT INTO app.users VALUES ('u6', 'F', NULL, NULL, 'new');
+PREPARE TRANSACTION 'fifth';
+ROLLBACK PREPARED 'fifth';
+SELECT is(up('new', 'phone', change(1, 'INSERT', 'users', 'u6', 0, '{"name":"x"}')), '1 applied 1',
+          'a user who came to be in it and did not');
 SELECT is_empty('SELECT unsound()', 'log, versions and tables agree');
 SELECT finish();

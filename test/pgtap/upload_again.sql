@@ -1,7 +1,7 @@
 -- Exactly once: a change sent again, in whatever batch, has no second effect and gets the same answer.
 \ir include/helpers.sql
 \ir include/app.sql
-SELECT plan(20);
+SELECT plan(23);
 
 SELECT is(up('ann', 'phone', change(1, 'INSERT', 'users', 'u1', 0, '{"name":"A"}'),
                              change(2, 'INSERT', 'users', 'u2', 0, '{"name":"B"}')),
@@ -51,5 +51,16 @@ SELECT is(answer('ann', 'phone', change(12, 'INSERT', 'users', 'u12', 0, '{"name
           'two changes under one number: the first counts');
 SELECT results_eq($$SELECT id FROM app.users WHERE id > 'u1' AND id < 'u2' ORDER BY id$$, '{u11,u12}'::text[],
                   'and is the one that is written');
+
+-- The answer is the same also where the server made more of the row.
+CREATE TABLE app.drafts (id text PRIMARY KEY, state text DEFAULT 'new', body text);
+SELECT rowsync.register_table('app.drafts') > 0 AS registered \gset
+SELECT is(answer('ann', 'phone', change(20, 'INSERT', 'drafts', 'd1', 0, '{"body":"x"}')) #> '{statuses,0,server_row,payload}',
+          '{"id":"d1","state":"new","body":"x"}'::jsonb, 'a default comes back');
+SELECT is(answer('ann', 'phone', change(20, 'INSERT', 'drafts', 'd1', 0, '{"body":"x"}')) #> '{statuses,0,server_row,payload}',
+          '{"id":"d1","state":"new","body":"x"}'::jsonb, 'for who did not hear it, too');
+SELECT is(brief(atomic_answer('ann', 'phone', change(20, 'INSERT', 'drafts', 'd1', 0, '{"body":"x"}'),
+                                              change(21, 'INSERT', 'users', 'u21', 0, '{}'))) LIKE '20 applied 12%, 21 invalid constraint', true,
+          'what is known stays applied when an atomic request is refused');
 SELECT is_empty('SELECT unsound()', 'log, versions and tables agree');
 SELECT finish();

@@ -11,6 +11,7 @@ CREATE TABLE app.rooms (
     floor integer UNIQUE DEFERRABLE,
     outside_code text REFERENCES app.outside,
     mood text,
+    note text UNIQUE,
     EXCLUDE USING gist (floor WITH =, slot WITH &&)
 );
 CREATE DOMAIN app.even AS integer CHECK (VALUE % 2 = 0);
@@ -25,6 +26,8 @@ BEGIN
         PERFORM 1 / 0;
     ELSIF NEW.mood = 'skip' THEN
         RETURN NULL;
+    ELSIF NEW.mood = 'code' THEN
+        RAISE EXCEPTION 'no way' USING ERRCODE = 'PT403';
     ELSIF NEW.mood = 'forbid' THEN
         RAISE insufficient_privilege USING MESSAGE = 'not yours';
     END IF;
@@ -41,7 +44,7 @@ END $$;
 CREATE CONSTRAINT TRIGGER late AFTER INSERT ON app.rooms DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW EXECUTE FUNCTION app.late();
 DO $$ BEGIN PERFORM rowsync.register_table('app.rooms'), rowsync.register_table('app.tints'); END $$;
-SELECT plan(23);
+SELECT plan(25);
 
 -- The fault of an INSERT into app.rooms between two good ones, which must both be applied.
 CREATE SEQUENCE t.ids;
@@ -80,6 +83,9 @@ SELECT is(room('{"slot":"[6,5)"}'),
           'bad_payload | range lower bound must be less than or equal to range upper bound'
           ' | {"column": "slot", "sqlstate": "22000"}', 'what the type''s input function refuses');
 SELECT is(room('{"mood":"raise"}'), 'constraint | not in this mood | {"sqlstate": "P0001"}', 'raised by a trigger');
+SELECT is(room('{"mood":"code"}'), 'constraint | no way | {"sqlstate": "PT403"}', 'raised under a code of its own');
+SELECT is(room('{"note":"' || (SELECT string_agg(md5(n::text), '') FROM generate_series(1, 500) AS n) || '"}'),
+          'constraint | index row requires 16016 bytes, maximum size is 8191 | {"sqlstate": "54000"}', 'a value too long for its index');
 SELECT is(room('{"mood":"divide"}'), 'constraint | division by zero | {"sqlstate": "22012"}', 'an error of a trigger');
 SELECT is(room('{"mood":"late"}'), 'constraint | late but sure | {"sqlstate": "P0001"}', 'a deferred constraint trigger');
 SELECT is(room('{"mood":"skip"}'),

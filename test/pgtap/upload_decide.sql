@@ -1,7 +1,7 @@
 -- What becomes of a change: every rule of protocol.md under "Rules that follow".
 \ir include/helpers.sql
 \ir include/app.sql
-SELECT plan(37);
+SELECT plan(42);
 
 SELECT is(up('ann', 'phone', change(1, 'INSERT', 'users', 'u1', 0, '{"name":"Ann","age":1}')),
           '1 applied 1', 'a row to start with');
@@ -95,6 +95,17 @@ SELECT is(answer('ann', 'phone', change(17, 'UPDATE', 'users', 'u1', 2, '{"email
 SELECT is(answer('ann', 'phone', change(18, 'UPDATE', 'users', 'u1', 3, '{"email":"X"}'))
             #> '{statuses,0,server_changed}', NULL,
           'and is absent where the base was never a version of the row');
+
+-- What a change says may be true already, and the device still not know the rest of the row.
+SELECT is(up('ann', 'phone', change(20, 'INSERT', 'users', 'u20', 0, '{"name":"A","email":"old"}')), '20 applied 18', 'phone inserts');
+SELECT is(up('ann', 'tablet', change(20, 'UPDATE', 'users', 'u20', 18, '{"name":"B","email":"new"}')), '20 applied 19', 'tablet changes two columns');
+SELECT is(answer('ann', 'phone', change(21, 'UPDATE', 'users', 'u20', 18, '{"name":"B"}')) #> '{statuses,0}',
+          '{"source_change_id":21,"status":"applied","new_server_version":20,
+            "server_row":{"schema_name":"app","table_name":"users","id":"u20","server_version":20,"deleted":false,
+                          "payload":{"id":"u20","name":"B","email":"new","age":null}}}'::jsonb,
+          'phone changes one to the same: applied, with the row, for its download leaves this row out');
+SELECT is(page('ann', 'phone', 18), '> 20/20', 'as it does');
+SELECT is(up('ann', 'phone', change(21, 'UPDATE', 'users', 'u20', 18, '{"name":"B"}')), '21 applied 20 +row', 'sent again, the same');
 
 SELECT is((SELECT count(*)::int FROM rowsync.source), 3,
           'each source that uploaded is known, once');

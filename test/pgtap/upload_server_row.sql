@@ -35,7 +35,7 @@ BEGIN
     PERFORM rowsync.register_table(format('app.%I', name)::regclass)
     FROM unnest('{notes,plain,counts,trash,boxes,things}'::text[]) AS name;
 END $$;
-SELECT plan(29);
+SELECT plan(31);
 
 SELECT is(answer('ann', 'phone', change(1, 'INSERT', 'notes', 'n1', 0, '{"id":"n1"}')),
           '{"accepted":true,"highest_server_seq":1,
@@ -64,21 +64,39 @@ SELECT is(rowsync.download('ann', 'tablet', 5)::jsonb #> '{changes,0,payload}',
 SELECT is(up('ann', 'phone', change(10, 'INSERT', 'plain', 'x1', 0, '{"a":-0,"b":1.50}')), '10 applied 7', '1.50 is 1.5');
 SELECT is((SELECT payload FROM rowsync.change_log WHERE seq = 7), '{"id":"x1","a":0,"b":1.5}', 'the log has it in its own words');
 
+-- AFTER triggers that write to the row once more, before or after the capture sees it.
+CREATE FUNCTION app.again() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF pg_trigger_depth() = 1 THEN
+        UPDATE app.plain SET a = a + 1000 WHERE id = NEW.id;
+        UPDATE app.plain SET b = b WHERE id = NEW.id;
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER "AGAIN" AFTER UPDATE ON app.plain FOR EACH ROW EXECUTE FUNCTION app.again();
+SELECT is(answer('ann', 'phone', change(90, 'UPDATE', 'plain', 'x1', 7, '{"b":2.5}')) #> '{statuses,0,server_row,payload}',
+          '{"id":"x1","a":1000,"b":2.5}'::jsonb, 'a trigger that fires before the capture and writes the row twice');
+DROP TRIGGER "AGAIN" ON app.plain;
+CREATE TRIGGER zz_again AFTER UPDATE ON app.plain FOR EACH ROW EXECUTE FUNCTION app.again();
+SELECT is(answer('ann', 'phone', change(91, 'UPDATE', 'plain', 'x1', 7, '{"b":3.5}')) #> '{statuses,0,server_row,payload}',
+          '{"id":"x1","a":2000,"b":3.5}'::jsonb, 'a trigger that fires after it');
+DROP TRIGGER zz_again ON app.plain;
+
 -- Rows that triggers write: the server's changes, also to the uploader.
 CREATE TRIGGER count AFTER INSERT ON app.plain FOR EACH ROW EXECUTE FUNCTION app.count();
 CREATE TRIGGER bin AFTER DELETE ON app.plain FOR EACH ROW EXECUTE FUNCTION app.bin();
 SELECT is(up('ann', 'phone', change(11, 'INSERT', 'plain', 'x2', 0, '{"a":1,"b":1}'),
-                             change(12, 'INSERT', 'plain', 'x3', 0, '{"a":1,"b":1}')), '11 applied 8, 12 applied 10',
+                             change(12, 'INSERT', 'plain', 'x3', 0, '{"a":1,"b":1}')), '11 applied 10, 12 applied 12',
           'two rows whose trigger counts them');
-SELECT results_eq($$SELECT log('ann', 7)$$,
-                  '{8 plain I x2 phone,9 counts I plain server,10 plain I x3 phone}'::text[],
+SELECT results_eq($$SELECT log('ann', 9)$$,
+                  '{10 plain I x2 phone,11 counts I plain server,12 plain I x3 phone}'::text[],
                   'the count is logged once, as the server''s');
-SELECT is(page('ann', 'phone', 7), '9 INSERT plain, > 10/10', 'and reaches the uploader');
-SELECT is((SELECT payload FROM rowsync.change_log WHERE seq = 9), '{"id":"plain","n":2}', 'in its final state');
-SELECT is(up('ann', 'phone', change(13, 'DELETE', 'plain', 'x3', 10)), '13 applied 11', 'a DELETE whose trigger inserts');
-SELECT is(page('ann', 'phone', 10), '12 INSERT x3, > 12/12', 'what the trigger inserted is in the uploader''s scope and reaches it');
+SELECT is(page('ann', 'phone', 9), '11 INSERT plain, > 12/12', 'and reaches the uploader');
+SELECT is((SELECT payload FROM rowsync.change_log WHERE seq = 11), '{"id":"plain","n":2}', 'in its final state');
+SELECT is(up('ann', 'phone', change(13, 'DELETE', 'plain', 'x3', 12)), '13 applied 13', 'a DELETE whose trigger inserts');
+SELECT is(page('ann', 'phone', 12), '14 INSERT x3, > 14/14', 'what the trigger inserted is in the uploader''s scope and reaches it');
 SELECT is(up('ann', 'phone', change(14, 'INSERT', 'plain', 'x4', 0, '{"a":1,"b":1}'),
-                             change(15, 'UPDATE', 'counts', 'plain', 9, '{"n":100}')) ~ '^14 applied \d+, 15 applied \d+', true,
+                             change(15, 'UPDATE', 'counts', 'plain', 11, '{"n":100}')) ~ '^14 applied \d+, 15 applied \d+', true,
           'a row that the batch changes and a trigger changes');
 SELECT is((SELECT l.payload::jsonb ->> 'n' FROM rowsync.row_meta AS m JOIN rowsync.change_log AS l ON l.seq = m.version
            WHERE m.row_key = 'plain'), (SELECT n::text FROM app.counts), 'is in the log as it is in the table');
