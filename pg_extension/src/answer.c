@@ -3,13 +3,11 @@
  */
 #include "postgres.h"
 
-
 #include "guc.h"
 #include "upload.h"
 
-static const char *const reason_names[] = {"fk_missing",         "bad_payload",
-                                           "constraint",         "forbidden",
-                                           "unregistered_table", "internal_error",
+static const char *const reason_names[] = {"fk_missing",     "bad_payload",        "constraint",
+                                           "forbidden",      "unregistered_table", "internal_error",
                                            "batch_too_large"};
 
 /* Appends "name":"text". */

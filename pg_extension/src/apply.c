@@ -136,12 +136,12 @@ plan_by_key(ApplyPlan *plan)
     if (source->is_valid && source->gplan != NULL && source->gplan->is_valid)
         return;
     level = NewGUCNestLevel();
-    (void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION,
-                             GUC_ACTION_SAVE, true, 0, false);
-    (void) set_config_option("enable_hashjoin", "off", PGC_USERSET, PGC_S_SESSION,
-                             GUC_ACTION_SAVE, true, 0, false);
-    (void) set_config_option("enable_mergejoin", "off", PGC_USERSET, PGC_S_SESSION,
-                             GUC_ACTION_SAVE, true, 0, false);
+    (void)set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+                            true, 0, false);
+    (void)set_config_option("enable_hashjoin", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+                            true, 0, false);
+    (void)set_config_option("enable_mergejoin", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+                            true, 0, false);
     ReleaseCachedPlan(SPI_plan_get_cached_plan(plan->plan), CurrentResourceOwner);
     AtEOXact_GUC(true, level);
 }

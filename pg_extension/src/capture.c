@@ -73,7 +73,7 @@ capture_row(SyncedTable *table, char op, const char *scope, RowKey key, CommandI
     event.command = command;
     event.op = op;
     event.key = key;
-    event.payload = (struct varlena *) text.data;
+    event.payload = (struct varlena *)text.data;
     capture_append(&event);
     pfree(text.data);
 }
@@ -114,8 +114,8 @@ root_row(SyncedTable *table, Relation relation, TupleTableSlot *row)
         table_close(root, AccessShareLock);
         return row;
     }
-    converted = MakeSingleTupleTableSlot(CreateTupleDescCopy(RelationGetDescr(root)),
-                                         &TTSOpsVirtual);
+    converted =
+        MakeSingleTupleTableSlot(CreateTupleDescCopy(RelationGetDescr(root)), &TTSOpsVirtual);
     table_close(root, AccessShareLock);
     return execute_attr_map_slot(map->attrMap, row, converted);
 }
@@ -128,14 +128,15 @@ check_scope(SyncedTable *table, const char *scope)
         ereport(ERROR, (errcode(ROWSYNC_SCOPE_MISSING),
                         errmsg("a row of %s has no scope", table->qualified_name),
                         errhint("Run SET rowsync.scope = '<user>' first, or write the user into "
-                                "column %s.", table->scope_name)));
+                                "column %s.",
+                                table->scope_name)));
 }
 
 /* Row trigger, AFTER INSERT OR UPDATE OR DELETE. */
 Datum
 rowsync_capture(PG_FUNCTION_ARGS)
 {
-    TriggerData *trigger = (TriggerData *) fcinfo->context;
+    TriggerData *trigger = (TriggerData *)fcinfo->context;
     SyncedTable *table;
     TupleTableSlot *old = NULL;
     TupleTableSlot *new = NULL;
@@ -162,10 +163,10 @@ rowsync_capture(PG_FUNCTION_ARGS)
 
     /* The command that made this state: of the new version, or of the deletion. */
     if (new != NULL)
-        command = HeapTupleHeaderGetCmin(
-            (TRIGGER_FIRED_BY_INSERT(trigger->tg_event) ? trigger->tg_trigtuple
-                                                        : trigger->tg_newtuple)
-                ->t_data);
+        command = HeapTupleHeaderGetCmin((TRIGGER_FIRED_BY_INSERT(trigger->tg_event)
+                                              ? trigger->tg_trigtuple
+                                              : trigger->tg_newtuple)
+                                             ->t_data);
     else
         command = HeapTupleHeaderGetCmax(trigger->tg_trigtuple->t_data);
 
@@ -184,7 +185,8 @@ rowsync_capture(PG_FUNCTION_ARGS)
             check_scope(table, new_scope);
     }
     if (observer != NULL)
-        observer(observer_arg, table, new ? new_scope : old_scope, new ? new_key : old_key, old, new);
+        observer(observer_arg, table, new ? new_scope : old_scope, new ? new_key : old_key, old,
+                 new);
 
     if (old_scope != NULL && new_scope != NULL && strcmp(old_scope, new_scope) == 0 &&
         rowkey_equal(old_key, new_key))
@@ -230,8 +232,8 @@ void
 capture_scan(SyncedTable *table, void (*function)(SyncedTable *table, TupleTableSlot *row))
 {
     List *relids = find_all_inheritors(table->relid, AccessShareLock, NULL);
-    MemoryContext row_context = AllocSetContextCreate(CurrentMemoryContext, "rowsync row",
-                                                      ALLOCSET_DEFAULT_SIZES);
+    MemoryContext row_context =
+        AllocSetContextCreate(CurrentMemoryContext, "rowsync row", ALLOCSET_DEFAULT_SIZES);
     ListCell *cell;
 
     PushActiveSnapshot(GetLatestSnapshot());
@@ -267,7 +269,7 @@ capture_scan(SyncedTable *table, void (*function)(SyncedTable *table, TupleTable
 Datum
 rowsync_capture_truncate(PG_FUNCTION_ARGS)
 {
-    TriggerData *trigger = (TriggerData *) fcinfo->context;
+    TriggerData *trigger = (TriggerData *)fcinfo->context;
 
     if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_BEFORE(trigger->tg_event) ||
         !TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
@@ -309,8 +311,8 @@ final_hash(const FinalState *state)
 {
     const CaptureEvent *event = &state->event;
 
-    return hash_combine(hash_bytes((const unsigned char *) event->key.data, event->key.len),
-                        (uint32) event->table_id ^ (uint32) event->scope_no << 16);
+    return hash_combine(hash_bytes((const unsigned char *)event->key.data, event->key.len),
+                        (uint32)event->table_id ^ (uint32)event->scope_no << 16);
 }
 
 /* Whether two events are about the same row. */
@@ -338,16 +340,16 @@ final_equal(const FinalState *a, const FinalState *b)
 static int
 compare_names(const void *a, const void *b)
 {
-    return strcmp(capture_scope_name(((const FlushScope *) a)->scope_no),
-                  capture_scope_name(((const FlushScope *) b)->scope_no));
+    return strcmp(capture_scope_name(((const FlushScope *)a)->scope_no),
+                  capture_scope_name(((const FlushScope *)b)->scope_no));
 }
 
 /* Orders scopes by id, so that two transactions that share some never wait for each other. */
 static int
 compare_scopes(const void *a, const void *b)
 {
-    int64 left = ((const FlushScope *) a)->scope_id;
-    int64 right = ((const FlushScope *) b)->scope_id;
+    int64 left = ((const FlushScope *)a)->scope_id;
+    int64 right = ((const FlushScope *)b)->scope_id;
 
     return left < right ? -1 : left > right;
 }
@@ -549,7 +551,7 @@ flush_sorted(FlushScope *scopes, int nscopes)
         values[0] = Int32GetDatum(place[event.scope_no]);
         values[1] = Int32GetDatum(event.table_id);
         values[2] = PointerGetDatum(key.data);
-        values[3] = Int64GetDatum((int64) event.command);
+        values[3] = Int64GetDatum((int64)event.command);
         values[4] = BoolGetDatum(event.op != 'D');
         values[5] = Int64GetDatum(start);
         sort_row(&rows, input, values);
@@ -599,7 +601,7 @@ flush_sorted(FlushScope *scopes, int nscopes)
             current = scope;
         }
         position = DatumGetInt64(places.slot->tts_values[2]);
-        (void) capture_next(&position, &event);
+        (void)capture_next(&position, &event);
         changelog_append_state(log, event.table_id, event.key, event.op == 'D', event.payload);
     }
     if (log != NULL)
@@ -618,8 +620,7 @@ capture_flush(void)
 
     if (capture_end() == capture_flushed())
         return;
-    context = AllocSetContextCreate(TopTransactionContext, "rowsync flush",
-                                    ALLOCSET_DEFAULT_SIZES);
+    context = AllocSetContextCreate(TopTransactionContext, "rowsync flush", ALLOCSET_DEFAULT_SIZES);
     old = MemoryContextSwitchTo(context);
     PushActiveSnapshot(GetTransactionSnapshot());
     nscopes = find_scopes(&scopes);

@@ -92,7 +92,7 @@ capture_forget(void)
 int64
 capture_end(void)
 {
-    return buffer ? buffer->in_file + (int64) buffer->used : 0;
+    return buffer ? buffer->in_file + (int64)buffer->used : 0;
 }
 
 /* Events before this position are in the log. */
@@ -129,7 +129,7 @@ capture_cut(int64 end, int64 flushed)
         buffer->used = 0;
     }
     else
-        buffer->used = (Size) (end - buffer->in_file);
+        buffer->used = (Size)(end - buffer->in_file);
     buffer->flushed = flushed;
 }
 
@@ -159,7 +159,7 @@ spill(void)
     }
     seek(buffer->in_file);
     BufFileWrite(buffer->file, buffer->bytes, buffer->used);
-    buffer->in_file += (int64) buffer->used;
+    buffer->in_file += (int64)buffer->used;
     buffer->used = 0;
 }
 
@@ -169,7 +169,7 @@ reserve(Size size)
 {
     Size room = Max(buffer->room * 2, 8192);
 
-    if (buffer->used > 0 && buffer->used + size > (Size) work_mem * 1024)
+    if (buffer->used > 0 && buffer->used + size > (Size)work_mem * 1024)
         spill();
     if (buffer->used + size <= buffer->room)
         return;
@@ -189,16 +189,16 @@ capture_append(const CaptureEvent *event)
     EventHeader *header;
     char *p;
 
-    (void) get_buffer();
+    (void)get_buffer();
     reserve(size);
-    header = (EventHeader *) (buffer->bytes + buffer->used);
+    header = (EventHeader *)(buffer->bytes + buffer->used);
     header->size = size;
     header->table_id = event->table_id;
     header->scope_no = event->scope_no;
     header->command = event->command;
     header->key_len = event->key.len;
     header->op = event->op;
-    p = (char *) header + MAXALIGN(sizeof(EventHeader));
+    p = (char *)header + MAXALIGN(sizeof(EventHeader));
     memcpy(p, event->key.data, event->key.len);
     memcpy(p + MAXALIGN(event->key.len), event->payload, payload_size);
     buffer->used += size;
@@ -215,9 +215,8 @@ read_back(int64 position)
         elog(ERROR, "could not read the temporary file of captured changes");
     if (header.size > buffer->read_room)
     {
-        buffer->read = buffer->read
-                           ? repalloc_huge(buffer->read, header.size)
-                           : MemoryContextAllocHuge(TopTransactionContext, header.size);
+        buffer->read = buffer->read ? repalloc_huge(buffer->read, header.size)
+                                    : MemoryContextAllocHuge(TopTransactionContext, header.size);
         buffer->read_room = header.size;
     }
     memcpy(buffer->read, &header, sizeof(header));
@@ -240,18 +239,18 @@ capture_next(int64 *position, CaptureEvent *event)
     if (*position >= capture_end())
         return false;
     if (*position < buffer->in_file)
-        header = (EventHeader *) read_back(*position);
+        header = (EventHeader *)read_back(*position);
     else
-        header = (EventHeader *) (buffer->bytes + (*position - buffer->in_file));
-    p = (char *) header + MAXALIGN(sizeof(EventHeader));
+        header = (EventHeader *)(buffer->bytes + (*position - buffer->in_file));
+    p = (char *)header + MAXALIGN(sizeof(EventHeader));
     event->table_id = header->table_id;
     event->scope_no = header->scope_no;
     event->command = header->command;
     event->op = header->op;
     event->key.data = p;
     event->key.len = header->key_len;
-    event->payload = (struct varlena *) (p + MAXALIGN(header->key_len));
-    *position += (int64) header->size;
+    event->payload = (struct varlena *)(p + MAXALIGN(header->key_len));
+    *position += (int64)header->size;
     return true;
 }
 

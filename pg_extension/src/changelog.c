@@ -32,8 +32,8 @@ typedef struct RowSlot
 static inline uint32
 row_hash(const RowState *row)
 {
-    return hash_combine(hash_bytes((const unsigned char *) row->key.data, row->key.len),
-                        (uint32) row->table_id);
+    return hash_combine(hash_bytes((const unsigned char *)row->key.data, row->key.len),
+                        (uint32)row->table_id);
 }
 
 /* Whether two names are the same. */
@@ -65,11 +65,11 @@ struct ChangeLog
     int32 own_source;
     TimestampTz now;
     Snapshot snapshot;
-    Store log;      /* by (scope, seq) */
-    Store changes;  /* by change id; opened when first needed */
+    Store log;     /* by (scope, seq) */
+    Store changes; /* by change id; opened when first needed */
     bool changes_open;
     Store meta;
-    rows_hash *rows; /* NULL until first needed */
+    rows_hash *rows;     /* NULL until first needed */
     MemoryContext batch; /* of changelog_append_state; NULL until first needed */
     Size batch_size;
     List *dirty; /* RowStates, in the order of their first change */
@@ -84,8 +84,8 @@ struct ChangeLog
 ChangeLog *
 changelog_open(const Scope *locked, int32 own_source)
 {
-    MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "rowsync change log",
-                                                  ALLOCSET_DEFAULT_SIZES);
+    MemoryContext context =
+        AllocSetContextCreate(CurrentMemoryContext, "rowsync change log", ALLOCSET_DEFAULT_SIZES);
     MemoryContext old = MemoryContextSwitchTo(context);
     ChangeLog *log = palloc0(sizeof(ChangeLog));
 
@@ -179,7 +179,7 @@ changelog_row(ChangeLog *log, int32 table_id, RowKey key)
     check_key(key);
     old = MemoryContextSwitchTo(log->context);
     row = palloc0(sizeof(RowState) + key.len);
-    bytes = (char *) (row + 1);
+    bytes = (char *)(row + 1);
     memcpy(bytes, key.data, key.len);
     row->table_id = table_id;
     row->key.data = bytes;
@@ -380,7 +380,7 @@ changelog_read_latest(ChangeLog *log, const RowState *row, StoredChange *change)
     change->prior_version = -1;
     if (row->payload != NULL)
     {
-        change->payload = text_to_cstring((text *) row->payload);
+        change->payload = text_to_cstring((text *)row->payload);
         change->payload_len = strlen(change->payload);
     }
     return true;

@@ -18,12 +18,12 @@ typedef struct RowState
 {
     int32 table_id;
     RowKey key;
-    int64 version;        /* as of now; 0 = never seen */
-    bool deleted;         /* true where version is 0 */
-    int64 stored_version; /* as it was when the log was opened */
-    bool own;             /* everything appended since came from own_source */
-    bool stored;          /* row_meta has it, at tid */
-    bool dirty;           /* row_meta must be written */
+    int64 version;           /* as of now; 0 = never seen */
+    bool deleted;            /* true where version is 0 */
+    int64 stored_version;    /* as it was when the log was opened */
+    bool own;                /* everything appended since came from own_source */
+    bool stored;             /* row_meta has it, at tid */
+    bool dirty;              /* row_meta must be written */
     struct varlena *payload; /* of the last change appended; NULL if none or a deletion */
     ItemPointerData tid;
     /* For upload.c; NULL and 0 at first. */
@@ -36,8 +36,8 @@ typedef struct RowState
 typedef struct LogEntry
 {
     RowState *row;
-    char op;             /* 'I', 'U', 'D' */
-    int32 source_no;     /* 0 = the server */
+    char op;         /* 'I', 'U', 'D' */
+    int32 source_no; /* 0 = the server */
     int64 source_change_id;
     struct varlena *payload; /* text, or NULL */
 } LogEntry;

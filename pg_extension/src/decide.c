@@ -121,7 +121,7 @@ says_what_is(Upload *upload, Change *change)
         return false;
     change->action = ACTION_LOG_ONLY;
     change->log_payload =
-        (struct varlena *) cstring_to_text_with_len(stored.payload, stored.payload_len);
+        (struct varlena *)cstring_to_text_with_len(stored.payload, stored.payload_len);
     return true;
 }
 
@@ -176,8 +176,8 @@ conflict(Upload *upload, Change *change)
         return;
     change->server_row = stored.payload;
     change->server_row_len = stored.payload_len;
-    change->server_changed = changed_since(upload, change, &stored,
-                                           change->request->server_version);
+    change->server_changed =
+        changed_since(upload, change, &stored, change->request->server_version);
 }
 
 /*
@@ -230,8 +230,8 @@ convert(Change *change)
         if (change->given[i] == NULL)
             continue;
         change->converting = column->name;
-        change->apply.values[i] = value_from_json(&column->codec, change->given[i],
-                                                  &change->apply.nulls[i], &error);
+        change->apply.values[i] =
+            value_from_json(&column->codec, change->given[i], &change->apply.nulls[i], &error);
         if (error != NULL)
         {
             change_refuse(change, REASON_BAD_PAYLOAD, error, column->name);
@@ -323,8 +323,7 @@ take_parents(Change *change)
             parts[i] = change->given[reference->columns[i]];
             whole = parts[i] != NULL;
         }
-        if (whole && !add_parent(change, parent, parts,
-                                 table->columns[reference->columns[0]].name))
+        if (whole && !add_parent(change, parent, parts, table->columns[reference->columns[0]].name))
             return false;
     }
     return true;
@@ -354,7 +353,7 @@ change_resolve(Change *change)
     }
     change->converting = NULL;
     if (take_payload(change) && convert(change) && take_key(change, named))
-        (void) take_parents(change);
+        (void)take_parents(change);
     change->converting = NULL;
 }
 
@@ -383,8 +382,7 @@ complete_parents(Upload *upload, Change *change)
         if (given == 0 || given == reference->nkeys || parent == NULL)
             continue;
         if (members == NULL &&
-            (!changelog_read_latest(upload->log, change->row, &stored) ||
-             stored.payload == NULL ||
+            (!changelog_read_latest(upload->log, change->row, &stored) || stored.payload == NULL ||
              !request_parse_object(stored.payload, stored.payload_len, &members, &nmembers)))
         {
             change_refuse(change, REASON_INTERNAL_ERROR, "the stored row cannot be read", NULL);
@@ -401,7 +399,7 @@ complete_parents(Upload *upload, Change *change)
             if (parts[i] == NULL)
                 parts[i] = &json_null;
         }
-        (void) add_parent(change, parent, parts, table->columns[reference->columns[0]].name);
+        (void)add_parent(change, parent, parts, table->columns[reference->columns[0]].name);
     }
 }
 
@@ -431,7 +429,7 @@ change_answer_again(Upload *upload, Change *change, int64 seq)
             bms_num_members(change->apply.columns) == change->table->ncolumns);
     if (stored.op == 'U' && changelog_read(upload->log, stored.prior_version, &prior) &&
         prior.payload != NULL)
-        (void) request_parse_object(prior.payload, prior.payload_len, &then, &nthen);
+        (void)request_parse_object(prior.payload, prior.payload_len, &then, &nthen);
     for (int i = 0; same && i < change->table->ncolumns; i++)
     {
         SyncedColumn *column = &change->table->columns[i];
@@ -484,7 +482,7 @@ change_decide(Upload *upload, Change *change)
             change->differs = bms_num_members(change->apply.columns) < change->table->ncolumns;
     }
     else if (live && bms_num_members(change->apply.columns) == change->table->nkeys)
-        (void) says_what_is(upload, change);
+        (void)says_what_is(upload, change);
     else if (live)
         complete_parents(upload, change);
 }

@@ -44,7 +44,7 @@ digest_add(Digest *digest, const SyncedTable *table, RowKey key, int64 version)
     rowkey_append_text(&digest->row, table, key);
     appendStringInfo(&digest->row, "\x1f" INT64_FORMAT, version);
     if (pg_cryptohash_init(digest->hash) < 0 ||
-        pg_cryptohash_update(digest->hash, (const uint8 *) digest->row.data, digest->row.len) < 0 ||
+        pg_cryptohash_update(digest->hash, (const uint8 *)digest->row.data, digest->row.len) < 0 ||
         pg_cryptohash_final(digest->hash, sum, sizeof(sum)) < 0)
         elog(ERROR, "could not compute a digest: %s", pg_cryptohash_error(digest->hash));
     memcpy(&half, sum, sizeof(half));

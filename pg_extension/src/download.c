@@ -63,8 +63,7 @@ superseded(DownloadPage *page, int64 seq, Datum table_id, Datum row_key)
     ScanKeyData keys[3];
     int64 version;
 
-    ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ,
-                Int64GetDatum(page->scope.scope_id));
+    ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(page->scope.scope_id));
     ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT4EQ, table_id);
     ScanKeyInit(&keys[2], 3, BTEqualStrategyNumber, F_BYTEAEQ, row_key);
     if (!store_find(&page->meta, page->snapshot, keys, 3))
@@ -83,8 +82,7 @@ source_name(DownloadPage *page, int32 source_no)
     if (source_no == page->named_source)
         return page->source_name;
     initStringInfo(&name);
-    ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ,
-                Int64GetDatum(page->scope.scope_id));
+    ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(page->scope.scope_id));
     ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(source_no));
     if (source_no != 0 && store_find(&page->sources, page->snapshot, keys, 2))
     {
@@ -109,13 +107,13 @@ append_change(DownloadPage *page, SyncedTable *table, TupleTableSlot *slot)
     bytea *key = DatumGetByteaPP(slot->tts_values[LOG_KEY - 1]);
     RowKey row_key = {VARSIZE_ANY_EXHDR(key), VARDATA_ANY(key)};
 
-    appendStringInfo(out, "%s{\"server_id\":" INT64_FORMAT ",\"schema\":",
-                     page->count++ > 0 ? "," : "", seq);
+    appendStringInfo(
+        out, "%s{\"server_id\":" INT64_FORMAT ",\"schema\":", page->count++ > 0 ? "," : "", seq);
     json_append_string(out, table->schema, strlen(table->schema));
     appendStringInfoString(out, ",\"table\":");
     json_append_string(out, table->name, strlen(table->name));
-    appendStringInfo(out, ",\"op\":\"%s\",\"pk\":",
-                     op == 'D' ? "DELETE" : (op == 'I' ? "INSERT" : "UPDATE"));
+    appendStringInfo(
+        out, ",\"op\":\"%s\",\"pk\":", op == 'D' ? "DELETE" : (op == 'I' ? "INSERT" : "UPDATE"));
     rowkey_append_json(out, table, row_key);
     appendStringInfoString(out, ",\"payload\":");
     if (op == 'D' || slot->tts_isnull[LOG_PAYLOAD - 1])
@@ -125,7 +123,7 @@ append_change(DownloadPage *page, SyncedTable *table, TupleTableSlot *slot)
         text *payload = DatumGetTextPP(slot->tts_values[LOG_PAYLOAD - 1]);
 
         appendBinaryStringInfo(out, VARDATA_ANY(payload), VARSIZE_ANY_EXHDR(payload));
-        if ((Pointer) payload != DatumGetPointer(slot->tts_values[LOG_PAYLOAD - 1]))
+        if ((Pointer)payload != DatumGetPointer(slot->tts_values[LOG_PAYLOAD - 1]))
             pfree(payload);
     }
     appendStringInfo(out, ",\"server_version\":" INT64_FORMAT ",\"deleted\":%s,\"source_id\":%s",
@@ -145,12 +143,11 @@ append_changes(DownloadPage *page)
     Relation index = index_open(registry_relation(REL_CHANGE_LOG_PKEY), AccessShareLock);
     TupleTableSlot *slot = table_slot_create(relation, NULL);
     IndexScanDesc scan = index_beginscan(relation, index, page->snapshot, 3, 0);
-    int64 looks = (int64) page->limit * LOOKS_PER_CHANGE;
+    int64 looks = (int64)page->limit * LOOKS_PER_CHANGE;
     int most_bytes = rowsync_page_size * 1024;
     ScanKeyData keys[3];
 
-    ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ,
-                Int64GetDatum(page->scope.scope_id));
+    ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(page->scope.scope_id));
     ScanKeyInit(&keys[1], 2, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(page->after));
     ScanKeyInit(&keys[2], 2, BTLessEqualStrategyNumber, F_INT8LE,
                 Int64GetDatum(page->window_until));
@@ -203,8 +200,8 @@ note_progress(DownloadPage *page)
     else if (page->after > page->source.last_download ||
              TimestampDifferenceExceeds(page->source.last_seen, GetCurrentTimestamp(),
                                         SEEN_INTERVAL_MS))
-        source_update(page->scope.scope_id, page->source_id,
-                      Min(page->after, page->scope.head), 0, false);
+        source_update(page->scope.scope_id, page->source_id, Min(page->after, page->scope.head), 0,
+                      false);
 }
 
 /* Finds the scope and refuses a cursor that the history no longer reaches. */
@@ -274,10 +271,11 @@ rowsync_download(PG_FUNCTION_ARGS)
         page.next_after = page.window_until;
     appendStringInfo(&page.out,
                      "],\"has_more\":%s,\"next_after\":" INT64_FORMAT
-                     ",\"window_until\":" INT64_FORMAT ",\"floor\":" INT64_FORMAT ",\"epoch\":" INT64_FORMAT "}",
+                     ",\"window_until\":" INT64_FORMAT ",\"floor\":" INT64_FORMAT
+                     ",\"epoch\":" INT64_FORMAT "}",
                      page.next_after < page.window_until ? "true" : "false", page.next_after,
                      page.window_until, page.scope.floor, page.scope.epoch);
     note_progress(&page);
     SET_VARSIZE(page.out.data, page.out.len);
-    PG_RETURN_TEXT_P((text *) page.out.data);
+    PG_RETURN_TEXT_P((text *)page.out.data);
 }

@@ -23,11 +23,11 @@ rowsync_define_settings(void)
                                "Default of the scope columns that rowsync.register_table added.",
                                &rowsync_scope, NULL, PGC_USERSET, 0, NULL, NULL, NULL);
     DefineCustomStringVariable("rowsync.user_id", "User whose snapshot the gateway asks for.",
-                               "COPY takes no parameters; the gateway sets this first.",
-                               &user_id, NULL, PGC_USERSET, 0, NULL, NULL, NULL);
+                               "COPY takes no parameters; the gateway sets this first.", &user_id,
+                               NULL, PGC_USERSET, 0, NULL, NULL, NULL);
     DefineCustomStringVariable("rowsync.source_id", "Source for which the gateway asks.",
-                               "COPY takes no parameters; the gateway sets this first.",
-                               &source_id, NULL, PGC_USERSET, 0, NULL, NULL, NULL);
+                               "COPY takes no parameters; the gateway sets this first.", &source_id,
+                               NULL, PGC_USERSET, 0, NULL, NULL, NULL);
     DefineCustomIntVariable("rowsync.max_changes", "Most changes that one upload may have.",
                             "A larger upload is answered with batch_too_large and changes nothing.",
                             &rowsync_max_changes, 10000, 1, 1000000, PGC_SUSET, 0, NULL, NULL,

@@ -104,17 +104,18 @@ collect(SyncedTable *table, TupleTableSlot *row)
     memcpy(VARDATA(key_bytes), key.data, key.len);
     initStringInfo(&payload);
     registry_append_row(&payload, table, row);
-    values[0] = scope ? CStringGetTextDatum(scope) : (Datum) 0;
+    values[0] = scope ? CStringGetTextDatum(scope) : (Datum)0;
     values[1] = PointerGetDatum(key_bytes);
     values[2] = PointerGetDatum(cstring_to_text_with_len(payload.data, payload.len));
     tuplestore_putvalues(collected, collected_desc, values, nulls);
 }
 
-/* rowsync._stored_rows(table_name regclass) returns table (scope text, row_key bytea, payload text) */
+/* rowsync._stored_rows(table_name regclass) returns table (scope text, row_key bytea, payload text)
+ */
 Datum
 rowsync_stored_rows(PG_FUNCTION_ARGS)
 {
-    ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+    ReturnSetInfo *result = (ReturnSetInfo *)fcinfo->resultinfo;
     SyncedTable *table = registered(PG_GETARG_OID(0));
     MemoryContext old;
 
@@ -131,7 +132,7 @@ rowsync_stored_rows(PG_FUNCTION_ARGS)
     result->setResult = collected;
     result->setDesc = collected_desc;
     capture_scan(table, collect);
-    return (Datum) 0;
+    return (Datum)0;
 }
 
 /*
@@ -164,8 +165,8 @@ rowsync_write_row(PG_FUNCTION_ARGS)
         /* A column that has gone since, or that the server computes. */
         if (i < 0 || table->columns[i].generated)
             continue;
-        row.values[i] = value_from_json(&table->columns[i].codec, &members[m].value,
-                                        &row.nulls[i], &error);
+        row.values[i] =
+            value_from_json(&table->columns[i].codec, &members[m].value, &row.nulls[i], &error);
         if (error != NULL)
             ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
                             errmsg("the old value of column \"%s\" no longer fits: %s",

@@ -90,7 +90,8 @@ check_relation(Relation relation, const char *name)
     if (!partitioned && relation->rd_rel->relam != HEAP_TABLE_AM_OID)
         refuse(psprintf("%s does not use the table access method heap", name),
                "Only heap tables can be captured.");
-    if ((!partitioned && relation->rd_rel->relhassubclass) || has_superclass(RelationGetRelid(relation)))
+    if ((!partitioned && relation->rd_rel->relhassubclass) ||
+        has_superclass(RelationGetRelid(relation)))
         refuse(psprintf("%s takes part in inheritance", name),
                "A primary key does not hold across tables that inherit: use separate tables.");
     if (IsCatalogRelation(relation) ||
@@ -107,7 +108,8 @@ add_scope_column(const char *name, Oid relid)
     if (get_attnum(relid, ADDED_SCOPE_COLUMN) != InvalidAttrNumber)
         return;
     initStringInfo(&sql);
-    appendStringInfo(&sql, "ALTER TABLE %s ADD COLUMN " ADDED_SCOPE_COLUMN " pg_catalog.text", name);
+    appendStringInfo(&sql, "ALTER TABLE %s ADD COLUMN " ADDED_SCOPE_COLUMN " pg_catalog.text",
+                     name);
     if (rowsync_scope != NULL && rowsync_scope[0] != '\0')
         appendStringInfo(&sql, " DEFAULT %s", quote_literal_cstr(rowsync_scope));
     run(sql.data);
@@ -151,9 +153,9 @@ key_columns(Relation relation)
     if (!OidIsValid(relation->rd_pkindex))
     {
         if (has_primary_key(relation))
-            refuse(psprintf("the primary key of %s is deferrable",
-                            RelationGetRelationName(relation)),
-                   "Make it NOT DEFERRABLE.");
+            refuse(
+                psprintf("the primary key of %s is deferrable", RelationGetRelationName(relation)),
+                "Make it NOT DEFERRABLE.");
         refuse(psprintf("%s has no primary key", RelationGetRelationName(relation)),
                "Add one, best of type uuid, so that devices can make keys.");
     }
@@ -161,11 +163,11 @@ key_columns(Relation relation)
     count = IndexRelationGetNumberOfKeyAttributes(index);
     names = palloc(count * sizeof(Datum));
     for (int i = 0; i < count; i++)
-        names[i] = NameGetDatum(&TupleDescAttr(RelationGetDescr(relation),
-                                               index->rd_index->indkey.values[i] - 1)
-                                     ->attname);
-    result = PointerGetDatum(construct_array(names, count, NAMEOID, NAMEDATALEN, false,
-                                             TYPALIGN_CHAR));
+        names[i] = NameGetDatum(
+            &TupleDescAttr(RelationGetDescr(relation), index->rd_index->indkey.values[i] - 1)
+                 ->attname);
+    result =
+        PointerGetDatum(construct_array(names, count, NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR));
     index_close(index, NoLock);
     return result;
 }
@@ -219,7 +221,7 @@ add_line(Oid relid, const char *scope_column, bool scope_added)
     StoreRow *row;
     NameData scope_name;
     Relation relation = table_open(relid, AccessShareLock);
-    int32 table_id = (int32) nextval_internal(registry_relation(REL_TABLE_SEQUENCE), false);
+    int32 table_id = (int32)nextval_internal(registry_relation(REL_TABLE_SEQUENCE), false);
 
     namestrcpy(&scope_name, scope_column);
     store_open(&store, REL_SYNCED_TABLE, REL_SYNCED_TABLE_RELID, RowExclusiveLock);
@@ -326,7 +328,7 @@ is_deferrable(Oid constraint)
 
     if (!HeapTupleIsValid(tuple))
         elog(ERROR, "cache lookup failed for constraint %u", constraint);
-    deferrable = ((Form_pg_constraint) GETSTRUCT(tuple))->condeferrable;
+    deferrable = ((Form_pg_constraint)GETSTRUCT(tuple))->condeferrable;
     ReleaseSysCache(tuple);
     return deferrable;
 }
@@ -351,10 +353,9 @@ check_cycles(Graph *graph)
                             "deferrable",
                             get_constraint_name(table->references[r].constraint_oid),
                             table->qualified_name),
-                   psprintf("Run ALTER TABLE %s ALTER CONSTRAINT %s DEFERRABLE.",
-                            table->qualified_name,
-                            quote_identifier(
-                                get_constraint_name(table->references[r].constraint_oid))));
+                   psprintf(
+                       "Run ALTER TABLE %s ALTER CONSTRAINT %s DEFERRABLE.", table->qualified_name,
+                       quote_identifier(get_constraint_name(table->references[r].constraint_oid))));
         }
     }
 }
@@ -412,8 +413,7 @@ write_line(Store *store, const TableNode *node)
     changed = !fresh && !same_bytes(PointerGetDatum(known), columns);
     values[TABLE_UPSERT_ORDER - 1] = Int32GetDatum(node->order);
     if (changed)
-        values[TABLE_SCHEMA_VERSION - 1] =
-            Int32GetDatum(add_schema_change(table->relid, columns));
+        values[TABLE_SCHEMA_VERSION - 1] = Int32GetDatum(add_schema_change(table->relid, columns));
     values[TABLE_KEY_FORMAT - 1] = format;
     values[TABLE_KEY_COLUMNS - 1] = key_columns(relation);
     values[TABLE_COLUMNS - 1] = columns;
@@ -546,7 +546,7 @@ rowsync_register_table(PG_FUNCTION_ARGS)
     SPI_finish();
     table_id = add_line(relid, scope_column, scope_added);
     announce();
-    (void) write_tables(InvalidOid);
+    (void)write_tables(InvalidOid);
     capture_scan(registry_find_relid(relid), capture_existing);
     PG_RETURN_INT32(table_id);
 }
@@ -627,7 +627,7 @@ rowsync_unregister_table(PG_FUNCTION_ARGS)
     run(psprintf("DROP TRIGGER IF EXISTS _rowsync_capture ON %s", name));
     run(psprintf("DROP TRIGGER IF EXISTS _rowsync_truncate ON %s", name));
     SPI_finish();
-    (void) write_tables(InvalidOid);
+    (void)write_tables(InvalidOid);
     PG_RETURN_VOID();
 }
 
@@ -662,6 +662,6 @@ Datum
 rowsync_forget_table(PG_FUNCTION_ARGS)
 {
     if (remove_line(PG_GETARG_OID(0)))
-        (void) write_tables(InvalidOid);
+        (void)write_tables(InvalidOid);
     PG_RETURN_VOID();
 }

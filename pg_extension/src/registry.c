@@ -52,12 +52,23 @@ typedef struct RegistryEntry
     SyncedTable *table; /* NULL until asked for */
 } RegistryEntry;
 
-static const char *const relation_names[OWN_RELATION_COUNT] = {
-    "scope",      "scope_pkey",      "scope_name_key",  "source",
-    "source_id_key", "synced_table", "row_meta",        "row_meta_pkey",
-    "change_log", "change_log_pkey", "change_log_change_id_key", "source_pkey",
-    "scope_scope_id_seq", "synced_table_relid_key", "synced_table_table_id_seq",
-    "schema_change", "schema_change_pkey"};
+static const char *const relation_names[OWN_RELATION_COUNT] = {"scope",
+                                                               "scope_pkey",
+                                                               "scope_name_key",
+                                                               "source",
+                                                               "source_id_key",
+                                                               "synced_table",
+                                                               "row_meta",
+                                                               "row_meta_pkey",
+                                                               "change_log",
+                                                               "change_log_pkey",
+                                                               "change_log_change_id_key",
+                                                               "source_pkey",
+                                                               "scope_scope_id_seq",
+                                                               "synced_table_relid_key",
+                                                               "synced_table_table_id_seq",
+                                                               "schema_change",
+                                                               "schema_change_pkey"};
 
 static MemoryContext registry_context = NULL;
 static HTAB *entries = NULL;
@@ -100,7 +111,7 @@ invalidate(Datum arg, Oid relid)
 void
 registry_init(void)
 {
-    CacheRegisterRelcacheCallback(invalidate, (Datum) 0);
+    CacheRegisterRelcacheCallback(invalidate, (Datum)0);
 }
 
 /* Sets a SyncedTable aside; it is freed when no one can hold it any more. */
@@ -125,7 +136,7 @@ registry_end_transaction(void)
         ListCell *plan;
 
         foreach (plan, table->plans)
-            SPI_freeplan(*(SPIPlanPtr *) lfirst(plan));
+            SPI_freeplan(*(SPIPlanPtr *)lfirst(plan));
         MemoryContextDelete(table->context);
     }
     list_free(retired);
@@ -189,17 +200,17 @@ load_entries(void)
     bool changed = false;
 
     if (registry_context == NULL)
-        registry_context = AllocSetContextCreate(TopMemoryContext, "rowsync registry",
-                                                 ALLOCSET_SMALL_SIZES);
+        registry_context =
+            AllocSetContextCreate(TopMemoryContext, "rowsync registry", ALLOCSET_SMALL_SIZES);
     check_version();
     namespace = get_namespace_oid("rowsync", false);
     for (int i = 0; i < OWN_RELATION_COUNT; i++)
     {
         relations[i] = get_relname_relid(relation_names[i], namespace);
         if (!OidIsValid(relations[i]))
-            ereport(ERROR, (errcode(ROWSYNC_DAMAGED),
-                            errmsg("rowsync.%s is missing", relation_names[i]),
-                            errhint("Restore it from a backup, or recreate the extension.")));
+            ereport(ERROR,
+                    (errcode(ROWSYNC_DAMAGED), errmsg("rowsync.%s is missing", relation_names[i]),
+                     errhint("Restore it from a backup, or recreate the extension.")));
     }
     control.keysize = sizeof(Oid);
     control.entrysize = sizeof(RegistryEntry);
@@ -242,8 +253,9 @@ load_entries(void)
     {
         bool isnull;
 
-        schema_version = Max(schema_version, DatumGetInt32(heap_getattr(
-                                                 tuple, 1, RelationGetDescr(relation), &isnull)));
+        schema_version =
+            Max(schema_version,
+                DatumGetInt32(heap_getattr(tuple, 1, RelationGetDescr(relation), &isnull)));
     }
     systable_endscan(scan);
     UnregisterSnapshot(snapshot);
@@ -304,7 +316,7 @@ operator_name(Oid operator_oid)
 
     if (!HeapTupleIsValid(tuple))
         elog(ERROR, "cache lookup failed for operator %u", operator_oid);
-    form = (Form_pg_operator) GETSTRUCT(tuple);
+    form = (Form_pg_operator)GETSTRUCT(tuple);
     result = psprintf("OPERATOR(%s.%s)", quote_identifier(get_namespace_name(form->oprnamespace)),
                       NameStr(form->oprname));
     ReleaseSysCache(tuple);
@@ -365,8 +377,8 @@ load_columns(SyncedTable *table, Relation relation)
 }
 
 /*
- * Refuses a key column of a type in which equal values can be written differently (1.0 and 1.00, 'a'
- * and 'A' of citext): such a row would have two names.
+ * Refuses a key column of a type in which equal values can be written differently (1.0 and 1.00,
+ * 'a' and 'A' of citext): such a row would have two names.
  */
 static void
 check_key_column(const SyncedTable *table, const SyncedColumn *column)
@@ -385,8 +397,7 @@ check_key_column(const SyncedTable *table, const SyncedColumn *column)
                 (errcode(ROWSYNC_TABLE_NOT_SYNCABLE),
                  errmsg("key column \"%s\" of %s has type %s, in which equal values can differ in "
                         "writing",
-                        column->name, table->qualified_name,
-                        format_type_be(column->codec.type)),
+                        column->name, table->qualified_name, format_type_be(column->codec.type)),
                  errhint("Use uuid, text, varchar, an integer type, boolean, date, timestamp, "
                          "bytea or an enum.")));
 }
@@ -502,8 +513,8 @@ load_references(SyncedTable *table, Relation relation)
 static SyncedTable *
 make_table(const RegistryEntry *entry)
 {
-    MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "rowsync table",
-                                                  ALLOCSET_SMALL_SIZES);
+    MemoryContext context =
+        AllocSetContextCreate(CurrentMemoryContext, "rowsync table", ALLOCSET_SMALL_SIZES);
     MemoryContext old = MemoryContextSwitchTo(context);
     Relation relation = try_relation_open(entry->relid, AccessShareLock);
     SyncedTable *table;
@@ -653,15 +664,16 @@ registry_relids(void)
 static int
 compare_order(const void *a, const void *b)
 {
-    const SyncedTable *left = *(SyncedTable *const *) a;
-    const SyncedTable *right = *(SyncedTable *const *) b;
+    const SyncedTable *left = *(SyncedTable *const *)a;
+    const SyncedTable *right = *(SyncedTable *const *)b;
 
     if (left->upsert_order != right->upsert_order)
         return left->upsert_order < right->upsert_order ? -1 : 1;
     return left->table_id < right->table_id ? -1 : left->table_id > right->table_id;
 }
 
-/* All registered tables, parents first, as an array of the current context. Returns their number. */
+/* All registered tables, parents first, as an array of the current context. Returns their number.
+ */
 int
 registry_ordered(SyncedTable ***tables)
 {

@@ -87,11 +87,11 @@ typedef struct SyncedTable
     const char *qualified_name; /* quoted, for SQL */
     KeyKind key_kind;
     int nkeys;
-    int *keys;             /* indexes into columns, in key order */
+    int *keys;               /* indexes into columns, in key order */
     const char **key_equals; /* OPERATOR(schema.=) of each key column */
     int natts;
-    int *column_of_att;    /* attnum - 1 -> index into columns, or -1 */
-    int ncolumns;          /* columns that travel, in the table's order */
+    int *column_of_att; /* attnum - 1 -> index into columns, or -1 */
+    int ncolumns;       /* columns that travel, in the table's order */
     SyncedColumn *columns;
     AttrNumber scope_attnum;
     const char *scope_name;

@@ -55,7 +55,7 @@ typedef struct Parse
     int seen;            /* SEEN_ bits of the current change */
     bool in_changes;     /* below the top-level "changes" */
     bool saw_changes;
-    bool in_payload;     /* below the current change's "payload" */
+    bool in_payload; /* below the current change's "payload" */
     const char *top_field;
     const char *value_start[DEPTH_PAYLOAD + 1]; /* of the field being read, by depth */
     JsonValue scalar;                           /* the last scalar read */
@@ -106,8 +106,8 @@ ended_value(JsonLexContext *lex, const char *start, const JsonValue *scalar)
 {
     if (*start != '{' && *start != '[')
         return *scalar;
-    return (JsonValue){*start == '{' ? JSON_OBJECT : JSON_ARRAY,
-                       lex->prev_token_terminator - start, start};
+    return (JsonValue){*start == '{' ? JSON_OBJECT : JSON_ARRAY, lex->prev_token_terminator - start,
+                       start};
 }
 
 /* Callback: an object opens. */
@@ -125,8 +125,8 @@ object_start(void *state)
         if (request->nchanges == parse->capacity)
         {
             parse->capacity *= 2;
-            request->changes = repalloc_huge(request->changes,
-                                             parse->capacity * sizeof(RequestChange));
+            request->changes =
+                repalloc_huge(request->changes, parse->capacity * sizeof(RequestChange));
         }
         change = &request->changes[request->nchanges++];
         memset(change, 0, sizeof(*change));
@@ -223,7 +223,8 @@ element_start(void *state, bool isnull)
 {
     Parse *parse = state;
 
-    if (parse->in_changes && parse->depth == DEPTH_CHANGES && next_is(parse->lex, "[\"-0123456789tfn"))
+    if (parse->in_changes && parse->depth == DEPTH_CHANGES &&
+        next_is(parse->lex, "[\"-0123456789tfn"))
         refuse("every element of changes must be an object");
     ROWSYNC_JSON_ACTION_DONE;
 }
@@ -412,11 +413,11 @@ code_unit(const char *p, const char *end)
     for (int i = 2; i < 6; i++)
     {
         const char *digits = "0123456789abcdef";
-        const char *digit = strchr(digits, pg_ascii_tolower((unsigned char) p[i]));
+        const char *digit = strchr(digits, pg_ascii_tolower((unsigned char)p[i]));
 
         if (digit == NULL || *digit == '\0')
             return -1;
-        unit = unit * 16 + (int) (digit - digits);
+        unit = unit * 16 + (int)(digit - digits);
     }
     return unit;
 }
@@ -511,7 +512,7 @@ request_parse(const char *text, int len, Request *request)
 
     parse.request = request;
     text = set_bad_escapes_aside(&parse, text, len);
-    parse.lex = rowsync_make_json_lexer((char *) text, len);
+    parse.lex = rowsync_make_json_lexer((char *)text, len);
     actions.semstate = &parse;
     actions.object_start = object_start;
     actions.object_end = object_end;
@@ -542,7 +543,7 @@ typedef struct Flat
 static RowsyncJsonAction
 flat_open(void *state)
 {
-    ((Flat *) state)->depth++;
+    ((Flat *)state)->depth++;
     ROWSYNC_JSON_ACTION_DONE;
 }
 
@@ -550,7 +551,7 @@ flat_open(void *state)
 static RowsyncJsonAction
 flat_close(void *state)
 {
-    ((Flat *) state)->depth--;
+    ((Flat *)state)->depth--;
     ROWSYNC_JSON_ACTION_DONE;
 }
 
@@ -558,7 +559,7 @@ flat_close(void *state)
 static RowsyncJsonAction
 flat_scalar(void *state, char *token, JsonTokenType type)
 {
-    ((Flat *) state)->scalar = (JsonValue){scalar_kind(type), strlen(token), token};
+    ((Flat *)state)->scalar = (JsonValue){scalar_kind(type), strlen(token), token};
     ROWSYNC_JSON_ACTION_DONE;
 }
 
@@ -613,7 +614,7 @@ parse_flat(const char *text, int len, char opening, Flat *flat)
     memset(flat, 0, sizeof(*flat));
     if (len == 0 || *text != opening)
         return false;
-    flat->lex = rowsync_make_json_lexer((char *) text, len);
+    flat->lex = rowsync_make_json_lexer((char *)text, len);
     actions.semstate = flat;
     actions.object_start = flat_open;
     actions.array_start = flat_open;

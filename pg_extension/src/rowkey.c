@@ -36,16 +36,16 @@ rowkey_pack(const SyncedTable *table, const Datum *values)
     {
         case KEY_UUID:
             key.len = UUID_LEN;
-            key.data = (const char *) DatumGetUUIDP(values[0])->data;
+            key.data = (const char *)DatumGetUUIDP(values[0])->data;
             break;
         case KEY_INTEGER:
         {
             uint64 *bytes = palloc(sizeof(uint64));
 
-            *bytes = pg_hton64(
-                (uint64) integer_of(&table->columns[table->keys[0]].codec, values[0]));
+            *bytes =
+                pg_hton64((uint64)integer_of(&table->columns[table->keys[0]].codec, values[0]));
             key.len = sizeof(uint64);
-            key.data = (const char *) bytes;
+            key.data = (const char *)bytes;
             break;
         }
         case KEY_TEXT:
@@ -98,8 +98,7 @@ rowkey_from_slot(const SyncedTable *table, TupleTableSlot *slot)
 
 /* The element of a pk of several columns, or the pk itself, as the column's kind wants it. */
 static bool
-parse_part(const SyncedTable *table, int i, const JsonValue *part, Datum *value,
-           const char **error)
+parse_part(const SyncedTable *table, int i, const JsonValue *part, Datum *value, const char **error)
 {
     ValueCodec *codec = &table->columns[table->keys[i]].codec;
     JsonValue json = *part;
@@ -177,7 +176,8 @@ rowkey_from_values(const SyncedTable *table, const JsonValue *const *parts, RowK
 
     for (int i = 0; i < table->nkeys; i++)
     {
-        values[i] = value_from_json(&table->columns[table->keys[i]].codec, parts[i], &isnull, error);
+        values[i] =
+            value_from_json(&table->columns[table->keys[i]].codec, parts[i], &isnull, error);
         if (*error == NULL && isnull)
             *error = "a key has no null";
         if (*error != NULL)
@@ -194,7 +194,7 @@ unpack_integer(RowKey key)
     uint64 bytes;
 
     memcpy(&bytes, key.data, sizeof(bytes));
-    return (int64) pg_ntoh64(bytes);
+    return (int64)pg_ntoh64(bytes);
 }
 
 /* Appends the key as the "pk" of the protocol: a JSON string, or an array for several columns. */

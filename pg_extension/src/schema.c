@@ -91,7 +91,7 @@ append_reference(StringInfo out, const SyncedTable *table, const SyncedReference
     if (!HeapTupleIsValid(tuple) || parent == NULL)
         elog(ERROR, "foreign key %u of %s went away", reference->constraint_oid,
              table->qualified_name);
-    constraint = (Form_pg_constraint) GETSTRUCT(tuple);
+    constraint = (Form_pg_constraint)GETSTRUCT(tuple);
     appendStringInfoString(out, "{\"columns\":");
     append_names(out, table, reference->columns, reference->nkeys);
     appendStringInfoString(out, ",\"schema\":");

@@ -102,7 +102,7 @@ scope_find(const char *name)
     KnownScope *known;
     int64 scope_id;
 
-    (void) registry_relation(REL_SCOPE);
+    (void)registry_relation(REL_SCOPE);
     known = known_scopes ? hash_search(known_scopes, name, HASH_FIND, NULL) : NULL;
     if (known != NULL)
         return known->scope_id;
@@ -126,14 +126,14 @@ scope_find_or_create(const char *name)
     if (scope_id != 0)
         return scope_id;
     LockDatabaseObject(registry_relation(REL_SCOPE),
-                       hash_bytes((const unsigned char *) name, strlen(name)), 0, ExclusiveLock);
+                       hash_bytes((const unsigned char *)name, strlen(name)), 0, ExclusiveLock);
     scope_id = find_in_table(name);
     if (scope_id == 0)
     {
         store_open(&store, REL_SCOPE, REL_SCOPE_NAME, RowExclusiveLock);
         scope_id = nextval_internal(registry_relation(REL_SCOPE_SEQUENCE), false);
         row = store_insert(&store);
-            row->values[SCOPE_ID - 1] = Int64GetDatum(scope_id);
+        row->values[SCOPE_ID - 1] = Int64GetDatum(scope_id);
         row->values[SCOPE_HEAD - 1] = Int64GetDatum(0);
         row->values[SCOPE_FLOOR - 1] = Int64GetDatum(0);
         row->values[SCOPE_EPOCH - 1] = Int64GetDatum(1);
@@ -185,8 +185,8 @@ void
 scope_lock(int64 scope_id, Scope *scope)
 {
     Store store;
-    Snapshot snapshot = RegisterSnapshot(
-        IsolationUsesXactSnapshot() ? GetTransactionSnapshot() : GetLatestSnapshot());
+    Snapshot snapshot = RegisterSnapshot(IsolationUsesXactSnapshot() ? GetTransactionSnapshot()
+                                                                     : GetLatestSnapshot());
 
     store_open(&store, REL_SCOPE, REL_SCOPE_PKEY, RowExclusiveLock);
     if (!find_by_id(&store, snapshot, scope_id))
@@ -300,8 +300,8 @@ source_find_or_create(int64 scope_id, const char *source_id, Source *source)
     row->values[SOURCE_LAST_SEEN - 1] = TimestampTzGetDatum(now);
     row->values[SOURCE_NO - 1] = Int32GetDatum(source->source_no);
     row->values[SOURCE_ID - 1] = CStringGetTextDatum(source_id);
-    row->values[SOURCE_PRUNED_IDS - 1] = OidInputFunctionCall(
-        F_MULTIRANGE_IN, pstrdup("{}"), INT8MULTIRANGEOID, -1);
+    row->values[SOURCE_PRUNED_IDS - 1] =
+        OidInputFunctionCall(F_MULTIRANGE_IN, pstrdup("{}"), INT8MULTIRANGEOID, -1);
     store_close(&store);
     CommandCounterIncrement();
 }
@@ -339,10 +339,10 @@ source_update(int64 scope_id, const char *source_id, int64 last_download, int64 
     {
         slot_getallattrs(store.slot);
         memcpy(values, store.slot->tts_values, sizeof(values));
-        values[SOURCE_LAST_DOWNLOAD - 1] = Int64GetDatum(
-            Max(last_download, DatumGetInt64(values[SOURCE_LAST_DOWNLOAD - 1])));
-        values[SOURCE_LAST_CHANGE_ID - 1] = Int64GetDatum(
-            Max(last_change_id, DatumGetInt64(values[SOURCE_LAST_CHANGE_ID - 1])));
+        values[SOURCE_LAST_DOWNLOAD - 1] =
+            Int64GetDatum(Max(last_download, DatumGetInt64(values[SOURCE_LAST_DOWNLOAD - 1])));
+        values[SOURCE_LAST_CHANGE_ID - 1] =
+            Int64GetDatum(Max(last_change_id, DatumGetInt64(values[SOURCE_LAST_CHANGE_ID - 1])));
         values[SOURCE_LAST_SEEN - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
         store_update(&store, &store.slot->tts_tid, values, snapshot);
     }

@@ -111,7 +111,7 @@ append_row(Stream *stream, int64 version, RowKey key)
     StringInfo out = &stream->chunk;
     ScanKeyData keys[2];
     bool isnull = true;
-    Datum stored = (Datum) 0;
+    Datum stored = (Datum)0;
     text *payload;
 
     ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ,
@@ -129,7 +129,7 @@ append_row(Stream *stream, int64 version, RowKey key)
     appendStringInfo(out, "[%d," INT64_FORMAT, stream->table, version);
     payload_append_values(out, table, VARDATA_ANY(payload), VARSIZE_ANY_EXHDR(payload));
     appendStringInfoString(out, "]\n");
-    if ((Pointer) payload != DatumGetPointer(stored))
+    if ((Pointer)payload != DatumGetPointer(stored))
         pfree(payload);
     digest_add(&stream->digest, table, key, version);
 }
@@ -166,7 +166,7 @@ append_rows(Stream *stream)
 static void
 close_stream(Datum arg)
 {
-    Stream *stream = (Stream *) DatumGetPointer(arg);
+    Stream *stream = (Stream *)DatumGetPointer(arg);
 
     if (stream->meta == NULL)
         return;
@@ -189,7 +189,7 @@ open_stream(const char *user_id)
 
     stream->snapshot = RegisterSnapshot(GetActiveSnapshot());
     if (scope_id != 0)
-        (void) scope_read(scope_id, stream->snapshot, &stream->scope);
+        (void)scope_read(scope_id, stream->snapshot, &stream->scope);
     stream->ntables = registry_ordered(&stream->tables);
     stream->meta = table_open(registry_relation(REL_ROW_META), AccessShareLock);
     stream->meta_index = index_open(registry_relation(REL_ROW_META_PKEY), AccessShareLock);
@@ -218,7 +218,7 @@ rowsync_snapshot(PG_FUNCTION_ARGS)
         call = SRF_FIRSTCALL_INIT();
         old = MemoryContextSwitchTo(call->multi_call_memory_ctx);
         call->user_fctx = stream = open_stream(user_id);
-        RegisterExprContextCallback(((ReturnSetInfo *) fcinfo->resultinfo)->econtext, close_stream,
+        RegisterExprContextCallback(((ReturnSetInfo *)fcinfo->resultinfo)->econtext, close_stream,
                                     PointerGetDatum(stream));
         MemoryContextSwitchTo(old);
     }
@@ -226,8 +226,8 @@ rowsync_snapshot(PG_FUNCTION_ARGS)
     stream = call->user_fctx;
     if (stream->state == SNAPSHOT_DONE)
     {
-        UnregisterExprContextCallback(((ReturnSetInfo *) fcinfo->resultinfo)->econtext,
-                                      close_stream, PointerGetDatum(stream));
+        UnregisterExprContextCallback(((ReturnSetInfo *)fcinfo->resultinfo)->econtext, close_stream,
+                                      PointerGetDatum(stream));
         close_stream(PointerGetDatum(stream));
         SRF_RETURN_DONE(call);
     }
@@ -252,6 +252,6 @@ rowsync_snapshot(PG_FUNCTION_ARGS)
         stream->state = SNAPSHOT_DONE;
     }
     MemoryContextSwitchTo(old);
-    SRF_RETURN_NEXT(call, PointerGetDatum(cstring_to_text_with_len(stream->chunk.data,
-                                                                   stream->chunk.len)));
+    SRF_RETURN_NEXT(
+        call, PointerGetDatum(cstring_to_text_with_len(stream->chunk.data, stream->chunk.len)));
 }

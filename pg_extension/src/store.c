@@ -19,7 +19,8 @@
 /* Rows written with one call; more gain nothing. */
 #define ROWS_PER_CALL 64
 
-/* Opens a table with one of its indexes. Resources live in the current context and resource owner. */
+/* Opens a table with one of its indexes. Resources live in the current context and resource owner.
+ */
 void
 store_open(Store *store, OwnRelation table, OwnRelation index, LOCKMODE lock)
 {
@@ -91,7 +92,7 @@ store_insert(Store *store)
     Size values = offsetof(StoreRow, values) + natts * sizeof(Datum);
     StoreRow *row = palloc(values + natts * sizeof(bool));
 
-    row->isnull = (bool *) ((char *) row + values);
+    row->isnull = (bool *)((char *)row + values);
     memset(row->isnull, 0, natts * sizeof(bool));
     if (store->npending == store->pending_room)
     {
@@ -127,8 +128,8 @@ write_rows(Store *store, int first, int count)
     {
         CHECK_FOR_INTERRUPTS();
         if (store->result->ri_NumIndices > 0)
-            (void) rowsync_insert_index_entries(store->result, store->slots[i], store->estate,
-                                                false);
+            (void)rowsync_insert_index_entries(store->result, store->slots[i], store->estate,
+                                               false);
         ResetPerTupleExprContext(store->estate);
         ExecClearTuple(store->slots[i]);
     }
@@ -160,7 +161,7 @@ store_update(Store *store, ItemPointer tid, const Datum *values, Snapshot snapsh
     ExecStoreVirtualTuple(slot);
     simple_table_tuple_update(store->relation, tid, slot, snapshot, &update_indexes);
     if (store->result->ri_NumIndices > 0 && ROWSYNC_NEEDS_INDEX_UPDATE(update_indexes))
-        (void) rowsync_insert_index_entries(store->result, slot, store->estate, true);
+        (void)rowsync_insert_index_entries(store->result, slot, store->estate, true);
     ResetPerTupleExprContext(store->estate);
     ExecClearTuple(slot);
 }
@@ -177,10 +178,10 @@ store_lock(Store *store, Snapshot snapshot, bool wait)
     TM_FailureData failure;
     TM_Result result;
 
-    result = table_tuple_lock(store->relation, &tid, snapshot, store->slot,
-                              GetCurrentCommandId(true), LockTupleNoKeyExclusive,
-                              wait ? LockWaitBlock : LockWaitSkip,
-                              TUPLE_LOCK_FLAG_FIND_LAST_VERSION, &failure);
+    result =
+        table_tuple_lock(store->relation, &tid, snapshot, store->slot, GetCurrentCommandId(true),
+                         LockTupleNoKeyExclusive, wait ? LockWaitBlock : LockWaitSkip,
+                         TUPLE_LOCK_FLAG_FIND_LAST_VERSION, &failure);
     if (result == TM_WouldBlock)
         return false;
     if (result == TM_Ok && !(failure.traversed && IsolationUsesXactSnapshot()))

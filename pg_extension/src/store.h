@@ -31,8 +31,8 @@ typedef struct Store
     MemoryContext context; /* of everything below */
     Relation relation;
     Relation index;
-    IndexScanDesc scan; /* kept open from one lookup to the next */
-    TupleTableSlot *slot; /* what the last lookup found */
+    IndexScanDesc scan;    /* kept open from one lookup to the next */
+    TupleTableSlot *slot;  /* what the last lookup found */
     ResultRelInfo *result; /* NULL until the first write */
     EState *estate;
     TupleTableSlot **slots; /* reused for each call that writes rows */

@@ -61,8 +61,7 @@ change_refuse_error(Change *change, ErrorData *error)
 
     if (change->converting != NULL)
         reason = REASON_BAD_PAYLOAD;
-    else if (error->sqlerrcode == ERRCODE_FOREIGN_KEY_VIOLATION &&
-             change->request->op != 'D')
+    else if (error->sqlerrcode == ERRCODE_FOREIGN_KEY_VIOLATION && change->request->op != 'D')
     {
         reason = REASON_FK_MISSING;
         message = "a row that this change refers to is not there yet";
@@ -231,8 +230,8 @@ resolve(Upload *upload)
 static int
 compare_ids(const void *a, const void *b)
 {
-    const Change *left = *(Change *const *) a;
-    const Change *right = *(Change *const *) b;
+    const Change *left = *(Change *const *)a;
+    const Change *right = *(Change *const *)b;
 
     if (left->request->source_change_id != right->request->source_change_id)
         return left->request->source_change_id < right->request->source_change_id ? -1 : 1;
@@ -330,8 +329,8 @@ visit(Order *order, Change *change)
 static int
 compare_tables(const void *a, const void *b)
 {
-    const Change *left = *(Change *const *) a;
-    const Change *right = *(Change *const *) b;
+    const Change *left = *(Change *const *)a;
+    const Change *right = *(Change *const *)b;
 
     if (left->table->upsert_order != right->table->upsert_order)
         return left->table->upsert_order < right->table->upsert_order ? -1 : 1;
@@ -387,8 +386,8 @@ typedef struct Attempt
 static int
 compare_statements(const void *a, const void *b)
 {
-    const Change *left = *(Change *const *) a;
-    const Change *right = *(Change *const *) b;
+    const Change *left = *(Change *const *)a;
+    const Change *right = *(Change *const *)b;
     bool left_delete = left->apply.kind == APPLY_DELETE;
     int tables = compare_tables(a, b);
     int columns;
@@ -596,14 +595,14 @@ log_server_change(Upload *upload, RowState *row, const CaptureEvent *event)
 
 /*
  * Logs what an attempt wrote: its own changes, and what triggers and cascades made of other rows of
- * the scope, in the order in which the rows were first touched. What happened in other scopes is set
- * aside, for commit.
+ * the scope, in the order in which the rows were first touched. What happened in other scopes is
+ * set aside, for commit.
  */
 static void
 harvest(Upload *upload, int64 start)
 {
-    MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "rowsync harvest",
-                                                  ALLOCSET_DEFAULT_SIZES);
+    MemoryContext context =
+        AllocSetContextCreate(CurrentMemoryContext, "rowsync harvest", ALLOCSET_DEFAULT_SIZES);
     MemoryContext outer = MemoryContextSwitchTo(context);
     int64 position = start;
     CaptureEvent event;
@@ -632,7 +631,7 @@ harvest(Upload *upload, int64 start)
         if (row->harvest == NULL)
         {
             row->harvest = palloc0(sizeof(Harvest));
-            ((Harvest *) row->harvest)->row = row;
+            ((Harvest *)row->harvest)->row = row;
             touched = lappend(touched, row->harvest);
         }
         item = row->harvest;
@@ -683,8 +682,8 @@ limit_lock_waits(bool again)
     if (LockTimeout > 0 && LockTimeout < limit)
         return;
     snprintf(text, sizeof(text), "%d", limit);
-    (void) set_config_option("lock_timeout", text, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-                             true, 0, false);
+    (void)set_config_option("lock_timeout", text, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true,
+                            0, false);
 }
 
 /* Writes changes together. If it works they are logged; if not, nothing has happened. */
@@ -737,9 +736,9 @@ unit_length(Change **changes, int first, int count)
 }
 
 /*
- * A unit of several changes, which need each other, could not be written. Finds out whose fault that
- * is: who can be written alone is; of the others, those that some check refuses get its error, and
- * the rest miss their parents.
+ * A unit of several changes, which need each other, could not be written. Finds out whose fault
+ * that is: who can be written alone is; of the others, those that some check refuses get its error,
+ * and the rest miss their parents.
  */
 static bool
 write_members(Upload *upload, Change **changes, int count)
@@ -765,7 +764,7 @@ write_members(Upload *upload, Change **changes, int count)
                 refuse_unit(&changes[i], 1, error);
             continue;
         }
-        (void) in_subtransaction(write_attempt, &probe, &error);
+        (void)in_subtransaction(write_attempt, &probe, &error);
         if (error != NULL)
             change_refuse_error(change, error);
     }
@@ -804,7 +803,7 @@ write_unit(Upload *upload, Change **changes, int count)
 static void
 write_in_pieces(Upload *upload, Change **changes, int count)
 {
-    int piece = Max((int) sqrt(count), 1);
+    int piece = Max((int)sqrt(count), 1);
     bool progress = false;
     bool forward = false;
     ErrorData *error;
@@ -931,8 +930,8 @@ process_wave(Upload *upload, int wave)
 static int
 compare_keys(const void *a, const void *b)
 {
-    const Change *left = *(Change *const *) a;
-    const Change *right = *(Change *const *) b;
+    const Change *left = *(Change *const *)a;
+    const Change *right = *(Change *const *)b;
 
     if (left->table->table_id != right->table->table_id)
         return left->table->table_id < right->table->table_id ? -1 : 1;
@@ -953,7 +952,7 @@ look_up_rows(Upload *upload)
     }
     qsort(sorted, count, sizeof(Change *), compare_keys);
     for (int i = 0; i < count; i++)
-        (void) changelog_row(upload->log, sorted[i]->table->table_id, sorted[i]->key);
+        (void)changelog_row(upload->log, sorted[i]->table->table_id, sorted[i]->key);
     pfree(sorted);
 }
 
@@ -1145,15 +1144,15 @@ rowsync_upload(PG_FUNCTION_ARGS)
         int64 scope_id = scope_find(upload.user_id);
 
         if (scope_id != 0)
-            (void) scope_read(scope_id, GetActiveSnapshot(), &upload.scope);
+            (void)scope_read(scope_id, GetActiveSnapshot(), &upload.scope);
         refuse_all(&upload);
     }
     else
     {
         /* Triggers of business tables may insert rows of their own. */
         settings = NewGUCNestLevel();
-        (void) set_config_option("rowsync.scope", upload.user_id, PGC_USERSET, PGC_S_SESSION,
-                                 GUC_ACTION_SAVE, true, 0, false);
+        (void)set_config_option("rowsync.scope", upload.user_id, PGC_USERSET, PGC_S_SESSION,
+                                GUC_ACTION_SAVE, true, 0, false);
         run(&upload);
         AtEOXact_GUC(true, settings);
     }
@@ -1163,5 +1162,5 @@ rowsync_upload(PG_FUNCTION_ARGS)
     upload_append_answer(&answer, &upload);
     SET_VARSIZE(answer.data, answer.len);
     MemoryContextDelete(context);
-    PG_RETURN_TEXT_P((text *) answer.data);
+    PG_RETURN_TEXT_P((text *)answer.data);
 }

@@ -14,7 +14,7 @@
 /* What to do with the row. */
 typedef enum ChangeAction
 {
-    ACTION_WRITE,  /* by change->apply */
+    ACTION_WRITE,   /* by change->apply */
     ACTION_LOG_ONLY /* the row is already so: only the log learns of the change */
 } ChangeAction;
 
@@ -53,14 +53,14 @@ typedef struct Change
     RowKey key;
     RowState *row;
     struct Change *first; /* an earlier change of the request with the same id and content */
-    int wave; /* 0 for the first change of a row in the request, 1 for the next, ... */
+    int wave;             /* 0 for the first change of a row in the request, 1 for the next, ... */
     ChangeAction action;
     ApplyRow apply;
     const JsonValue **given; /* by column index: the value that was sent, or NULL */
     const char *converting;  /* the column whose value is being read */
     int nparents;
     Parent *parents;
-    char log_op; /* what the log will call it */
+    char log_op;                 /* what the log will call it */
     struct varlena *log_payload; /* the row as stored */
     bool written;                /* the last attempt wrote the row */
     bool moved;                  /* the last attempt wrote it, but into another scope */

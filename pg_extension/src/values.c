@@ -84,13 +84,13 @@ value_codec_init(ValueCodec *codec, Oid type, int32 typmod, MemoryContext contex
     codec->type = type;
     codec->typmod = typmod;
     codec->kind = kind_of(base);
-    codec->direct_input = base == type && typmod < 0 && codec->kind != VALUE_OTHER &&
-                          base != BPCHAROID;
-    codec->safe_input = codec->direct_input &&
-                        (codec->kind == VALUE_BOOL || codec->kind == VALUE_INT2 ||
-                         codec->kind == VALUE_INT4 || codec->kind == VALUE_INT8 ||
-                         codec->kind == VALUE_TEXT || codec->kind == VALUE_UUID ||
-                         codec->kind == VALUE_BYTEA);
+    codec->direct_input =
+        base == type && typmod < 0 && codec->kind != VALUE_OTHER && base != BPCHAROID;
+    codec->safe_input =
+        codec->direct_input &&
+        (codec->kind == VALUE_BOOL || codec->kind == VALUE_INT2 || codec->kind == VALUE_INT4 ||
+         codec->kind == VALUE_INT8 || codec->kind == VALUE_TEXT || codec->kind == VALUE_UUID ||
+         codec->kind == VALUE_BYTEA);
     codec->output_needs_format = codec->kind == VALUE_OTHER;
     codec->input_needs_format = !codec->direct_input || codec->kind == VALUE_TIMESTAMPTZ ||
                                 codec->kind == VALUE_TIMESTAMP || codec->kind == VALUE_DATE;
@@ -148,7 +148,7 @@ json_append_string(StringInfo out, const char *text, int len)
     appendStringInfoCharMacro(out, '"');
     for (; text < end; text++)
     {
-        unsigned char c = (unsigned char) *text;
+        unsigned char c = (unsigned char)*text;
 
         if (likely(c >= 0x20 && c != '"' && c != '\\'))
             continue;
@@ -250,12 +250,12 @@ append_timestamp(StringInfo out, Timestamp value, const char *zone)
         return;
     }
     if (timestamp2tm(value, NULL, &tm, &fsec, NULL, NULL) != 0)
-        ereport(ERROR, (errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
-                        errmsg("timestamp out of range")));
+        ereport(ERROR,
+                (errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE), errmsg("timestamp out of range")));
     bc = tm.tm_year <= 0;
     appendStringInfo(out, "\"%04d-%02d-%02dT%02d:%02d:%02d.%06d%s%s\"",
                      bc ? 1 - tm.tm_year : tm.tm_year, tm.tm_mon, tm.tm_mday, tm.tm_hour, tm.tm_min,
-                     tm.tm_sec, (int) fsec, zone, bc ? " BC" : "");
+                     tm.tm_sec, (int)fsec, zone, bc ? " BC" : "");
 }
 
 /* A date, with the same rule for years before our era. */
@@ -299,7 +299,7 @@ append_raw_json(StringInfo out, const char *text, int len)
 static void
 free_detoasted(struct varlena *detoasted, Datum original)
 {
-    if ((Pointer) detoasted != DatumGetPointer(original))
+    if ((Pointer)detoasted != DatumGetPointer(original))
         pfree(detoasted);
 }
 
@@ -322,8 +322,8 @@ value_append_json(StringInfo out, ValueCodec *codec, Datum value)
             appendStringInfoString(out, DatumGetBool(value) ? "true" : "false");
             break;
         case VALUE_INT2:
-            out->len += pg_itoa(DatumGetInt16(value),
-                                (enlargeStringInfo(out, 12), out->data + out->len));
+            out->len +=
+                pg_itoa(DatumGetInt16(value), (enlargeStringInfo(out, 12), out->data + out->len));
             break;
         case VALUE_INT4:
             enlargeStringInfo(out, 16);
@@ -374,8 +374,8 @@ value_append_json(StringInfo out, ValueCodec *codec, Datum value)
         {
             Jsonb *jsonb = DatumGetJsonbP(value);
 
-            (void) JsonbToCString(out, &jsonb->root, VARSIZE(jsonb));
-            free_detoasted((struct varlena *) jsonb, value);
+            (void)JsonbToCString(out, &jsonb->root, VARSIZE(jsonb));
+            free_detoasted((struct varlena *)jsonb, value);
             break;
         }
         case VALUE_NUMERIC:
@@ -408,7 +408,7 @@ static bool
 parse_uuid(const char *text, int len, unsigned char *bytes)
 {
     if (len == 24)
-        return text[22] == '=' && pg_b64_decode(text, len, (char *) bytes, UUID_LEN) == UUID_LEN;
+        return text[22] == '=' && pg_b64_decode(text, len, (char *)bytes, UUID_LEN) == UUID_LEN;
     if (len != 32 && len != 36)
         return false;
     for (int i = 0; i < UUID_LEN; i++)
@@ -422,7 +422,7 @@ parse_uuid(const char *text, int len, unsigned char *bytes)
         low = hex_digit(*text++);
         if (high < 0 || low < 0)
             return false;
-        bytes[i] = (unsigned char) (high << 4 | low);
+        bytes[i] = (unsigned char)(high << 4 | low);
     }
     return true;
 }
@@ -445,7 +445,7 @@ parse_bytea(const char *text, int len)
 
             if (high < 0 || low < 0)
                 return NULL;
-            VARDATA(bytes)[i / 2 - 1] = (char) (high << 4 | low);
+            VARDATA(bytes)[i / 2 - 1] = (char)(high << 4 | low);
         }
         SET_VARSIZE(bytes, VARHDRSZ + len / 2 - 1);
     }
@@ -491,12 +491,12 @@ integer_datum(const ValueCodec *codec, const JsonValue *json, const char **error
     else if (codec->kind == VALUE_INT8)
         return Int64GetDatum(value);
     else if (codec->kind == VALUE_INT4 && value >= PG_INT32_MIN && value <= PG_INT32_MAX)
-        return Int32GetDatum((int32) value);
+        return Int32GetDatum((int32)value);
     else if (codec->kind == VALUE_INT2 && value >= PG_INT16_MIN && value <= PG_INT16_MAX)
-        return Int16GetDatum((int16) value);
+        return Int16GetDatum((int16)value);
     else
         *error = "number is out of the range of the column";
-    return (Datum) 0;
+    return (Datum)0;
 }
 
 /*
@@ -532,22 +532,22 @@ input_text(const ValueCodec *codec, const JsonValue *json, const char **error)
         case VALUE_BOOL:
             if (json->kind == JSON_BOOL)
                 return pnstrdup(json->text, json->len);
-            if (json->kind == JSON_NUMBER && (strcmp(json->text, "0") == 0 ||
-                                              strcmp(json->text, "1") == 0))
+            if (json->kind == JSON_NUMBER &&
+                (strcmp(json->text, "0") == 0 || strcmp(json->text, "1") == 0))
                 return pstrdup(json->text);
             *error = "expected true or false";
             return NULL;
         case VALUE_INT2:
         case VALUE_INT4:
         case VALUE_INT8:
-            (void) integer_datum(codec, json, error);
+            (void)integer_datum(codec, json, error);
             return *error ? NULL : pstrdup(json->text);
         case VALUE_FLOAT4:
         case VALUE_FLOAT8:
             if (json->kind == JSON_NUMBER ||
-                (json->kind == JSON_STRING && (strcmp(json->text, "NaN") == 0 ||
-                                               strcmp(json->text, "Infinity") == 0 ||
-                                               strcmp(json->text, "-Infinity") == 0)))
+                (json->kind == JSON_STRING &&
+                 (strcmp(json->text, "NaN") == 0 || strcmp(json->text, "Infinity") == 0 ||
+                  strcmp(json->text, "-Infinity") == 0)))
                 return pstrdup(json->text);
             *error = "expected a number, \"NaN\", \"Infinity\" or \"-Infinity\"";
             return NULL;
@@ -610,7 +610,7 @@ value_from_json(ValueCodec *codec, const JsonValue *json, bool *isnull, const ch
     {
         *isnull = true;
         if (codec->direct_input)
-            return (Datum) 0;
+            return (Datum)0;
         /* A domain may refuse null. */
         return InputFunctionCall(&codec->input, NULL, codec->ioparam, codec->typmod);
     }
@@ -626,7 +626,7 @@ value_from_json(ValueCodec *codec, const JsonValue *json, bool *isnull, const ch
                 if (json->kind == JSON_STRING)
                     return PointerGetDatum(cstring_to_text_with_len(json->text, json->len));
                 *error = "expected a string";
-                return (Datum) 0;
+                return (Datum)0;
             case VALUE_UUID:
             {
                 pg_uuid_t *uuid = palloc(sizeof(pg_uuid_t));
@@ -634,7 +634,7 @@ value_from_json(ValueCodec *codec, const JsonValue *json, bool *isnull, const ch
                 if (json->kind == JSON_STRING && parse_uuid(json->text, json->len, uuid->data))
                     return UUIDPGetDatum(uuid);
                 *error = "expected a uuid";
-                return (Datum) 0;
+                return (Datum)0;
             }
             case VALUE_BYTEA:
             {
@@ -644,7 +644,7 @@ value_from_json(ValueCodec *codec, const JsonValue *json, bool *isnull, const ch
                 if (bytes != NULL)
                     return PointerGetDatum(bytes);
                 *error = "expected base64";
-                return (Datum) 0;
+                return (Datum)0;
             }
             case VALUE_BOOL:
                 if (json->kind == JSON_BOOL)
@@ -656,6 +656,6 @@ value_from_json(ValueCodec *codec, const JsonValue *json, bool *isnull, const ch
     }
     text = input_text(codec, json, error);
     if (text == NULL)
-        return (Datum) 0;
+        return (Datum)0;
     return InputFunctionCall(&codec->input, text, codec->ioparam, codec->typmod);
 }

@@ -33,9 +33,9 @@ typedef enum ValueKind
 /* How the values of one column travel. */
 typedef struct ValueCodec
 {
-    ValueKind kind;    /* of the base type */
-    bool direct_input; /* our own parser is enough: no domain, no length to enforce */
-    bool safe_input;   /* reading it never raises an error */
+    ValueKind kind;           /* of the base type */
+    bool direct_input;        /* our own parser is enough: no domain, no length to enforce */
+    bool safe_input;          /* reading it never raises an error */
     bool output_needs_format; /* its text form depends on DateStyle and the like */
     bool input_needs_format;
     Oid type;
