@@ -382,9 +382,9 @@ held_apply(rowsync *client, Table *table, const Key *key, bool *applied)
     return client->code;
 }
 
-/* Tries again what could not be stored: a parent may have come, a unique value been freed. */
-rowsync_code
-held_retry(rowsync *client)
+/* Applies what is held, again and again as long as that brings something forward. */
+static rowsync_code
+retry(rowsync *client)
 {
     sqlite3_stmt *statement = NULL;
     rowsync_code code = ROWSYNC_OK;
@@ -417,6 +417,112 @@ held_retry(rowsync *client)
         sqlite3_finalize(statement);
         statement = NULL;
     }
+    return code;
+}
+
+/*
+ * Gives the unique columns of every row that is held a value that nobody has, so that rows which
+ * pass their values on in a circle can be stored. The caller undoes it for rows that cannot.
+ */
+static rowsync_code
+vacate(rowsync *client)
+{
+    sqlite3_stmt *columns = NULL, *held = NULL;
+    Key key = {0};
+    rowsync_code code = rs_prepare(
+        client,
+        "SELECT DISTINCT f.name, c.\"notnull\", c.type FROM pragma_index_list(?1, 'main') i"
+        " JOIN pragma_index_info(i.name, 'main') f JOIN pragma_table_info(?1, 'main') c"
+        " ON c.name = f.name WHERE i.\"unique\" AND i.origin <> 'pk' AND c.pk = 0",
+        &columns);
+
+    if (code == ROWSYNC_OK)
+        code = rs_prepare(
+            client, "SELECT table_id, pk FROM _sync_held WHERE state = 2 AND NOT deleted", &held);
+    while (code == ROWSYNC_OK && sqlite3_step(held) == SQLITE_ROW)
+    {
+        Table *table = table_by_id(client, sqlite3_column_int64(held, 0));
+        Buffer sql = {0};
+        int i, count = 0;
+
+        if (table == NULL || !table->exists ||
+            (code = key_column(client, held, 1, &key)) != ROWSYNC_OK)
+            continue;
+        buffer_text(&sql, "UPDATE OR IGNORE main.");
+        buffer_name(&sql, table->name);
+        sqlite3_reset(columns);
+        sqlite3_bind_text(columns, 1, table->name, -1, SQLITE_STATIC);
+        for (; sqlite3_step(columns) == SQLITE_ROW; count++)
+        {
+            buffer_text(&sql, count == 0 ? " SET " : ", ");
+            buffer_name(&sql, (const char *)sqlite3_column_text(columns, 0));
+            buffer_text(&sql, !sqlite3_column_int(columns, 1) ? " = NULL"
+                              : sqlite3_stricmp((const char *)sqlite3_column_text(columns, 2),
+                                                "INTEGER") == 0
+                                  ? " = random()"
+                                  : " = hex(randomblob(16))");
+        }
+        sqlite3_reset(columns);
+        for (i = 0; i < table->key_count; i++)
+        {
+            buffer_text(&sql, i == 0 ? " WHERE " : " AND ");
+            buffer_name(&sql, table->columns[table->keys[i]].name);
+            buffer_printf(&sql, " = ?%d", i + 1);
+        }
+        if (sql.failed)
+            code = rs_nomem(client);
+        else if (count > 0)
+        {
+            sqlite3_stmt *update = NULL;
+
+            code = rs_prepare(client, sql.data, &update);
+            if (code == ROWSYNC_OK)
+            {
+                key_bind_columns(table, update, 1, &key);
+                code = rs_finish(client, update, "making room for unique values");
+            }
+            sqlite3_finalize(update);
+        }
+        buffer_free(&sql);
+    }
+    sqlite3_finalize(columns);
+    sqlite3_finalize(held);
+    key_free(&key);
+    return code;
+}
+
+/* The number of rows that are held because something local is in the way. */
+static int64_t
+count_stuck(rowsync *client)
+{
+    sqlite3_stmt *statement = NULL;
+    int64_t count = 0;
+
+    if (rs_prepare(client, "SELECT count(*) FROM _sync_held WHERE state = 2", &statement) ==
+            ROWSYNC_OK &&
+        sqlite3_step(statement) == SQLITE_ROW)
+        count = sqlite3_column_int64(statement, 0);
+    sqlite3_finalize(statement);
+    return count;
+}
+
+/*
+ * Tries again what could not be stored: a parent may have come, a unique value been freed. What is
+ * left is tried once more with all its unique values out of the way, all or nothing.
+ */
+rowsync_code
+held_retry(rowsync *client)
+{
+    rowsync_code code = retry(client);
+
+    if (code != ROWSYNC_OK || count_stuck(client) == 0)
+        return client->code;
+    if ((code = rs_exec(client, "SAVEPOINT _sync_vacate")) != ROWSYNC_OK)
+        return code;
+    if ((code = vacate(client)) == ROWSYNC_OK && (code = retry(client)) == ROWSYNC_OK)
+        code = rs_exec(client, count_stuck(client) == 0
+                                   ? "RELEASE _sync_vacate"
+                                   : "ROLLBACK TO _sync_vacate; RELEASE _sync_vacate");
     return code;
 }
 
@@ -549,18 +655,7 @@ walk_rejected(rowsync *client, const char *table_name, const char *pk, bool requ
                 /* The server's content is not at hand: it comes with the next hydration. */
                 code = rs_exec(client, "UPDATE _sync_client_info SET hydrated = 0");
                 if (code == ROWSYNC_OK)
-                    code = row_set_version(client, change.table, &change.key, 0, true);
-                if (code == ROWSYNC_OK)
-                {
-                    Buffer sql = {0};
-
-                    buffer_printf(&sql,
-                                  "DELETE FROM _sync_version WHERE table_id = %lld AND"
-                                  " server_version = 0",
-                                  (long long)change.table->id);
-                    code = sql.failed ? rs_nomem(client) : rs_exec(client, sql.data);
-                    buffer_free(&sql);
-                }
+                    code = drop(client, SQL_VERSION_DROP, change.table, &change.key);
             }
             if (code == ROWSYNC_OK)
                 code = drop(client, SQL_DIRTY_DROP, change.table, &change.key);

@@ -371,6 +371,7 @@ pull_all(rowsync *client, const rowsync_sync_options *options, bool hydrate, row
 {
     Exchange answer = {0};
     Page page = {.has_more = true};
+    int windows = 1;
     rowsync_code code = ROWSYNC_OK;
 
     /* 0 is "not begun", 1 "begun": a hydration that was broken off goes on where it was. */
@@ -378,7 +379,10 @@ pull_all(rowsync *client, const rowsync_sync_options *options, bool hydrate, row
         ((code = rs_begin(client)) != ROWSYNC_OK ||
          (code = rs_end(client, move_cursor(client, 0, 0, 1))) != ROWSYNC_OK))
         return code;
-    while (page.has_more && code == ROWSYNC_OK)
+    /* After a window that an earlier call began comes one that goes up to now. */
+    if (!hydrate && client->window_until > 0)
+        windows = 2;
+    for (; windows > 0 && code == ROWSYNC_OK; windows -= !page.has_more)
     {
         if ((code = rs_load_info(client)) != ROWSYNC_OK)
             break;

@@ -1170,11 +1170,12 @@ rowsync_track(rowsync *client, const char *table_name, const rowsync_track_optio
     Buffer local = {0};
     Table *table = NULL;
     bool stale;
-    int i;
+    int i, known;
     rowsync_code code = rs_enter(client, true);
 
     if (code != ROWSYNC_OK)
         return code;
+    known = client->table_count;
     if (options == NULL)
         options = &standard;
     if (table_name == NULL || *table_name == '\0' || strncmp(table_name, "_sync_", 6) == 0 ||
@@ -1219,6 +1220,9 @@ rowsync_track(rowsync *client, const char *table_name, const rowsync_track_optio
             code = tables_check(client, true, &stale);
         if (code == ROWSYNC_OK)
             code = mark_existing(client, table);
+        /* What the log has of a new table lies before the cursor: it is read from the start. */
+        if (code == ROWSYNC_OK && client->table_count > known)
+            code = rs_exec(client, "UPDATE _sync_client_info SET hydrated = 0");
         if (code == ROWSYNC_OK)
             code = rs_run(client, SQL_COMMIT);
         if (!sqlite3_get_autocommit(client->db))

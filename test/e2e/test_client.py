@@ -1,0 +1,404 @@
+"""The client against the real gateway: values, keys, conflicts, refusals, and what survives a kill."""
+
+import json
+import random
+import signal
+import time
+import uuid
+
+import pytest
+import rig
+
+KINDS = """
+CREATE TABLE business.kinds (
+    id uuid PRIMARY KEY, i2 smallint, i4 integer, i8 bigint, f4 real, f8 double precision,
+    num numeric, flag boolean, txt text, ref uuid, bin bytea, at timestamptz, day date, js jsonb,
+    arr integer[]);
+CREATE TABLE business.counters (id bigint PRIMARY KEY, v text);
+CREATE TABLE business.settings (name text PRIMARY KEY, v text);
+CREATE TABLE business.places (realm text, n integer, tag uuid, v text, PRIMARY KEY (realm, n, tag));
+SELECT rowsync.register_table('business.kinds');
+SELECT rowsync.register_table('business.counters');
+SELECT rowsync.register_table('business.settings');
+SELECT rowsync.register_table('business.places');
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA business TO business_gateway;
+"""
+KINDS_HERE = """
+CREATE TABLE kinds (
+    id BLOB PRIMARY KEY, i2 INTEGER, i4 INTEGER, i8 INTEGER, f4 REAL, f8 REAL, num TEXT, flag BOOLEAN,
+    txt TEXT, ref BLOB, bin BLOB, at TEXT, day TEXT, js JSON, arr TEXT);
+CREATE TABLE counters (id INTEGER PRIMARY KEY, v TEXT);
+CREATE TABLE settings (name TEXT PRIMARY KEY, v TEXT) WITHOUT ROWID;
+CREATE TABLE places (realm TEXT, n INTEGER, tag BLOB, v TEXT, PRIMARY KEY (realm, n, tag)) STRICT;
+"""
+KIND_TABLES = ("kinds", "counters", "settings", "places")
+
+
+@pytest.fixture
+def kinds(device, database):
+    """Makes devices that have a table with every type, and tables with every sort of key."""
+    for statement in KINDS.strip().split(";\n"):
+        database.rows(statement.rstrip(";"))
+
+    def make(source):
+        one = device("ann", source)
+        one.app.executescript(KINDS_HERE)
+        one.run("track", *KIND_TABLES, "--schema", "business")
+        return one
+    return make
+
+
+@pytest.fixture
+def wire(gateway):
+    """A recording proxy in front of the gateway."""
+    proxy = rig.Wire(gateway.url)
+    yield proxy
+    proxy.close()
+
+
+def typed(device, table):
+    """The rows of a table with the types that SQLite stored, in a fixed order."""
+    return sorted(repr([(type(value).__name__, value) for value in row])
+                  for row in device.rows(f"SELECT * FROM {table}"))
+
+
+def key(name):
+    """The same uuid for the same name, in every run."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
+
+
+def add_user(device, name, email=None):
+    """The app creates a user."""
+    device.rows("INSERT INTO users VALUES (?, ?, ?, 1, 1)",
+                (key(name), name, email or f"{name}@sync.example"))
+
+
+def add_post(device, name, author):
+    """The app creates a post."""
+    device.rows("INSERT INTO posts VALUES (?, ?, ?, '', 1, 1)", (key(name), key(author), name))
+
+
+def name_of(device, name):
+    """What a user is called on a device now."""
+    return device.value("SELECT name FROM users WHERE id = ?", (key(name),))
+
+
+def everything(device):
+    """All rows of the example schema with their types."""
+    return {table: typed(device, table) for table in (
+        "users", "posts", "categories", "teams", "team_members", "files", "file_reviews")}
+
+
+def test_every_value_is_exact_both_ways(kinds):
+    phone, tablet = kinds("phone"), kinds("tablet")
+    rows = [
+        (-32768, -2147483648, -9223372036854775808, 0.1, 0.1 + 0.2, "0.1000000000000000000001",
+         1, "ä\u0301€\U0001f600 \"\\\n\t\u0001", uuid.uuid4().bytes, b"\x00\xff" * 50,
+         "2026-11-24T02:03:04.000005Z", "2026-02-28", '{"a": [1, 2.50, null]}', "{1,NULL,3}"),
+        (32767, 2147483647, 9223372036854775807, 3.4e+38, 5e-324, "-0.00000000000000000001",
+         0, "", None, b"", None, None, '"text"', "{}"),
+        (0, 0, 2**53 + 1, -1.5, 1.7976931348623157e+308, "NaN", None, "' -- ;", None, None, None,
+         None, "false", None),
+        (1, 1, 1, float("inf"), float("-inf"), "123456789012345678901234567890", 1, "x", None, None,
+         None, None, "7", None),
+    ]
+    for number, row in enumerate(rows):
+        marks = ", ".join("?" * (len(row) + 1))
+        phone.rows(f"INSERT INTO kinds VALUES ({marks})",
+                   (uuid.UUID(key(str(number))).bytes, *row))
+    assert phone.sync()["statuses"] == {"applied": len(rows)}
+    tablet.sync()
+    assert typed(tablet, "kinds") == typed(phone, "kinds")
+    for column, position in (("i8", 2), ("f8", 4), ("txt", 7), ("bin", 9)):
+        assert [row[0] for row in tablet.rows(f"SELECT {column} FROM kinds")].sort(key=repr) == [
+            row[position] for row in rows].sort(key=repr)
+    tablet.rows("UPDATE kinds SET txt = txt || '!', f8 = f8 / 3, bin = x'0102'")
+    assert tablet.sync()["statuses"] == {"applied": len(rows)}
+    phone.sync()
+    assert typed(phone, "kinds") == typed(tablet, "kinds")
+
+
+def test_what_psql_writes_arrives_exactly(kinds, database):
+    phone = kinds("phone")
+    phone.sync()
+    database.rows("""SET rowsync.scope = 'ann'; INSERT INTO business.kinds (id, i8, f4, f8, num, flag,
+        bin, js, arr) VALUES (%s, -1, 'NaN', 'Infinity', 1.50, true, '\\x00ff', '{"b":1}', '{1,2}')""",
+                  key("psql"))
+    phone.sync()
+    assert phone.rows("SELECT id, i8, f4, f8, num, flag, bin, js, arr FROM kinds") == [
+        (uuid.UUID(key("psql")).bytes, -1, "NaN", float("inf"), "1.50", 1, b"\x00\xff", '{"b": 1}',
+         "{1,2}")]
+    phone.rows("UPDATE kinds SET f4 = f4, i4 = 5")
+    assert phone.sync()["statuses"] == {"applied": 1}
+    assert database.value("SELECT f4::text || i4 FROM business.kinds") == "NaN5"
+
+
+def test_keys_of_every_sort(kinds, database):
+    phone, tablet = kinds("phone"), kinds("tablet")
+    with phone.transaction():
+        phone.rows("INSERT INTO counters VALUES (-5, 'a'), (9223372036854775807, 'b')")
+        phone.rows("INSERT INTO settings VALUES ('läng \"uage', 'de'), ('', 'empty')")
+        phone.rows("INSERT INTO places VALUES ('r,\"[', 7, ?, 'v'), ('', -1, ?, 'w')",
+                   (uuid.UUID(key("a")).bytes, uuid.UUID(key("b")).bytes))
+    assert phone.sync()["statuses"] == {"applied": 6}
+    tablet.sync()
+    for table in KIND_TABLES:
+        assert typed(tablet, table) == typed(phone, table)
+    tablet.rows("UPDATE counters SET v = 'changed'")
+    tablet.rows("DELETE FROM settings WHERE name = ''")
+    tablet.rows("UPDATE places SET n = 8 WHERE n = 7")
+    assert tablet.sync()["statuses"] == {"applied": 5}
+    phone.sync()
+    for table in KIND_TABLES:
+        assert typed(phone, table) == typed(tablet, table)
+    assert database.value("SELECT count(*) FROM business.places") == 2
+
+
+def test_blob_keys_and_references(device, database):
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    file, review = uuid.uuid4(), uuid.uuid4()
+    phone.rows("INSERT INTO files VALUES (?, 'f', x'00ff10')", (file.bytes,))
+    phone.rows("INSERT INTO file_reviews VALUES (?, ?, 'good')", (review.bytes, file.bytes))
+    assert phone.sync()["statuses"] == {"applied": 2}
+    tablet.sync()
+    assert everything(tablet) == everything(phone)
+    assert database.rows("SELECT file_id::text FROM business.file_reviews") == [(str(file),)]
+    tablet.rows("DELETE FROM files")
+    tablet.sync()
+    phone.sync()
+    assert phone.rows("SELECT * FROM file_reviews") == []
+
+
+@pytest.mark.parametrize("policy, name, updated", [
+    ("server", "phone's", 1), ("client", "tablet's", 2), ("merge", "phone's", 2)])
+def test_policies_of_conflicts(device, policy, name, updated):
+    """Both change the name; the tablet changes another column as well, and syncs later."""
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    tablet.run("track", "users", "--schema", "business", "--policy", policy)
+    add_user(phone, "ann")
+    phone.sync()
+    tablet.sync()
+    phone.rows("UPDATE users SET name = 'phone''s'")
+    tablet.rows("UPDATE users SET name = 'tablet''s', updated_at = 2")
+    phone.sync()
+    report = tablet.sync()
+    assert report["statuses"]["conflict"] == 1
+    tablet.sync()
+    phone.sync()
+    for one in (phone, tablet):
+        assert one.rows("SELECT name, updated_at FROM users") == [(name, updated)]
+        assert one.rows("SELECT * FROM _sync_pending") == []
+
+
+def test_a_manual_conflict_waits_for_the_user(device):
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    tablet.run("track", "users", "--schema", "business", "--policy", "manual")
+    add_user(phone, "ann")
+    phone.sync()
+    tablet.sync()
+    phone.rows("UPDATE users SET name = 'phone'")
+    tablet.rows("UPDATE users SET name = 'tablet'")
+    phone.sync()
+    assert tablet.run("sync", check=False).returncode == 3
+    shown = tablet.run("conflicts", "--json", check=False)
+    (conflict,) = json.loads(shown.stdout)
+    assert shown.returncode == 3
+    assert (conflict["pk_uuid"], json.loads(conflict["server_payload"])["name"]) == (
+        key("ann"), "phone")
+    assert name_of(tablet, "ann") == "tablet"
+    tablet.run("resolve", "users", key("ann"), "--policy", "client")
+    tablet.sync()
+    phone.sync()
+    assert name_of(phone, "ann") == "tablet"
+
+
+def test_a_download_leaves_pending_edits_alone(device):
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    add_user(phone, "ann")
+    phone.sync()
+    tablet.sync()
+    phone.rows("UPDATE users SET name = 'phone'")
+    phone.sync()
+    tablet.rows("UPDATE users SET updated_at = 7")
+    tablet.run("pull")
+    assert tablet.rows("SELECT name, updated_at FROM users") == [("ann", 7)]
+    tablet.sync()
+    assert tablet.rows("SELECT name, updated_at FROM users") == [("phone", 1)]
+
+
+def test_a_refused_change_blocks_nothing_and_can_be_corrected(device, database):
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    add_user(phone, "first", "same@sync.example")
+    phone.sync()
+    add_user(tablet, "second", "same@sync.example")
+    tablet.run("push", check=False)
+    refused = tablet.run("rejected", "--json", check=False)
+    assert refused.returncode == 3
+    (letter,) = json.loads(refused.stdout)
+    assert (letter["reason"], letter["op"], letter["pk"]) == ("constraint", "INSERT", key("second"))
+    assert json.loads(letter["payload"])["email"] == "same@sync.example"
+    add_user(tablet, "third")
+    done = tablet.run("sync", check=False)
+    assert done.returncode == 3
+    assert database.value("SELECT count(*) FROM business.users") == 2
+    tablet.rows("UPDATE users SET email = 'second@sync.example' WHERE id = ?", (key("second"),))
+    tablet.sync()
+    phone.sync()
+    assert database.value("SELECT count(*) FROM business.users") == 3
+    assert everything(phone) == everything(tablet)
+
+
+def test_a_refused_change_can_be_given_up(device):
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    add_user(phone, "first", "same@sync.example")
+    phone.sync()
+    add_user(tablet, "second", "same@sync.example")
+    assert tablet.run("sync", check=False).returncode == 3
+    tablet.run("discard", "users", key("second"))
+    tablet.sync()
+    assert everything(phone) == everything(tablet)
+
+
+def test_an_edit_during_the_upload_stays_pending(device, wire):
+    phone = device("ann", "phone", url=wire.url)
+    add_user(phone, "ann")
+    wire.hold_uploads()
+    running = phone.start("sync")
+    deadline = time.monotonic() + 30
+    while not any(exchange.path == "/sync/upload" for exchange in wire.exchanges):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    phone.rows("UPDATE users SET name = 'later'")
+    wire.release()
+    running.communicate(timeout=60)
+    assert phone.rows("SELECT op, base_version FROM _sync_pending") == [("UPDATE", 1)]
+    assert phone.sync()["statuses"] == {"applied": 1}
+    assert phone.rows("SELECT * FROM _sync_pending") == []
+
+
+def test_unique_values_that_devices_pass_on(device):
+    """Two users swap their addresses on the phone; the tablet sees only the outcome."""
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    add_user(phone, "a", "one@sync.example")
+    add_user(phone, "b", "two@sync.example")
+    phone.sync()
+    tablet.sync()
+    with phone.transaction():
+        phone.rows("UPDATE users SET email = 'x' WHERE id = ?", (key("a"),))
+        phone.rows("UPDATE users SET email = 'one@sync.example' WHERE id = ?", (key("b"),))
+    phone.sync()
+    with phone.transaction():
+        phone.rows("UPDATE users SET email = 'two@sync.example' WHERE id = ?", (key("a"),))
+    phone.sync()
+    tablet.sync()
+    assert everything(tablet) == everything(phone)
+
+
+def test_a_child_of_a_deleted_parent(device, database):
+    """The phone deletes a user for whom the tablet, offline, has written a post."""
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    add_user(phone, "ann")
+    phone.sync()
+    tablet.sync()
+    phone.rows("DELETE FROM users")
+    phone.sync()
+    add_post(tablet, "post", "ann")
+    for one in (tablet, phone, tablet, phone):
+        one.run("sync", check=False)
+    assert everything(phone) == everything(tablet)
+    assert tablet.rows("PRAGMA foreign_key_check") == []
+    assert json.loads(tablet.run("rejected", "--json", check=False).stdout) != []
+
+
+def test_a_parent_deleted_here_and_used_there(device):
+    """The other way round: the post is first, the deletion cannot be taken by the server."""
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    add_user(phone, "ann")
+    phone.sync()
+    tablet.sync()
+    add_post(tablet, "post", "ann")
+    tablet.sync()
+    phone.rows("DELETE FROM users")
+    assert phone.run("sync", check=False).returncode == 3
+    assert phone.rows("PRAGMA foreign_key_check") == []
+    phone.run("discard")
+    phone.sync()
+    assert everything(phone) == everything(tablet)
+
+
+def test_a_table_tracked_later_gets_its_rows(device):
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    add_user(phone, "ann")
+    phone.rows("INSERT INTO categories VALUES (?, NULL, 'c')", (key("c"),))
+    phone.sync()
+    tablet.run("untrack", "categories")
+    tablet.sync()
+    assert tablet.rows("SELECT * FROM categories") == []
+    tablet.run("track", "categories", "--schema", "business")
+    tablet.sync()
+    assert everything(tablet) == everything(phone)
+
+
+def test_sign_off_and_another_user(device):
+    phone = device("ann", "phone")
+    add_user(phone, "ann")
+    refused = phone.run("attach", "--url", phone.url, "--user", "bob", check=False)
+    assert refused.returncode == 1
+    assert 'belongs to user "ann"' in refused.stderr
+    assert phone.run("detach", check=False).returncode == 1
+    phone.sync()
+    phone.run("detach")
+    assert phone.rows("SELECT * FROM users") == []
+    assert phone.rows("SELECT * FROM _sync_pending") == []
+    phone.user, phone._token = "bob", None
+    phone.attach()
+    phone.sync()
+    assert phone.rows("SELECT * FROM users") == []
+    phone.run("detach")
+    phone.user, phone._token = "ann", None
+    phone.attach()
+    phone.sync()
+    assert name_of(phone, "ann") == "ann"
+
+
+def test_killed_at_random_points_nothing_is_lost(device, database):
+    """Kill -9 all over push, pull and hydrate; the edits go on between."""
+    rng = random.Random(5)
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    for turn in range(30):
+        with phone.transaction():
+            for number in range(20):
+                add_user(phone, f"{turn}-{number}")
+            phone.rows("UPDATE users SET updated_at = ? WHERE abs(random()) % 5 = 0", (turn,))
+            phone.rows("DELETE FROM users WHERE abs(random()) % 20 = 0")
+        for one in (phone, tablet):
+            running = one.start("sync", "--batch-size", 7, "--page-size", 5)
+            time.sleep(rng.random() * 0.08)
+            running.send_signal(signal.SIGKILL)
+            running.communicate()
+        assert phone.value("PRAGMA integrity_check") == "ok"
+        assert tablet.value("PRAGMA integrity_check") == "ok"
+    for one in (phone, tablet, phone):
+        one.sync()
+    assert phone.rows("SELECT * FROM _sync_pending") == []
+    assert sorted(phone.rows("SELECT id, name, updated_at FROM users")) == sorted(
+        database.rows("SELECT id::text, name, updated_at FROM business.users"))
+    assert everything(tablet) == everything(phone)
+
+
+def test_the_command_line_says_what_is_wrong(device, tmp_path):
+    phone = device("ann", "phone")
+    for arguments, code, words in (
+            (("track",), 2, "track needs the names of tables"),
+            (("track", "nothing"), 1, 'There is no table "nothing".'),
+            (("attach",), 2, "attach needs --url and --user"),
+            (("attach", "--url", "ftp://x", "--user", "u"), 1, '"ftp://x" is no URL'),
+            (("frobnicate",), 2, 'there is no command "frobnicate"'),
+            (("sync", "--batch-size", "-1"), 1, "Batches and pages have 1 to 10000 changes."),
+            (("sync", "--nonsense"), 2, "--nonsense")):
+        done = phone.run(*arguments, check=False)
+        assert (done.returncode, words in done.stderr) == (code, True), done.stderr
+    phone._token = "not.a.token"
+    done = phone.run("sync", check=False)
+    assert done.returncode == 1
+    assert "The server answered 401" in done.stderr
