@@ -23,13 +23,13 @@
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
-#include "commands/trigger.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/fmgroids.h"
+#include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -488,20 +488,6 @@ capture_if_changed(SyncedTable *table, TupleTableSlot *row)
     capture_existing(table, row);
 }
 
-/* Whether a table has the trigger that captures its rows. */
-static bool
-is_captured(Relation relation)
-{
-    TriggerDesc *triggers = relation->trigdesc;
-
-    for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
-    {
-        if (strcmp(triggers->triggers[i].tgname, "_rowsync_capture") == 0)
-            return true;
-    }
-    return false;
-}
-
 /* rowsync.register_table(table_name regclass, scope_column name) returns integer */
 Datum
 rowsync_register_table(PG_FUNCTION_ARGS)
@@ -639,15 +625,15 @@ Datum
 rowsync_follow_table(PG_FUNCTION_ARGS)
 {
     Oid relid = PG_GETARG_OID(0);
-    Relation relation;
-    bool captured;
 
+    /*
+     * While a dump is restored, tables are completed piece by piece in any order, and in the end
+     * everything is as it was. pg_dump's scripts and pg_restore set this in each of their sessions.
+     */
+    if (!check_function_bodies)
+        PG_RETURN_VOID();
     registry_invalidate(relid);
-    relation = table_open(relid, AccessShareLock);
-    captured = is_captured(relation);
-    table_close(relation, NoLock);
-    /* While a dump is restored, tables are completed piece by piece, and the trigger comes last. */
-    if (!captured || registry_find_relid(relid) == NULL)
+    if (registry_find_relid(relid) == NULL)
         PG_RETURN_VOID();
     if (write_tables(relid))
     {

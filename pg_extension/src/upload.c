@@ -826,8 +826,12 @@ write_in_pieces(Upload *upload, Change **changes, int count)
             progress = true;
         else
         {
-            for (int i = first; i < last; i += unit_length(changes, i, last))
-                progress |= write_unit(upload, changes + i, unit_length(changes, i, last));
+            for (int i = first, length; i < last; i += length)
+            {
+                /* Before: a unit that cannot be written is dissolved. */
+                length = unit_length(changes, i, last);
+                progress |= write_unit(upload, changes + i, length);
+            }
         }
         first = last;
     }
