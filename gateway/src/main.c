@@ -4,6 +4,7 @@
 #include "canceller.h"
 #include "config.h"
 #include "log.h"
+#include "notify.h"
 #include "router.h"
 #include "server.h"
 #include "tls.h"
@@ -76,6 +77,7 @@ serve(struct server *server, const struct config *config, const sigset_t *signal
             break;
         reload(server, config);
     }
+    notify_manager("STOPPING=1");
     log_message(LOG_INFO, "draining", "%s", strsignal(received));
     server_drain(server);
     log_message(LOG_INFO, "stopped", "bye");
@@ -107,6 +109,7 @@ run(const struct config *config, struct jwt_keys *keys, SSL_CTX *tls)
     printf("rowsync-gateway: listening on %s\n", server_url(server));
     fflush(stdout);
     log_message(LOG_INFO, "started", "listening on %s", server_url(server));
+    notify_manager("READY=1");
     serve(server, config, &signals);
     canceller_stop();
     server_free(server);

@@ -4,7 +4,9 @@ import base64
 import gzip
 import http.client
 import json
+import pathlib
 import re
+import shutil
 import signal
 import socket
 import ssl
@@ -1076,3 +1078,58 @@ def test_a_socket_file(database, tmp_path, mint):
     finally:
         first.kill()
         first.communicate()
+
+
+# As a service
+
+def run(*arguments, **environment):
+    """Runs the binary to its end."""
+    return subprocess.run([rig.gateway.BINARY, *arguments], capture_output=True, text=True,
+                          timeout=20, env={"PATH": "/usr/bin:/bin", **environment})
+
+
+def test_the_command_line(tmp_path):
+    good = {"DATABASE_URL": "dbname=x", "ROWSYNC_JWT_SECRET": "s" * 32}
+    done = run("--check-config", **good)
+    assert (done.returncode, done.stdout) == (0, "rowsync-gateway: the configuration is good\n")
+    done = run("--check-config", DATABASE_URL="dbname=x")
+    assert done.returncode == 2
+    assert done.stderr == ("rowsync-gateway: neither jwt_secret nor jwks_file is set: without a "
+                           "key no token can be verified\n")
+    done = run("--check-config", ROWSYNC_TLS_CERTIFICATE=str(tmp_path / "none"),
+               ROWSYNC_TLS_KEY="none", **good)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"rowsync-gateway: {tmp_path}/none: ")
+    done = run("--check-config", ROWSYNC_TLS_KEY="none", **good)
+    assert done.stderr == ("rowsync-gateway: tls_certificate and tls_key belong together: one of "
+                           "them is not set\n")
+    assert re.fullmatch(r"rowsync-gateway \d+\.\d+\S*\n", run("--version").stdout)
+    assert run("--help").stdout.startswith("Usage: rowsync-gateway ")
+    for wrong in (["--nonsense"], ["argument"]):
+        done = run(*wrong, **good)
+        assert done.returncode == 2 and "rowsync-gateway" in done.stderr
+
+
+def test_the_service_manager_is_told(start_gateway, tmp_path):
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        manager.settimeout(20)
+        gateway = start_gateway(NOTIFY_SOCKET=path)
+        assert manager.recv(100) == b"READY=1"
+        assert gateway.stop() == 0
+        assert manager.recv(100) == b"STOPPING=1"
+
+
+def test_the_unit_and_the_manual_are_sound():
+    folder = pathlib.Path(__file__).resolve().parents[2] / "gateway"
+    manual = subprocess.run(["man", "--warnings", "-l", "-Tutf8", folder / "rowsync-gateway.1"],
+                            capture_output=True, text=True) if shutil.which("man") else None
+    assert manual is None or (manual.returncode == 0 and manual.stderr == "")
+    text = (folder / "rowsync-gateway.1").read_text().replace("\\-", "-")
+    for option in re.findall(r"--[a-z-]+", run("--help").stdout):
+        assert option in text
+    if shutil.which("systemd-analyze"):
+        done = subprocess.run(["systemd-analyze", "security", "--offline=true", "--threshold=30",
+                               folder / "rowsync-gateway.service"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
