@@ -155,6 +155,7 @@ rowsync_code rs_run(rowsync *client, Statement which);
 rowsync_code rs_finish(rowsync *client, sqlite3_stmt *statement, const char *doing);
 rowsync_code rs_begin(rowsync *client);
 rowsync_code rs_end(rowsync *client, rowsync_code code);
+void rs_idle(rowsync *client);
 rowsync_code rs_attached(rowsync *client);
 rowsync_code rs_load_info(rowsync *client);
 rowsync_code rs_counts(rowsync *client, int64_t *pending, int64_t *conflicts, int64_t *rejected);

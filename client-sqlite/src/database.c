@@ -421,16 +421,26 @@ rowsync_open(sqlite3 *db, const rowsync_options *options, rowsync **out)
     return rs_enter(client, false);
 }
 
+/* Lets go of every prepared statement, without which the connection cannot be closed. */
 void
-rowsync_close(rowsync *client)
+rs_idle(rowsync *client)
 {
     int i;
 
-    if (client == NULL)
-        return;
     tables_free(client);
     for (i = 0; i < SQL_STATEMENTS; i++)
+    {
         sqlite3_finalize(client->statements[i]);
+        client->statements[i] = NULL;
+    }
+}
+
+void
+rowsync_close(rowsync *client)
+{
+    if (client == NULL)
+        return;
+    rs_idle(client);
     if (client->transport.close != NULL)
         client->transport.close(client->transport.context);
     if (client->token != NULL)

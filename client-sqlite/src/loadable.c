@@ -1,0 +1,306 @@
+/*
+ * loadable.c - the library as an extension of SQLite, for every language that can load one:
+ *
+ *     SELECT rowsync_init();
+ *     SELECT rowsync_track('notes');            -- or ('notes', 'schema') or ('notes', 'schema',
+ * 'merge') SELECT rowsync_attach('https://…', 'ann');  -- or with a source id SELECT
+ * rowsync_token('eyJ…'); SELECT rowsync_sync();                    -- a report as JSON; also
+ * rowsync_push, rowsync_pull
+ *
+ * Each connection has one client, made by the first call. A failure is an SQL error whose message
+ * also has the hint. The functions write, so they are for top-level SQL only (SQLITE_DIRECTONLY):
+ * no trigger or view of a foreign file can call them.
+ */
+#include "client.h"
+
+#include <string.h>
+
+/* The client of the connection; NULL with an error set. */
+static rowsync *
+client_of(sqlite3_context *context)
+{
+    rowsync **slot = sqlite3_user_data(context);
+
+    if (*slot != NULL)
+        return *slot;
+    if (rowsync_open(sqlite3_context_db_handle(context), NULL, slot) == ROWSYNC_OK)
+        return *slot;
+    if (*slot == NULL)
+        sqlite3_result_error_nomem(context);
+    else
+        sqlite3_result_error(context, rowsync_message(*slot), -1);
+    rowsync_close(*slot);
+    *slot = NULL;
+    return NULL;
+}
+
+/*
+ * Ends a function, with the failure in words if there was one. No statement stays prepared: the app
+ * may close its connection at any time, and does not know of us.
+ */
+static void
+finish(sqlite3_context *context, rowsync *client, rowsync_code code)
+{
+    Buffer text = {0};
+
+    rs_idle(client);
+    if (code == ROWSYNC_OK)
+        return;
+    buffer_printf(&text, "rowsync: %s %s", rowsync_message(client), rowsync_hint(client));
+    if (code == ROWSYNC_NOMEM || text.failed)
+        sqlite3_result_error_nomem(context);
+    else
+        sqlite3_result_error(context, text.data, -1);
+    buffer_free(&text);
+}
+
+/* A text argument, or NULL where it is NULL or not given. */
+static const char *
+argument(int count, sqlite3_value **values, int at)
+{
+    return at < count ? (const char *)sqlite3_value_text(values[at]) : NULL;
+}
+
+static void
+sql_init(sqlite3_context *context, int count, sqlite3_value **values)
+{
+    rowsync *client = client_of(context);
+
+    (void)count;
+    (void)values;
+    if (client != NULL)
+        finish(context, client, rowsync_init(client));
+}
+
+static void
+sql_track(sqlite3_context *context, int count, sqlite3_value **values)
+{
+    static const char *const names[] = {"server", "client", "merge", "manual"};
+    rowsync *client = client_of(context);
+    const char *policy = argument(count, values, 2);
+    rowsync_track_options options = {argument(count, values, 1), ROWSYNC_SERVER_WINS, NULL};
+    int i;
+
+    if (client == NULL)
+        return;
+    for (i = 0; policy != NULL && i < 4 && strcmp(policy, names[i]) != 0; i++)
+        ;
+    if (policy != NULL && i == 4)
+        sqlite3_result_error(context, "rowsync: the policy is server, client, merge or manual", -1);
+    else
+    {
+        options.policy = policy != NULL ? (rowsync_policy)i : ROWSYNC_SERVER_WINS;
+        finish(context, client, rowsync_track(client, argument(count, values, 0), &options));
+    }
+}
+
+static void
+sql_attach(sqlite3_context *context, int count, sqlite3_value **values)
+{
+    rowsync *client = client_of(context);
+
+    if (client != NULL)
+        finish(context, client,
+               rowsync_attach(client, argument(count, values, 0), argument(count, values, 1),
+                              argument(count, values, 2)));
+}
+
+static void
+sql_detach(sqlite3_context *context, int count, sqlite3_value **values)
+{
+    rowsync *client = client_of(context);
+
+    if (client != NULL)
+        finish(context, client, rowsync_detach(client, count > 0 && sqlite3_value_int(values[0])));
+}
+
+static void
+sql_token(sqlite3_context *context, int count, sqlite3_value **values)
+{
+    rowsync *client = client_of(context);
+
+    if (client != NULL)
+        finish(context, client, rowsync_set_token(client, argument(count, values, 0)));
+}
+
+/* The report of a sync as JSON. */
+static void
+result_report(sqlite3_context *context, const rowsync_report *report)
+{
+    Buffer text = {0};
+
+    buffer_printf(&text,
+                  "{\"uploaded\":%lld,\"rounds\":%lld,\"downloaded\":%lld,\"pages\":%lld,"
+                  "\"pending\":%lld,\"conflicts\":%lld,\"rejected\":%lld,\"head\":%lld}",
+                  (long long)report->uploaded, (long long)report->rounds,
+                  (long long)report->downloaded, (long long)report->pages,
+                  (long long)report->pending, (long long)report->conflicts,
+                  (long long)report->rejected, (long long)report->head);
+    if (text.failed)
+        sqlite3_result_error_nomem(context);
+    else
+        sqlite3_result_text(context, text.data, (int)text.length, SQLITE_TRANSIENT);
+    buffer_free(&text);
+}
+
+/* rowsync_sync, rowsync_push, rowsync_pull, rowsync_hydrate: the optional argument is a batch size.
+ */
+static void
+run_sync(sqlite3_context *context, int count, sqlite3_value **values,
+         rowsync_code (*call)(rowsync *, const rowsync_sync_options *, rowsync_report *))
+{
+    rowsync *client = client_of(context);
+    rowsync_sync_options options = {0};
+    rowsync_report report;
+    rowsync_code code;
+
+    if (client == NULL)
+        return;
+    if (count > 0)
+        options.batch_size = sqlite3_value_int(values[0]);
+    code = call(client, &options, &report);
+    if (code == ROWSYNC_OK)
+        result_report(context, &report);
+    finish(context, client, code);
+}
+
+static void
+sql_sync(sqlite3_context *context, int count, sqlite3_value **values)
+{
+    run_sync(context, count, values, rowsync_sync);
+}
+
+static void
+sql_push(sqlite3_context *context, int count, sqlite3_value **values)
+{
+    run_sync(context, count, values, rowsync_push);
+}
+
+static void
+sql_pull(sqlite3_context *context, int count, sqlite3_value **values)
+{
+    run_sync(context, count, values, rowsync_pull);
+}
+
+static void
+sql_hydrate(sqlite3_context *context, int count, sqlite3_value **values)
+{
+    run_sync(context, count, values, rowsync_hydrate);
+}
+
+static void
+sql_status(sqlite3_context *context, int count, sqlite3_value **values)
+{
+    rowsync *client = client_of(context);
+    rowsync_state state;
+    Buffer text = {0};
+    const char *members[3];
+    int i;
+
+    (void)count;
+    (void)values;
+    if (client == NULL)
+        return;
+    if (rowsync_get_state(client, &state) != ROWSYNC_OK)
+    {
+        finish(context, client, rowsync_error(client));
+        return;
+    }
+    members[0] = state.url;
+    members[1] = state.user_id;
+    members[2] = state.source_id;
+    for (i = 0; i < 3; i++)
+    {
+        static const char *const names[] = {"{\"url\":", ",\"user\":", ",\"source\":"};
+
+        buffer_text(&text, names[i]);
+        if (members[i] != NULL)
+            buffer_json_text(&text, members[i], strlen(members[i]));
+        else
+            buffer_text(&text, "null");
+    }
+    buffer_printf(&text,
+                  ",\"pending\":%lld,\"conflicts\":%lld,\"rejected\":%lld,\"head\":%lld,"
+                  "\"hydrated\":%s,\"tables\":%d}",
+                  (long long)state.pending, (long long)state.conflicts, (long long)state.rejected,
+                  (long long)state.head, state.hydrated ? "true" : "false", state.tables);
+    if (text.failed)
+        sqlite3_result_error_nomem(context);
+    else
+        sqlite3_result_text(context, text.data, (int)text.length, SQLITE_TRANSIENT);
+    buffer_free(&text);
+    finish(context, client, ROWSYNC_OK);
+}
+
+/* rowsync_requeue, rowsync_discard: all, those of a table, or one row. */
+static void
+sql_requeue(sqlite3_context *context, int count, sqlite3_value **values)
+{
+    rowsync *client = client_of(context);
+
+    if (client != NULL)
+        finish(context, client,
+               rowsync_requeue(client, argument(count, values, 0), argument(count, values, 1)));
+}
+
+static void
+sql_discard(sqlite3_context *context, int count, sqlite3_value **values)
+{
+    rowsync *client = client_of(context);
+
+    if (client != NULL)
+        finish(context, client,
+               rowsync_discard(client, argument(count, values, 0), argument(count, values, 1)));
+}
+
+/* Forgets the client with the connection. */
+static void
+release(void *slot)
+{
+    rowsync_close(*(rowsync **)slot);
+    rs_free(slot);
+}
+
+SQLITE_EXTENSION_INIT1
+
+int sqlite3_rowsync_init(sqlite3 *db, char **message, const sqlite3_api_routines *api);
+
+/* What SQLite calls when it loads the extension. */
+int
+sqlite3_rowsync_init(sqlite3 *db, char **message, const sqlite3_api_routines *api)
+{
+    static const struct
+    {
+        const char *name;
+        void (*call)(sqlite3_context *, int, sqlite3_value **);
+        int arguments;
+    } functions[] = {
+        {"rowsync_init", sql_init, 0},        {"rowsync_track", sql_track, -1},
+        {"rowsync_attach", sql_attach, -1},   {"rowsync_detach", sql_detach, -1},
+        {"rowsync_token", sql_token, 1},      {"rowsync_sync", sql_sync, -1},
+        {"rowsync_push", sql_push, -1},       {"rowsync_pull", sql_pull, -1},
+        {"rowsync_hydrate", sql_hydrate, -1}, {"rowsync_status", sql_status, 0},
+        {"rowsync_requeue", sql_requeue, -1}, {"rowsync_discard", sql_discard, -1},
+    };
+    rowsync **slot;
+    size_t i;
+    int result = SQLITE_OK;
+
+    SQLITE_EXTENSION_INIT2(api);
+    (void)message;
+    if (sqlite3_libversion_number() < 3035000)
+    {
+        *message = sqlite3_mprintf("rowsync needs SQLite 3.35 or later");
+        return SQLITE_ERROR;
+    }
+    slot = rs_realloc(NULL, sizeof(*slot));
+    if (slot == NULL)
+        return SQLITE_NOMEM;
+    *slot = NULL;
+    /* The first one owns the slot: SQLite releases it when the connection closes. */
+    for (i = 0; i < sizeof(functions) / sizeof(*functions) && result == SQLITE_OK; i++)
+        result = sqlite3_create_function_v2(db, functions[i].name, functions[i].arguments,
+                                            SQLITE_UTF8 | SQLITE_DIRECTONLY, slot,
+                                            functions[i].call, NULL, NULL, i == 0 ? release : NULL);
+    return result;
+}
