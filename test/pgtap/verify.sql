@@ -59,12 +59,12 @@ SELECT matches(damage('DROP TRIGGER _rowsync_truncate ON app.users'), 'trigger _
 SELECT is_empty('SELECT * FROM rowsync.verify()', 'sound again');
 
 -- Views.
-SELECT results_eq($$SELECT concat_ws(' ', scope, seq, table_name, key, op, source_id) COLLATE "C" FROM rowsync.change WHERE scope = 'ann' AND seq > 4 ORDER BY seq$$,
+SELECT results_eq($$SELECT concat_ws(' ', scope, seq, table_name, key, op, source_id) COLLATE "default" FROM rowsync.change WHERE scope = 'ann' AND seq > 4 ORDER BY seq$$,
                   '{"ann 5 app.users u3 DELETE ","ann 6 app.users u4 INSERT phone"}'::text[], 'change');
-SELECT results_eq($$SELECT concat_ws(' ', key, version, deleted) COLLATE "C" FROM rowsync.row_version WHERE scope = 'ann' ORDER BY key$$,
+SELECT results_eq($$SELECT concat_ws(' ', key, version, deleted) COLLATE "default" FROM rowsync.row_version WHERE scope = 'ann' ORDER BY key$$,
                   '{u1 4 f,u2 2 f,u3 5 t,u4 6 f}'::text[], 'row_version');
-SELECT results_eq($$SELECT concat_ws(' ', scope, source_id, last_download, changes_behind) COLLATE "C" FROM rowsync.source_lag WHERE scope = 'ann'$$, '{ann phone 0 6}'::text[], 'source_lag');
-SELECT results_eq($$SELECT concat_ws(' ', scope, head, floor, sources, live_rows, tombstones, changes_kept) COLLATE "C" FROM rowsync.scope_status ORDER BY scope$$,
+SELECT results_eq($$SELECT concat_ws(' ', scope, source_id, last_download, changes_behind) COLLATE "default" FROM rowsync.source_lag WHERE scope = 'ann'$$, '{ann phone 0 6}'::text[], 'source_lag');
+SELECT results_eq($$SELECT concat_ws(' ', scope, head, floor, sources, live_rows, tombstones, changes_kept) COLLATE "default" FROM rowsync.scope_status ORDER BY scope$$,
                   '{ann 6 0 1 3 1 6,bob 1 0 1 1 0 1}'::text[], 'scope_status');
-SELECT results_eq($$SELECT concat_ws(' ', table_name, live_rows, tombstones) COLLATE "C" FROM rowsync.table_status WHERE live_rows > 0$$, '{app.users 4 1}'::text[], 'table_status');
+SELECT results_eq($$SELECT concat_ws(' ', table_name, live_rows, tombstones) COLLATE "default" FROM rowsync.table_status WHERE live_rows > 0$$, '{app.users 4 1}'::text[], 'table_status');
 SELECT finish();
