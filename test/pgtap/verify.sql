@@ -3,7 +3,7 @@
 \ir include/helpers.sql
 \ir include/app.sql
 SET rowsync.scope = 'ann';
-SELECT plan(31);
+SELECT plan(30);
 
 INSERT INTO app.users (id, name) VALUES ('u1', 'A'), ('u2', 'B'), ('u3', 'C');
 UPDATE app.users SET name = 'AA' WHERE id = 'u1';
