@@ -92,14 +92,13 @@ upload_append_answer(StringInfo out, Upload *upload)
             change = change->first;
         if (i > 0)
             appendStringInfoChar(out, ',');
-        appendStringInfo(out, "{\"source_change_id\":" INT64_FORMAT,
-                         change->request->source_change_id);
+        appendStringInfoString(out, "{\"source_change_id\":");
+        json_append_integer(out, change->request->source_change_id);
         switch (change->status)
         {
             case STATUS_APPLIED:
-                appendStringInfo(out,
-                                 ",\"status\":\"applied\",\"new_server_version\":" INT64_FORMAT,
-                                 change->version);
+                appendStringInfoString(out, ",\"status\":\"applied\",\"new_server_version\":");
+                json_append_integer(out, change->version);
                 if (change->server_row != NULL)
                     append_server_row(out, change);
                 break;

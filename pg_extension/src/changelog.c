@@ -318,17 +318,44 @@ changelog_find_change(ChangeLog *log, int32 source_no, int64 source_change_id)
     return found ? DatumGetInt64(store_value(&log->changes, LOG_SEQ)) : 0;
 }
 
-/* Reads change seq of a scope through a Store of the change log by its primary key. */
-static bool
-read_change(Store *log, Snapshot snapshot, int64 scope_id, int64 seq, StoredChange *change)
+/* Positions a Store of the change log, by its primary key, on change seq of a scope. */
+bool
+changelog_find(Store *log, Snapshot snapshot, int64 scope_id, int64 seq)
 {
     ScanKeyData keys[2];
-    Datum payload;
-    bool isnull;
 
     ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(scope_id));
     ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(seq));
-    if (!store_find(log, snapshot, keys, 2))
+    return store_find(log, snapshot, keys, 2);
+}
+
+/*
+ * The version that a row had at a position of the log, following its changes back from a later one;
+ * 0 where it was not there yet. RS003 where the chain is pruned.
+ */
+int64
+changelog_version_at(Store *log, Snapshot snapshot, int64 scope_id, int64 version, int64 at)
+{
+    while (version > at)
+    {
+        CHECK_FOR_INTERRUPTS();
+        if (!changelog_find(log, snapshot, scope_id, version))
+            ereport(ERROR, (errcode(ROWSYNC_HISTORY_PRUNED),
+                            errmsg("the history since " INT64_FORMAT " is pruned", at),
+                            errhint("Begin again at the head.")));
+        version = DatumGetInt64(store_value(log, LOG_PRIOR_VERSION));
+    }
+    return version;
+}
+
+/* Reads change seq of a scope through such a Store. */
+static bool
+read_change(Store *log, Snapshot snapshot, int64 scope_id, int64 seq, StoredChange *change)
+{
+    Datum payload;
+    bool isnull;
+
+    if (!changelog_find(log, snapshot, scope_id, seq))
         return false;
     change->seq = seq;
     change->prior_version = DatumGetInt64(store_value(log, LOG_PRIOR_VERSION));

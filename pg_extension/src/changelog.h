@@ -66,6 +66,8 @@ int64 changelog_find_change(ChangeLog *log, int32 source_no, int64 source_change
 bool changelog_read(ChangeLog *log, int64 seq, StoredChange *change);
 bool changelog_read_latest(ChangeLog *log, const RowState *row, StoredChange *change);
 bool changelog_read_row(int64 scope_id, int32 table_id, RowKey key, StoredChange *change);
+bool changelog_find(Store *log, Snapshot snapshot, int64 scope_id, int64 seq);
+int64 changelog_version_at(Store *log, Snapshot snapshot, int64 scope_id, int64 version, int64 at);
 int64 changelog_head(const ChangeLog *log);
 void changelog_close(ChangeLog *log);
 void changelog_abandon(ChangeLog *log);

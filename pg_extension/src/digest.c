@@ -40,9 +40,13 @@ digest_add(Digest *digest, const SyncedTable *table, RowKey key, int64 version)
     uint64 half;
 
     resetStringInfo(&digest->row);
-    appendStringInfo(&digest->row, "%s\x1f%s\x1f", table->schema, table->name);
+    appendStringInfoString(&digest->row, table->schema);
+    appendStringInfoCharMacro(&digest->row, '\x1f');
+    appendStringInfoString(&digest->row, table->name);
+    appendStringInfoCharMacro(&digest->row, '\x1f');
     rowkey_append_text(&digest->row, table, key);
-    appendStringInfo(&digest->row, "\x1f" INT64_FORMAT, version);
+    appendStringInfoCharMacro(&digest->row, '\x1f');
+    json_append_integer(&digest->row, version);
     if (pg_cryptohash_init(digest->hash) < 0 ||
         pg_cryptohash_update(digest->hash, (const uint8 *)digest->row.data, digest->row.len) < 0 ||
         pg_cryptohash_final(digest->hash, sum, sizeof(sum)) < 0)
@@ -70,36 +74,18 @@ digest_free(Digest *digest)
     pfree(digest->row.data);
 }
 
-/*
- * The version that a row had at a position of the log, following its changes back; 0 where it was
- * not there, or was deleted.
- */
+/* The version of a row at a position of the log; 0 where it was not there, or was deleted. */
 static int64
-version_at(Store *log, Snapshot snapshot, int64 scope_id, int64 version, int64 at)
+live_version_at(Store *log, Snapshot snapshot, int64 scope_id, int64 version, int64 at)
 {
-    while (version > at)
-    {
-        ScanKeyData keys[2];
-
-        CHECK_FOR_INTERRUPTS();
-        ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(scope_id));
-        ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(version));
-        if (!store_find(log, snapshot, keys, 2))
-            ereport(ERROR, (errcode(ROWSYNC_HISTORY_PRUNED),
-                            errmsg("the history since " INT64_FORMAT " is pruned", at),
-                            errhint("Ask for the digest at the head.")));
-        version = DatumGetInt64(store_value(log, LOG_PRIOR_VERSION));
-        if (version != 0 && version <= at)
-        {
-            ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(version));
-            if (!store_find(log, snapshot, keys, 2))
-                ereport(ERROR, (errcode(ROWSYNC_HISTORY_PRUNED),
-                                errmsg("the history since " INT64_FORMAT " is pruned", at),
-                                errhint("Ask for the digest at the head.")));
-            return DatumGetChar(store_value(log, LOG_OP)) == 'D' ? 0 : version;
-        }
-    }
-    return version;
+    version = changelog_version_at(log, snapshot, scope_id, version, at);
+    if (version == 0)
+        return 0;
+    if (!changelog_find(log, snapshot, scope_id, version))
+        ereport(ERROR, (errcode(ROWSYNC_HISTORY_PRUNED),
+                        errmsg("the history since " INT64_FORMAT " is pruned", at),
+                        errhint("Ask for the digest at the head.")));
+    return DatumGetChar(store_value(log, LOG_OP)) == 'D' ? 0 : version;
 }
 
 /* Adds all rows of a scope that were live at a position of its log. */
@@ -127,7 +113,7 @@ add_scope(Digest *digest, const Scope *scope, int64 at, Snapshot snapshot)
         slot_getallattrs(slot);
         version = DatumGetInt64(slot->tts_values[META_VERSION - 1]);
         if (version > at)
-            version = version_at(&log, snapshot, scope->scope_id, version, at);
+            version = live_version_at(&log, snapshot, scope->scope_id, version, at);
         else if (DatumGetBool(slot->tts_values[META_DELETED - 1]))
             version = 0;
         if (version == 0)

@@ -3,8 +3,13 @@
  *
  * An index scan appends the stored payloads, which are JSON text already, to one buffer. A change
  * that a later one inside the window supersedes is left out: row_meta knows the latest version of
- * each row, one look each. A look that says "changed again, but after the window" tells nothing, so
- * such a change goes out, and the device, applying in order, ends with the window's last state.
+ * each row, one look each; where the row has moved on behind the window, the chain of its changes
+ * leads back to what it was at its end.
+ *
+ * The look is what a page costs. Leaving out is needed where the source's own changes are left out:
+ * an older change of somebody else must not undo them. Beyond the source's last upload it only
+ * saves bytes; so there, where many looks have found nothing, as on a device that polls often, only
+ * every few changes are looked up until one is superseded again.
  */
 #include "postgres.h"
 
@@ -30,6 +35,9 @@ PG_FUNCTION_INFO_V1(rowsync_download);
 #define MAX_PAGE 10000
 /* Log entries looked at for one page, for each change that it may have. */
 #define LOOKS_PER_CHANGE 20
+/* Looks without success after which only every SPARSE_STEP'th change is looked up. */
+#define LOOKS_IN_VAIN 64
+#define SPARSE_STEP 16
 /* A source that only polls is noted as seen this often. */
 #define SEEN_INTERVAL_MS (60 * 1000)
 
@@ -48,17 +56,19 @@ typedef struct DownloadPage
     Snapshot snapshot;
     Store meta;
     Store sources;
+    Store log;
     int32 named_source; /* whose id stands in source_name */
     char *source_name;  /* as a JSON string */
     int64 next_after;
     int64 window_until;
     int count;
+    int looks_in_vain;
     StringInfoData out;
 } DownloadPage;
 
-/* Whether a later change inside the window makes this one needless. */
+/* Whether a later change of the row lies inside the window. */
 static bool
-superseded(DownloadPage *page, int64 seq, Datum table_id, Datum row_key)
+look_up_later(DownloadPage *page, int64 seq, Datum table_id, Datum row_key)
 {
     ScanKeyData keys[3];
     int64 version;
@@ -69,7 +79,27 @@ superseded(DownloadPage *page, int64 seq, Datum table_id, Datum row_key)
     if (!store_find(&page->meta, page->snapshot, keys, 3))
         return false;
     version = DatumGetInt64(store_value(&page->meta, META_VERSION));
-    return version > seq && version <= page->window_until;
+    if (version > page->window_until)
+        version = changelog_version_at(&page->log, page->snapshot, page->scope.scope_id, version,
+                                       page->window_until);
+    return version > seq;
+}
+
+/* Whether a change may be left out, as far as it pays to find out. */
+static bool
+superseded(DownloadPage *page, int64 seq, Datum table_id, Datum row_key)
+{
+    bool needed = !page->include_self && seq <= page->source.last_upload;
+
+    if (!needed && page->looks_in_vain >= LOOKS_IN_VAIN && seq % SPARSE_STEP != 0)
+        return false;
+    if (look_up_later(page, seq, table_id, row_key))
+    {
+        page->looks_in_vain = 0;
+        return true;
+    }
+    page->looks_in_vain++;
+    return false;
 }
 
 /* The id of a source as a JSON string; the last one is kept, neighbours mostly share it. */
@@ -107,13 +137,15 @@ append_change(DownloadPage *page, SyncedTable *table, TupleTableSlot *slot)
     bytea *key = DatumGetByteaPP(slot->tts_values[LOG_KEY - 1]);
     RowKey row_key = {VARSIZE_ANY_EXHDR(key), VARDATA_ANY(key)};
 
-    appendStringInfo(
-        out, "%s{\"server_id\":" INT64_FORMAT ",\"schema\":", page->count++ > 0 ? "," : "", seq);
+    appendStringInfoString(out, page->count++ > 0 ? ",{\"server_id\":" : "{\"server_id\":");
+    json_append_integer(out, seq);
+    appendStringInfoString(out, ",\"schema\":");
     json_append_string(out, table->schema, strlen(table->schema));
     appendStringInfoString(out, ",\"table\":");
     json_append_string(out, table->name, strlen(table->name));
-    appendStringInfo(
-        out, ",\"op\":\"%s\",\"pk\":", op == 'D' ? "DELETE" : (op == 'I' ? "INSERT" : "UPDATE"));
+    appendStringInfoString(out, op == 'D'   ? ",\"op\":\"DELETE\",\"pk\":"
+                                : op == 'I' ? ",\"op\":\"INSERT\",\"pk\":"
+                                            : ",\"op\":\"UPDATE\",\"pk\":");
     rowkey_append_json(out, table, row_key);
     appendStringInfoString(out, ",\"payload\":");
     if (op == 'D' || slot->tts_isnull[LOG_PAYLOAD - 1])
@@ -126,11 +158,14 @@ append_change(DownloadPage *page, SyncedTable *table, TupleTableSlot *slot)
         if ((Pointer)payload != DatumGetPointer(slot->tts_values[LOG_PAYLOAD - 1]))
             pfree(payload);
     }
-    appendStringInfo(out, ",\"server_version\":" INT64_FORMAT ",\"deleted\":%s,\"source_id\":%s",
-                     seq, op == 'D' ? "true" : "false",
-                     source_name(page, DatumGetInt32(slot->tts_values[LOG_SOURCE - 1])));
-    appendStringInfo(out, ",\"source_change_id\":" INT64_FORMAT ",\"ts\":",
-                     DatumGetInt64(slot->tts_values[LOG_SOURCE_CHANGE_ID - 1]));
+    appendStringInfoString(out, ",\"server_version\":");
+    json_append_integer(out, seq);
+    appendStringInfoString(out, op == 'D' ? ",\"deleted\":true,\"source_id\":"
+                                          : ",\"deleted\":false,\"source_id\":");
+    appendStringInfoString(out, source_name(page, DatumGetInt32(slot->tts_values[LOG_SOURCE - 1])));
+    appendStringInfoString(out, ",\"source_change_id\":");
+    json_append_integer(out, DatumGetInt64(slot->tts_values[LOG_SOURCE_CHANGE_ID - 1]));
+    appendStringInfoString(out, ",\"ts\":");
     timestamp_append_json(out, DatumGetTimestampTz(slot->tts_values[LOG_TS - 1]));
     appendStringInfoChar(out, '}');
 }
@@ -201,7 +236,7 @@ note_progress(DownloadPage *page)
              TimestampDifferenceExceeds(page->source.last_seen, GetCurrentTimestamp(),
                                         SEEN_INTERVAL_MS))
         source_update(page->scope.scope_id, page->source_id, Min(page->after, page->scope.head), 0,
-                      false);
+                      0, false);
 }
 
 /* Finds the scope and refuses a cursor that the history no longer reaches. */
@@ -263,7 +298,9 @@ rowsync_download(PG_FUNCTION_ARGS)
         page.named_source = -1;
         store_open(&page.meta, REL_ROW_META, REL_ROW_META_PKEY, AccessShareLock);
         store_open(&page.sources, REL_SOURCE, REL_SOURCE_PKEY, AccessShareLock);
+        store_open(&page.log, REL_CHANGE_LOG, REL_CHANGE_LOG_PKEY, AccessShareLock);
         append_changes(&page);
+        store_close(&page.log);
         store_close(&page.sources);
         store_close(&page.meta);
     }

@@ -237,6 +237,7 @@ fill_source(Store *store, Source *source)
     source->source_no = DatumGetInt32(store_value(store, SOURCE_NO));
     source->last_download = DatumGetInt64(store_value(store, SOURCE_LAST_DOWNLOAD));
     source->last_change_id = DatumGetInt64(store_value(store, SOURCE_LAST_CHANGE_ID));
+    source->last_upload = DatumGetInt64(store_value(store, SOURCE_LAST_UPLOAD));
     source->last_seen = DatumGetTimestampTz(store_value(store, SOURCE_LAST_SEEN));
 }
 
@@ -296,6 +297,7 @@ source_find_or_create(int64 scope_id, const char *source_id, Source *source)
     row->values[SOURCE_SCOPE - 1] = Int64GetDatum(scope_id);
     row->values[SOURCE_LAST_DOWNLOAD - 1] = Int64GetDatum(0);
     row->values[SOURCE_LAST_CHANGE_ID - 1] = Int64GetDatum(0);
+    row->values[SOURCE_LAST_UPLOAD - 1] = Int64GetDatum(0);
     row->values[SOURCE_FIRST_SEEN - 1] = TimestampTzGetDatum(now);
     row->values[SOURCE_LAST_SEEN - 1] = TimestampTzGetDatum(now);
     row->values[SOURCE_NO - 1] = Int32GetDatum(source->source_no);
@@ -323,12 +325,12 @@ source_has_pruned(int64 scope_id, const char *source_id, int64 source_change_id)
 }
 
 /*
- * Notes what a source has done: last_download and last_change_id only ever grow. Without wait,
+ * Notes what a source has done; the three numbers only ever grow. Without wait,
  * leaves the note out if somebody else is writing one.
  */
 void
 source_update(int64 scope_id, const char *source_id, int64 last_download, int64 last_change_id,
-              bool wait)
+              int64 last_upload, bool wait)
 {
     Store store;
     Snapshot snapshot = GetActiveSnapshot();
@@ -343,6 +345,8 @@ source_update(int64 scope_id, const char *source_id, int64 last_download, int64 
             Int64GetDatum(Max(last_download, DatumGetInt64(values[SOURCE_LAST_DOWNLOAD - 1])));
         values[SOURCE_LAST_CHANGE_ID - 1] =
             Int64GetDatum(Max(last_change_id, DatumGetInt64(values[SOURCE_LAST_CHANGE_ID - 1])));
+        values[SOURCE_LAST_UPLOAD - 1] =
+            Int64GetDatum(Max(last_upload, DatumGetInt64(values[SOURCE_LAST_UPLOAD - 1])));
         values[SOURCE_LAST_SEEN - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
         store_update(&store, &store.slot->tts_tid, values, snapshot);
     }

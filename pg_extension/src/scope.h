@@ -28,6 +28,7 @@ enum
     SOURCE_SCOPE = 1,
     SOURCE_LAST_DOWNLOAD,
     SOURCE_LAST_CHANGE_ID,
+    SOURCE_LAST_UPLOAD,
     SOURCE_FIRST_SEEN,
     SOURCE_LAST_SEEN,
     SOURCE_NO,
@@ -51,6 +52,7 @@ typedef struct Source
     int32 source_no;
     int64 last_download;
     int64 last_change_id;
+    int64 last_upload;
     TimestampTz last_seen;
 } Source;
 
@@ -65,7 +67,7 @@ bool source_find(int64 scope_id, const char *source_id, Source *source);
 void source_find_or_create(int64 scope_id, const char *source_id, Source *source);
 bool source_has_pruned(int64 scope_id, const char *source_id, int64 source_change_id);
 void source_update(int64 scope_id, const char *source_id, int64 last_download, int64 last_change_id,
-                   bool wait);
+                   int64 last_upload, bool wait);
 
 void check_id(const char *what, const char *id);
 

@@ -126,7 +126,10 @@ append_row(Stream *stream, int64 version, RowKey key)
                                version, table->qualified_name),
                         errhint("SELECT * FROM rowsync.verify(...) tells what else is wrong.")));
     payload = DatumGetTextPP(stored);
-    appendStringInfo(out, "[%d," INT64_FORMAT, stream->table, version);
+    appendStringInfoCharMacro(out, '[');
+    json_append_integer(out, stream->table);
+    appendStringInfoCharMacro(out, ',');
+    json_append_integer(out, version);
     payload_append_values(out, table, VARDATA_ANY(payload), VARSIZE_ANY_EXHDR(payload));
     appendStringInfoString(out, "]\n");
     if ((Pointer)payload != DatumGetPointer(stored))

@@ -1112,7 +1112,8 @@ run(Upload *upload)
 
     PushActiveSnapshot(GetTransactionSnapshot());
     source_update(upload->scope.scope_id, upload->source_id,
-                  Min(upload->request.last_server_seq_seen, upload->scope.head), highest_id, true);
+                  Min(upload->request.last_server_seq_seen, upload->scope.head), highest_id,
+                  upload->scope.head, true);
     PopActiveSnapshot();
 }
 

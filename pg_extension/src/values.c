@@ -236,12 +236,35 @@ append_base64(StringInfo out, const char *bytes, int len)
     appendStringInfoCharMacro(out, '"');
 }
 
+/* Appends a whole number; printf would take several times as long. */
+void
+json_append_integer(StringInfo out, int64 value)
+{
+    enlargeStringInfo(out, MAXINT8LEN + 1);
+    out->len += pg_lltoa(value, out->data + out->len);
+}
+
+/* Writes a number of exactly this many digits, and the separator behind it; returns the end. */
+static char *
+put_digits(char *p, int value, int digits, char separator)
+{
+    for (int i = digits - 1; i >= 0; i--)
+    {
+        p[i] = (char)('0' + value % 10);
+        value /= 10;
+    }
+    p[digits] = separator;
+    return p + digits + 1;
+}
+
 /* Date and time with all six digits; years before our era end in " BC", as PostgreSQL reads it. */
 static void
 append_timestamp(StringInfo out, Timestamp value, const char *zone)
 {
     struct pg_tm tm;
     fsec_t fsec;
+    char text[32];
+    char *p = text;
     bool bc;
 
     if (TIMESTAMP_NOT_FINITE(value))
@@ -253,9 +276,23 @@ append_timestamp(StringInfo out, Timestamp value, const char *zone)
         ereport(ERROR,
                 (errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE), errmsg("timestamp out of range")));
     bc = tm.tm_year <= 0;
-    appendStringInfo(out, "\"%04d-%02d-%02dT%02d:%02d:%02d.%06d%s%s\"",
-                     bc ? 1 - tm.tm_year : tm.tm_year, tm.tm_mon, tm.tm_mday, tm.tm_hour, tm.tm_min,
-                     tm.tm_sec, (int)fsec, zone, bc ? " BC" : "");
+    /* A year has four digits or, far off, as many as it needs. */
+    appendStringInfoCharMacro(out, '"');
+    if (bc || tm.tm_year > 9999)
+        appendStringInfo(out, "%04d-", bc ? 1 - tm.tm_year : tm.tm_year);
+    else
+        p = put_digits(p, tm.tm_year, 4, '-');
+    p = put_digits(p, tm.tm_mon, 2, '-');
+    p = put_digits(p, tm.tm_mday, 2, 'T');
+    p = put_digits(p, tm.tm_hour, 2, ':');
+    p = put_digits(p, tm.tm_min, 2, ':');
+    p = put_digits(p, tm.tm_sec, 2, '.');
+    p = put_digits(p, fsec, 6, '\0');
+    appendBinaryStringInfo(out, text, p - text - 1);
+    appendStringInfoString(out, zone);
+    if (bc)
+        appendStringInfoString(out, " BC");
+    appendStringInfoCharMacro(out, '"');
 }
 
 /* A date, with the same rule for years before our era. */
@@ -322,16 +359,13 @@ value_append_json(StringInfo out, ValueCodec *codec, Datum value)
             appendStringInfoString(out, DatumGetBool(value) ? "true" : "false");
             break;
         case VALUE_INT2:
-            out->len +=
-                pg_itoa(DatumGetInt16(value), (enlargeStringInfo(out, 12), out->data + out->len));
+            json_append_integer(out, DatumGetInt16(value));
             break;
         case VALUE_INT4:
-            enlargeStringInfo(out, 16);
-            out->len += pg_ltoa(DatumGetInt32(value), out->data + out->len);
+            json_append_integer(out, DatumGetInt32(value));
             break;
         case VALUE_INT8:
-            enlargeStringInfo(out, 24);
-            out->len += pg_lltoa(DatumGetInt64(value), out->data + out->len);
+            json_append_integer(out, DatumGetInt64(value));
             break;
         case VALUE_FLOAT4:
             float_to_shortest_decimal_buf(DatumGetFloat4(value), digits);

@@ -79,6 +79,7 @@ void value_codec_init(ValueCodec *codec, Oid type, int32 typmod, MemoryContext c
 void value_append_json(StringInfo out, ValueCodec *codec, Datum value);
 Datum value_from_json(ValueCodec *codec, const JsonValue *json, bool *isnull, const char **error);
 void timestamp_append_json(StringInfo out, int64 value);
+void json_append_integer(StringInfo out, int64 value);
 void json_append_string(StringInfo out, const char *text, int len);
 
 void value_format_enter(ValueFormat *saved);

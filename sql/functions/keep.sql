@@ -32,15 +32,15 @@ BEGIN
         -- Uploads of this scope wait from here on, so that a tombstone cannot come alive meanwhile.
         SELECT c.* INTO s FROM rowsync.scope AS c WHERE c.scope_id = s.scope_id FOR NO KEY UPDATE;
 
-        -- Old enough, and read by every source that is not yet given up.
-        SELECT least(
-            (SELECT l.seq FROM rowsync.change_log AS l
-              WHERE l.scope_id = s.scope_id AND l.ts < clock_timestamp() - keep
-              ORDER BY l.seq DESC LIMIT 1),
-            (SELECT min(d.last_download) FROM rowsync.source AS d
-              WHERE d.scope_id = s.scope_id AND d.last_seen >= clock_timestamp() - give_up))
-          INTO horizon;
-        CONTINUE WHEN horizon IS NULL OR horizon <= s.floor;
+        -- Old enough, and read by every source that is not yet given up. No such source: least()
+        -- passes over the null.
+        SELECT l.seq INTO horizon FROM rowsync.change_log AS l
+         WHERE l.scope_id = s.scope_id AND l.ts < clock_timestamp() - keep
+         ORDER BY l.seq DESC LIMIT 1;
+        CONTINUE WHEN horizon IS NULL;
+        SELECT least(horizon, min(d.last_download)) INTO horizon FROM rowsync.source AS d
+         WHERE d.scope_id = s.scope_id AND d.last_seen >= clock_timestamp() - give_up;
+        CONTINUE WHEN horizon <= s.floor;
 
         -- The numbers of changes are remembered: sent again, they must have no second effect.
         UPDATE rowsync.source AS d
@@ -93,12 +93,16 @@ COMMENT ON FUNCTION rowsync.declare_restored(text) IS
 
 CREATE FUNCTION rowsync.row_history(table_name regclass, key text)
     RETURNS TABLE (scope text, version bigint, ts timestamptz, source_id text, op text, payload json)
-    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
+DECLARE
+    wanted CONSTANT bytea := rowsync._parse_key(row_history.table_name, row_history.key);
+BEGIN
+    RETURN QUERY
     WITH RECURSIVE chain AS (
         SELECT l.* FROM rowsync.synced_table AS t
           JOIN rowsync.row_meta AS m ON m.table_id = t.table_id
-           AND m.row_key = rowsync._parse_key(row_history.table_name, row_history.key)
+           AND m.row_key = wanted
           JOIN rowsync.change_log AS l ON l.scope_id = m.scope_id AND l.seq = m.version
          WHERE t.relid = row_history.table_name
         UNION ALL
@@ -110,7 +114,8 @@ CREATE FUNCTION rowsync.row_history(table_name regclass, key text)
       FROM chain AS c
       JOIN rowsync.scope AS s USING (scope_id)
       LEFT JOIN rowsync.source AS d USING (scope_id, source_no)
-     ORDER BY c.scope_id, c.seq DESC
+     ORDER BY c.scope_id, c.seq DESC;
+END
 $$;
 COMMENT ON FUNCTION rowsync.row_history(regclass, text) IS
 'Every version of a row that is still kept, latest first. key: the pk as devices know it (several columns: a JSON array). The payload of a DELETE is the row that went. RS006: the table is not registered; RS002: key does not fit.';

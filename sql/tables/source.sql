@@ -4,6 +4,7 @@ CREATE TABLE rowsync.source (
     scope_id       bigint      NOT NULL,
     last_download  bigint      NOT NULL DEFAULT 0,
     last_change_id bigint      NOT NULL DEFAULT 0,
+    last_upload    bigint      NOT NULL DEFAULT 0,
     first_seen     timestamptz NOT NULL,
     last_seen      timestamptz NOT NULL,
     source_no      integer     NOT NULL,
@@ -17,4 +18,5 @@ COMMENT ON TABLE rowsync.source IS 'Installations that have synced, by scope';
 COMMENT ON COLUMN rowsync.source.last_download IS 'This source has read the change log up to here';
 COMMENT ON COLUMN rowsync.source.last_change_id IS 'Highest source_change_id that this source ever had applied';
 COMMENT ON COLUMN rowsync.source.pruned_change_ids IS 'Numbers of applied changes that prune has removed from the change log';
+COMMENT ON COLUMN rowsync.source.last_upload IS 'The head after its last upload: it made no change beyond';
 COMMENT ON COLUMN rowsync.source.source_id IS 'The token''s did';
