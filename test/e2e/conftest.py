@@ -12,8 +12,8 @@ from rig.process import raise_on_termination  # noqa: E402
 
 
 def pytest_configure():
-    """A runner that is told to stop takes its servers with it."""
-    raise_on_termination()
+    """Told to stop, pytest must end: any other exception is only a test that failed."""
+    raise_on_termination(KeyboardInterrupt)
 
 
 @pytest.fixture(scope="session")

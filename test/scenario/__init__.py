@@ -6,8 +6,6 @@ under test says of itself.
 """
 
 import contextlib
-import pathlib
-import tempfile
 
 import rig
 
@@ -43,14 +41,14 @@ class World:
 def world(cluster):
     """A World on a cluster, taken down at the end."""
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rowsync-"))
         database = cluster.business()
+        folder = cluster.place.folder(f"devices-{database.name}")
         stack.callback(database.close)
         gateway = rig.Gateway.start(database)
         stack.callback(gateway.stop)
         wire = rig.Wire(gateway.url)
         stack.callback(wire.close)
-        place = World(database, wire, pathlib.Path(folder))
+        place = World(database, wire, folder)
         stack.callback(lambda: [device.close() for device in place.devices])
         yield place
 

@@ -32,13 +32,13 @@ def spawn(command, *, user=None, detached=False, on_death=signal.SIGTERM, **opti
     return subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL, **options)
 
 
-def raise_on_termination():
-    """Makes SIGTERM and SIGHUP unwind like Ctrl-C does, so that everything is cleaned up.
+def raise_on_termination(error=SystemExit):
+    """Makes SIGTERM and SIGHUP raise `error`, so that everything is cleaned up as after Ctrl-C.
 
     Ctrl-C itself too: a shell starts background jobs with SIGINT ignored.
     """
     def leave(number, _frame):
-        raise SystemExit(128 + number)
+        raise error(128 + number)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, leave)
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -12,7 +12,7 @@ import xml.etree.ElementTree
 
 from . import process, tap
 from .cluster import Cluster, pg_config
-from .place import ROOT
+from .place import ROOT, Place
 
 # A suite that takes longer hangs.
 SUITE_SECONDS = 1200
@@ -101,11 +101,12 @@ def random(_run):
 def e2e(run):
     """The Python tests of test/e2e, in a process of their own with servers of their own."""
     tally = tap.Tally()
-    with tempfile.TemporaryDirectory(prefix="rowsync-") as folder:
-        report = pathlib.Path(folder) / "report.xml"
+    place = Place("pytest")
+    try:
+        report = place.path / "report.xml"
         text, status = capture(
             [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--color=no",
-             f"--basetemp={folder}/tmp", f"--junitxml={report}", "test/e2e"], cwd=ROOT)
+             f"--basetemp={place.path}/tmp", f"--junitxml={report}", "test/e2e"], cwd=ROOT)
         if report.exists():
             for suite in xml.etree.ElementTree.parse(report).iter("testsuite"):
                 number = {key: int(suite.get(key)) for key in
@@ -114,6 +115,8 @@ def e2e(run):
                 tally.skipped += number["skipped"]
                 tally.passed += max(0, number["tests"] - number["failures"] - number["errors"]
                                     - number["skipped"])
+    finally:
+        place.remove()
     if status != 0 and tally.failed == 0:
         tally.fail(f"--- pytest, exit status {status}")
     if tally.failed:
