@@ -26,8 +26,8 @@
  * before or after one of these transactions, and the next sync goes on from there.
  *
  * Errors: every function that can fail returns a code, ROWSYNC_OK being 0. After a failure
- * rowsync_message() says what happened and rowsync_hint() what to do about it; both stay valid until
- * the next call with the same handle.
+ * rowsync_message() says what happened and rowsync_hint() what to do about it; both stay valid
+ * until the next call with the same handle.
  */
 #ifndef ROWSYNC_H
 #define ROWSYNC_H
@@ -51,21 +51,22 @@ extern "C"
     typedef enum rowsync_code
     {
         ROWSYNC_OK = 0,
-        ROWSYNC_NOMEM = 1,        /* out of memory; the database is as before the call */
-        ROWSYNC_MISUSE = 2,       /* the call does not fit here: bad argument, inside a transaction */
-        ROWSYNC_DATABASE = 3,     /* SQLite refused; the message has SQLite's words */
-        ROWSYNC_BUSY = 4,         /* another connection holds the database; try again */
+        ROWSYNC_NOMEM = 1,    /* out of memory; the database is as before the call */
+        ROWSYNC_MISUSE = 2,   /* the call does not fit here: bad argument, inside a transaction */
+        ROWSYNC_DATABASE = 3, /* SQLite refused; the message has SQLite's words */
+        ROWSYNC_BUSY = 4,     /* another connection holds the database; try again */
         ROWSYNC_UNINITIALIZED = 5, /* rowsync_init() was never run on this database */
-        ROWSYNC_UNATTACHED = 6,   /* rowsync_attach() was never run, or was undone */
-        ROWSYNC_SCHEMA = 7,       /* a table cannot be tracked, or a tracked one is gone */
-        ROWSYNC_NETWORK = 8,      /* the server was not reached, or the connection broke */
-        ROWSYNC_UNAVAILABLE = 9,  /* the server is there but asks to come back later */
-        ROWSYNC_AUTH = 10,        /* the token is missing, expired or not accepted */
-        ROWSYNC_PROTOCOL = 11,    /* the server's answer is not of the rowsync protocol */
-        ROWSYNC_REFUSED = 12,     /* the server refused the request as a whole */
-        ROWSYNC_CANCELLED = 13,   /* rowsync_cancel() was called */
-        ROWSYNC_PENDING = 14,     /* refused because local edits would be lost */
-        ROWSYNC_DIFFERENT = 15    /* rowsync_verify() found something that does not fit */
+        ROWSYNC_UNATTACHED = 6,    /* rowsync_attach() was never run, or was undone */
+        ROWSYNC_SCHEMA = 7,        /* a table cannot be tracked, or a tracked one is gone */
+        ROWSYNC_NETWORK = 8,       /* the server was not reached, or the connection broke */
+        ROWSYNC_UNAVAILABLE = 9,   /* the server is there but asks to come back later */
+        ROWSYNC_AUTH = 10,         /* the token is missing, expired or not accepted */
+        ROWSYNC_PROTOCOL = 11,     /* the server's answer is not of the rowsync protocol */
+        ROWSYNC_REFUSED = 12,      /* the server refused the request as a whole */
+        ROWSYNC_CANCELLED = 13,    /* rowsync_cancel() was called */
+        ROWSYNC_PENDING = 14,      /* refused because local edits would be lost */
+        ROWSYNC_DIFFERENT = 15,    /* rowsync_verify() found something that does not fit */
+        ROWSYNC_PRUNED = 16        /* the server's history does not reach back far enough */
     } rowsync_code;
 
     /*
@@ -86,19 +87,19 @@ extern "C"
     typedef struct rowsync_conflict
     {
         const char *table;
-        const char *pk;            /* as on the wire: text, uuid, number, or JSON array */
-        int64_t base_version;      /* version that the local edit was made on */
-        int64_t server_version;    /* version that the server has */
-        const char *local_payload; /* JSON object of the row here; NULL when it is deleted here */
+        const char *pk;             /* as on the wire: text, uuid, number, or JSON array */
+        int64_t base_version;       /* version that the local edit was made on */
+        int64_t server_version;     /* version that the server has */
+        const char *local_payload;  /* JSON object of the row here; NULL when it is deleted here */
         const char *server_payload; /* JSON object of the server's row; NULL when it is deleted */
     } rowsync_conflict;
 
     /* What went on in a sync. Counts are of this call. */
     typedef struct rowsync_report
     {
-        int64_t uploaded;         /* changes that the server took */
-        int64_t rounds;           /* upload requests answered */
-        int64_t applied;          /* statuses by kind, resent changes counted each time */
+        int64_t uploaded; /* changes that the server took */
+        int64_t rounds;   /* upload requests answered */
+        int64_t applied;  /* statuses by kind, resent changes counted each time */
         int64_t conflict;
         int64_t fk_missing;
         int64_t bad_payload;
@@ -107,12 +108,12 @@ extern "C"
         int64_t unregistered_table;
         int64_t internal_error;
         int64_t other;
-        int64_t downloaded;       /* changes of others that were applied here */
-        int64_t pages;            /* download pages that held changes */
-        int64_t pending;          /* rows that still wait for upload, after the call */
-        int64_t conflicts;        /* rows that wait for rowsync_resolve(), after the call */
-        int64_t rejected;         /* dead letters, after the call */
-        int64_t head;             /* position in the server's log that this database has reached */
+        int64_t downloaded; /* changes of others that were applied here */
+        int64_t pages;      /* download pages that held changes */
+        int64_t pending;    /* rows that still wait for upload, after the call */
+        int64_t conflicts;  /* rows that wait for rowsync_resolve(), after the call */
+        int64_t rejected;   /* dead letters, after the call */
+        int64_t head;       /* position in the server's log that this database has reached */
     } rowsync_report;
 
     /* How a sync is done. NULL stands for all zero. */
@@ -132,9 +133,9 @@ extern "C"
         int64_t pending;
         int64_t conflicts;
         int64_t rejected;
-        int64_t head;     /* position in the server's log */
-        int hydrated;     /* 1 once all of the user's rows have arrived */
-        int tables;       /* number of tracked tables */
+        int64_t head; /* position in the server's log */
+        int hydrated; /* 1 once all of the user's rows have arrived */
+        int tables;   /* number of tracked tables */
     } rowsync_state;
 
     /* One request, as a transport gets it. All memory belongs to the library. */
@@ -154,17 +155,17 @@ extern "C"
     /* What a transport tells of an answer besides its body. */
     typedef struct rowsync_response
     {
-        long status;         /* HTTP status */
-        long retry_after;    /* seconds of a Retry-After header, or -1 */
-        char message[256];   /* where the request failed: why, for people */
+        long status;       /* HTTP status */
+        long retry_after;  /* seconds of a Retry-After header, or -1 */
+        char message[256]; /* where the request failed: why, for people */
     } rowsync_response;
 
     /*
      * How requests travel. The library brings one over libcurl; an app may bring its own.
-     * perform() blocks until the answer is complete. It hands the body to `sink` in pieces and
-     * returns ROWSYNC_OK with any status, ROWSYNC_NETWORK, ROWSYNC_CANCELLED or ROWSYNC_NOMEM. It
-     * must look at *cancelled now and then, must not follow redirects to another host, and must
-     * decode any content coding that it asked for.
+     * perform() blocks until the answer is complete. It sets response->status before it hands the
+     * body to `sink` in pieces, and returns ROWSYNC_OK with any status, ROWSYNC_NETWORK,
+     * ROWSYNC_CANCELLED or ROWSYNC_NOMEM. It must look at *cancelled now and then, must not follow
+     * redirects to another host, and must decode any content coding that it asked for.
      */
     typedef struct rowsync_transport
     {
@@ -175,12 +176,14 @@ extern "C"
         void (*close)(void *context); /* called by rowsync_close(); may be NULL */
     } rowsync_transport;
 
-    /* The token callback writes a fresh token into `token`; returns 0, or non-zero when it has none. */
+    /* The token callback writes a fresh token into `token`; returns 0, or non-zero when it has
+     * none. */
     typedef int (*rowsync_token_callback)(void *context, char *token, size_t size);
 
     /*
      * Decides a conflict: returns one of ROWSYNC_SERVER_WINS, ROWSYNC_CLIENT_WINS, ROWSYNC_MERGE,
-     * ROWSYNC_MANUAL. It is called inside the library's transaction and must not use the connection.
+     * ROWSYNC_MANUAL. It is called inside the library's transaction and must not use the
+     * connection.
      */
     typedef rowsync_policy (*rowsync_conflict_callback)(void *context,
                                                         const rowsync_conflict *conflict);
@@ -206,9 +209,10 @@ extern "C"
     /* How a table is tracked. */
     typedef struct rowsync_track_options
     {
-        const char *schema;              /* the server's schema; NULL: "public" */
-        rowsync_policy policy;           /* for conflicts */
-        const char *const *local_columns; /* columns that stay on the device, ended by NULL, or NULL */
+        const char *schema;    /* the server's schema; NULL: "public" */
+        rowsync_policy policy; /* for conflicts */
+        const char *const
+            *local_columns; /* columns that stay on the device, ended by NULL, or NULL */
     } rowsync_track_options;
 
     /* Memory functions of the whole process; to be set before the first rowsync_open(). */
@@ -224,7 +228,8 @@ extern "C"
     /*
      * Makes a client for `db`, which stays the app's and must outlive the client. Reads nothing but
      * the library's own tables, writes only when triggers are out of date. *out is set even when
-     * the call fails (except for NOMEM, which makes it NULL), so that rowsync_message() can be asked.
+     * the call fails (except for NOMEM, which makes it NULL), so that rowsync_message() can be
+     * asked.
      */
     rowsync_code rowsync_open(struct sqlite3 *db, const rowsync_options *options, rowsync **out);
 
@@ -245,8 +250,8 @@ extern "C"
     /*
      * Captures every change to a table from now on, and marks the rows that it already has as to be
      * uploaded. The table has the name, the key and the columns of a table on the server. Its key
-     * must be declared and of a type that compares exactly: TEXT, INTEGER, BLOB (a uuid's 16 bytes).
-     * Tracking a tracked table again changes its options and leaves what is pending.
+     * must be declared and of a type that compares exactly: TEXT, INTEGER, BLOB (a uuid's 16
+     * bytes). Tracking a tracked table again changes its options and leaves what is pending.
      */
     rowsync_code rowsync_track(rowsync *client, const char *table,
                                const rowsync_track_options *options);
@@ -258,8 +263,8 @@ extern "C"
     rowsync_code rowsync_untrack(rowsync *client, const char *table, int force);
 
     /*
-     * Says where to sync, for whom and as which source (installation). `source_id` NULL keeps the one
-     * that the database has, or makes a random one. Another user than before is refused until
+     * Says where to sync, for whom and as which source (installation). `source_id` NULL keeps the
+     * one that the database has, or makes a random one. Another user than before is refused until
      * rowsync_detach(); edits made before the first attach belong to the first user.
      */
     rowsync_code rowsync_attach(rowsync *client, const char *url, const char *user_id,

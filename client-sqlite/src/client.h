@@ -97,6 +97,7 @@ typedef enum Statement
     SQL_VERSION_PUT,
     SQL_VERSION_DROP,
     SQL_EDITED,
+    SQL_SEEN_PUT,
     SQL_DIRTY_GET,
     SQL_DIRTY_QUEUE,
     SQL_DIRTY_CLEAR,
@@ -262,16 +263,35 @@ bool rs_orphans(rowsync *client);
 
 /* transport.c */
 rowsync_code transport_curl(rowsync_transport *out);
+rowsync_code rs_pause(rowsync *client, int tries);
+
+/* Takes a piece of a 200 answer as it comes; returns non-zero to break off. */
+typedef int (*StreamSink)(void *context, const char *data, size_t length);
+
 typedef struct Exchange
 {
     long status;
-    Buffer body;
+    Buffer body;       /* of a 200 only where there is no stream */
+    StreamSink stream; /* NULL: collect the body */
+    void *stream_context;
+    rowsync_response response;
 } Exchange;
 rowsync_code rs_request(rowsync *client, const char *method, const char *path, const Buffer *body,
                         int max_tries, Exchange *out);
 
 /* upload.c, download.c */
 rowsync_code push_all(rowsync *client, const rowsync_sync_options *options, rowsync_report *report);
+rowsync_code take_row(rowsync *client, Table *table, const Key *key, const RowState *state,
+                      rowsync_report *report);
+rowsync_code take_out_orphans(rowsync *client);
+rowsync_code move_cursor(rowsync *client, int64_t cursor, int64_t window_until, int hydrated);
+
+rowsync_code hydrate_all(rowsync *client, const rowsync_sync_options *options,
+                         rowsync_report *report);
+
+/* hydrate.c */
+rowsync_code hydrate_snapshot(rowsync *client, const rowsync_sync_options *options, bool *absent,
+                              rowsync_report *report);
 rowsync_code pull_all(rowsync *client, const rowsync_sync_options *options, bool hydrate,
                       rowsync_report *report);
 

@@ -94,6 +94,7 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
     [SQL_VERSION_DROP] = "DELETE FROM _sync_version WHERE " ROW_KEY,
     [SQL_EDITED] = "SELECT EXISTS (SELECT 1 FROM _sync_dirty WHERE " ROW_KEY ")"
                    " OR EXISTS (SELECT 1 FROM _sync_rejected WHERE " ROW_KEY ")",
+    [SQL_SEEN_PUT] = "INSERT OR IGNORE INTO temp._sync_seen VALUES (?1, ?2)",
     [SQL_DIRTY_GET] =
         "SELECT d.change_id, d.base_version, d.changed | coalesce(r.changed, 0), d.old_row,"
         " d.base_row, v.deleted FROM _sync_dirty d LEFT JOIN _sync_rejected r USING (table_id, pk)"
@@ -478,10 +479,10 @@ rowsync_hint(const rowsync *client)
 const char *
 rowsync_code_name(rowsync_code code)
 {
-    static const char *const names[] = {"ok",      "nomem",         "misuse",     "database",
-                                        "busy",    "uninitialized", "unattached", "schema",
-                                        "network", "unavailable",   "auth",       "protocol",
-                                        "refused", "cancelled",     "pending",    "different"};
+    static const char *const names[] = {
+        "ok",         "nomem",     "misuse",  "database",    "busy",  "uninitialized",
+        "unattached", "schema",    "network", "unavailable", "auth",  "protocol",
+        "refused",    "cancelled", "pending", "different",   "pruned"};
 
     return (unsigned)code < sizeof(names) / sizeof(*names) ? names[code] : "unknown";
 }

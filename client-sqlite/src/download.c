@@ -60,6 +60,32 @@ has_edits(rowsync *client, const Table *table, const Key *key, bool *edited)
     return client->code;
 }
 
+/*
+ * Takes in what the server says of a row, unless it is known already. Edits of the row that are
+ * pending keep it as it is.
+ */
+rowsync_code
+take_row(rowsync *client, Table *table, const Key *key, const RowState *state,
+         rowsync_report *report)
+{
+    int64_t version;
+    bool edited, deleted, refused;
+
+    if (row_version(client, table, key, &version, &deleted) != ROWSYNC_OK ||
+        version >= state->version)
+        return client->code;
+    if (has_edits(client, table, key, &edited) != ROWSYNC_OK)
+        return client->code;
+    if (edited)
+        return conflict_hold(client, table, key, state, 0);
+    if (row_put(client, table, key, state, &refused) != ROWSYNC_OK)
+        return client->code;
+    if (refused)
+        return conflict_hold(client, table, key, state, 2);
+    report->downloaded++;
+    return ROWSYNC_OK;
+}
+
 /* Takes in one change of a page. Tables that are not tracked here are passed over. */
 static rowsync_code
 take_change(rowsync *client, Slice text, Key *key, rowsync_report *report)
@@ -69,8 +95,6 @@ take_change(rowsync *client, Slice text, Key *key, rowsync_report *report)
     Slice fields[6], schema, name;
     Table *table;
     RowState state;
-    int64_t version;
-    bool edited, deleted, refused;
 
     if (!scan_fields(text, names, fields, 6) || fields[1].data == NULL ||
         fields[1].data[0] != '"' || !scan_int64(fields[5], &state.version) || state.version <= 0 ||
@@ -94,19 +118,7 @@ take_change(rowsync *client, Slice text, Key *key, rowsync_report *report)
                          client, ROWSYNC_SCHEMA, "Give the key the type that it has on the server.",
                          "A key of the server does not fit the table \"%s\" here.", table->name);
     state.payload = state.deleted ? (Slice){0} : fields[3];
-    if (row_version(client, table, key, &version, &deleted) != ROWSYNC_OK ||
-        version >= state.version)
-        return client->code;
-    if (has_edits(client, table, key, &edited) != ROWSYNC_OK)
-        return client->code;
-    if (edited)
-        return conflict_hold(client, table, key, &state, 0);
-    if (row_put(client, table, key, &state, &refused) != ROWSYNC_OK)
-        return client->code;
-    if (refused)
-        return conflict_hold(client, table, key, &state, 2);
-    report->downloaded++;
-    return ROWSYNC_OK;
+    return take_row(client, table, key, &state, report);
 }
 
 /* Takes in the changes of a page. */
@@ -251,7 +263,7 @@ take_out_orphan(rowsync *client, Table *table, int64_t rowid)
 }
 
 /* Takes out every row whose parent is missing, and then theirs, until the commit can go through. */
-static rowsync_code
+rowsync_code
 take_out_orphans(rowsync *client)
 {
     rowsync_code code = ROWSYNC_OK;
@@ -304,7 +316,7 @@ fetch(rowsync *client, const rowsync_sync_options *options, int64_t after, int64
                        : rs_request(client, "GET", path.data, NULL, options->max_tries, answer);
     buffer_free(&path);
     if (code == ROWSYNC_OK && answer->status == 410)
-        return rs_fail(client, ROWSYNC_REFUSED, "Hydrate the database anew.",
+        return rs_fail(client, ROWSYNC_PRUNED, "Hydrate the database from a snapshot.",
                        "The server no longer has the changes after %lld.", (long long)after);
     if (code == ROWSYNC_OK && answer->status != 200)
         return rs_fail(client, ROWSYNC_PROTOCOL, "Is the URL that of a rowsync gateway?",
@@ -313,7 +325,7 @@ fetch(rowsync *client, const rowsync_sync_options *options, int64_t after, int64
 }
 
 /* Moves the cursor, in the transaction of the rows that it counts. */
-static rowsync_code
+rowsync_code
 move_cursor(rowsync *client, int64_t cursor, int64_t window_until, int hydrated)
 {
     sqlite3_stmt *statement = rs_statement(client, SQL_CURSOR);
@@ -363,6 +375,21 @@ take_pages(rowsync *client, const rowsync_sync_options *options, bool hydrate, E
     if (code != ROWSYNC_OK)
         *report = before;
     return code;
+}
+
+/*
+ * Hydrates: by the snapshot where there is one and no log reading has begun, else by the log from
+ * its start, own changes included.
+ */
+rowsync_code
+hydrate_all(rowsync *client, const rowsync_sync_options *options, rowsync_report *report)
+{
+    bool absent = true;
+    rowsync_code code = ROWSYNC_OK;
+
+    if (client->hydrated != 1)
+        code = hydrate_snapshot(client, options, &absent, report);
+    return code == ROWSYNC_OK && absent ? pull_all(client, options, true, report) : code;
 }
 
 /* Pulls to the end of a window; with `hydrate` from the start, own changes included. */

@@ -39,6 +39,7 @@ run(rowsync *client, const rowsync_sync_options *given, rowsync_report *report, 
     rowsync_report local;
     rowsync_sync_options options;
     rowsync_code code, counted;
+    bool absent;
 
     if (report == NULL)
         report = &local;
@@ -48,11 +49,21 @@ run(rowsync *client, const rowsync_sync_options *given, rowsync_report *report, 
         (code = take_options(client, given, &options)) != ROWSYNC_OK)
         return code;
     if ((parts & HYDRATE) != 0 || ((parts & PULL) != 0 && client->hydrated != 2))
-        code = pull_all(client, &options, true, report);
+        code = hydrate_all(client, &options, report);
     if (code == ROWSYNC_OK && (parts & PUSH) != 0)
         code = push_all(client, &options, report);
     if (code == ROWSYNC_OK && (parts & PULL) != 0)
         code = pull_all(client, &options, false, report);
+    if (code == ROWSYNC_PRUNED)
+    {
+        /* Away for longer than the server keeps its log: what it has now is taken whole. */
+        client->code = ROWSYNC_OK;
+        if ((code = hydrate_snapshot(client, &options, &absent, report)) == ROWSYNC_OK && absent)
+            code = rs_fail(client, ROWSYNC_PRUNED, "Use a gateway that has /sync/snapshot.",
+                           "The server no longer has the changes that this database lacks.");
+        if (code == ROWSYNC_OK && (parts & PULL) != 0)
+            code = pull_all(client, &options, false, report);
+    }
     /* The counts must not hide what went wrong. */
     if (client->code != ROWSYNC_NOMEM)
     {

@@ -30,6 +30,7 @@ typedef struct CurlSink
     size_t limit;
     const volatile int *cancelled;
     bool full;
+    CURL *curl;
 } CurlSink;
 
 /* libcurl has a part of the body. */
@@ -38,6 +39,8 @@ curl_body(char *data, size_t size, size_t count, void *context)
 {
     CurlSink *sink = context;
 
+    if (sink->received == 0)
+        curl_easy_getinfo(sink->curl, CURLINFO_RESPONSE_CODE, &sink->response->status);
     sink->received += size * count;
     sink->full = sink->received > sink->limit;
     if (sink->full || *sink->cancelled || sink->sink(sink->context, data, size * count) != 0)
@@ -80,7 +83,8 @@ curl_perform(void *context, const rowsync_request *request, rowsync_sink sink, v
              rowsync_response *response, const volatile int *cancelled)
 {
     CURL *curl = context;
-    CurlSink state = {sink, sink_context, response, 0, request->max_response, cancelled, false};
+    CurlSink state = {sink,      sink_context, response, 0, request->max_response,
+                      cancelled, false,        curl};
     struct curl_slist *headers = NULL;
     char message[CURL_ERROR_SIZE] = "";
     CURLcode result;
@@ -165,12 +169,16 @@ transport_curl(rowsync_transport *out)
     return ROWSYNC_OK;
 }
 
-/* A transport's sink: appends to a buffer. */
+/* A transport's sink: hands a stream on, and collects everything else. */
 static int
-collect(void *sink, const void *data, size_t length)
+collect(void *context, const void *data, size_t length)
 {
-    buffer_append(sink, data, length);
-    return ((Buffer *)sink)->failed;
+    Exchange *out = context;
+
+    if (out->stream != NULL && out->response.status == 200)
+        return out->stream(out->stream_context, data, length);
+    buffer_append(&out->body, data, length);
+    return out->body.failed;
 }
 
 /* Compresses a body at the fastest level, which costs the least of CPU and network together. */
@@ -220,6 +228,14 @@ jitter(long milliseconds)
     clock_gettime(CLOCK_MONOTONIC, &now);
     return milliseconds / 2 +
            (long)((unsigned long)now.tv_nsec / 1000 % (unsigned long)(milliseconds / 2 + 1));
+}
+
+/* Waits before a request is sent again after so many tries; fails only when cancelled meanwhile. */
+rowsync_code
+rs_pause(rowsync *client, int tries)
+{
+    client->code = ROWSYNC_OK;
+    return wait_for(client, jitter(200L << (tries < 6 ? tries : 6)));
 }
 
 /* Asks the app for a token. */
@@ -293,8 +309,9 @@ rs_request(rowsync *client, const char *method, const char *path, const Buffer *
         code = renew_token(client);
     for (tries = 1; code == ROWSYNC_OK; tries++)
     {
-        rowsync_request request = {method, url.data, headers, NULL, 0, MAX_RESPONSE};
-        rowsync_response response = {0, -1, ""};
+        rowsync_request request = {method, url.data, headers,
+                                   NULL,   0,        out->stream != NULL ? SIZE_MAX : MAX_RESPONSE};
+        rowsync_response *response = &out->response;
 
         buffer_clear(&bearer);
         buffer_printf(&bearer, "Authorization: Bearer %s", client->token);
@@ -319,9 +336,10 @@ rs_request(rowsync *client, const char *method, const char *path, const Buffer *
             break;
         }
         buffer_clear(&out->body);
-        code = client->transport.perform(client->transport.context, &request, collect, &out->body,
-                                         &response, &client->cancelled);
-        out->status = response.status;
+        *response = (rowsync_response){0, -1, ""};
+        code = client->transport.perform(client->transport.context, &request, collect, out,
+                                         response, &client->cancelled);
+        out->status = response->status;
         if (code == ROWSYNC_NOMEM || out->body.failed)
             code = rs_nomem(client);
         else if (code == ROWSYNC_CANCELLED || client->cancelled)
@@ -329,8 +347,9 @@ rs_request(rowsync *client, const char *method, const char *path, const Buffer *
         else if (code != ROWSYNC_OK)
             code =
                 rs_fail(client, ROWSYNC_NETWORK, "Check the URL and the network; nothing is lost.",
-                        "The server was not reached: %.300s.", response.message);
-        else if (out->status == 200 || out->status == 410 || out->status == 413)
+                        "The server was not reached: %.300s.", response->message);
+        else if (out->status == 200 || out->status == 410 || out->status == 413 ||
+                 (out->status == 404 && out->stream != NULL))
             break;
         else
             code = explain(client, out);
@@ -344,11 +363,12 @@ rs_request(rowsync *client, const char *method, const char *path, const Buffer *
         if ((code != ROWSYNC_NETWORK && code != ROWSYNC_UNAVAILABLE) || tries >= max_tries)
             break;
         /* Progress calls must not hide the reason, should this be the last try after all. */
-        if (response.retry_after > 120)
+        if (response->retry_after > 120)
             break;
         client->code = ROWSYNC_OK;
-        code = wait_for(client, response.retry_after > 0 ? response.retry_after * 1000 + jitter(200)
-                                                         : jitter(pause));
+        code =
+            wait_for(client, response->retry_after > 0 ? response->retry_after * 1000 + jitter(200)
+                                                       : jitter(pause));
         pause = pause < 10000 ? pause * 2 : pause;
     }
     buffer_free(&url);
