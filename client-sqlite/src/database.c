@@ -149,10 +149,13 @@ rs_fail(rowsync *client, rowsync_code code, const char *hint, const char *format
     buffer_text(&client->message, text);
     buffer_clear(&client->hint);
     buffer_text(&client->hint, hint);
+    if (client->message.failed || client->hint.failed)
+        return rs_nomem(client);
     client->code = code;
     return code;
 }
 
+/* Out of memory: the one failure whose words are not kept in memory. */
 rowsync_code
 rs_nomem(rowsync *client)
 {

@@ -212,7 +212,9 @@ read_key(Reader *reader, const Source *source)
         pk = (Slice){reader->object.data, reader->object.length};
     if (reader->object.failed)
         return rs_nomem(reader->client);
-    return key_from_wire(table, pk, &reader->key) ? ROWSYNC_OK : broken(reader);
+    if (key_from_wire(table, pk, &reader->key))
+        return ROWSYNC_OK;
+    return reader->key.bytes.failed ? rs_nomem(reader->client) : broken(reader);
 }
 
 /* Inserts the row at hand into an empty table. *done is false where something is in its way. */

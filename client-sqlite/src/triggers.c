@@ -249,6 +249,8 @@ tables_load(rowsync *client)
             code = load_references(client, table);
     }
     sqlite3_finalize(statement);
+    if (code != ROWSYNC_OK)
+        tables_free(client);
     client->loaded = code == ROWSYNC_OK;
     return code;
 }

@@ -117,6 +117,7 @@ composite_from_wire(const Table *table, Slice array, Key *key)
     }
     right = right && !scan_next_element(&reader, false, &element) && scan_finish(&reader);
     buffer_byte(&key->bytes, ']');
+    key->bytes.failed |= scratch.failed;
     buffer_free(&scratch);
     return right && !key->bytes.failed;
 }
@@ -149,7 +150,7 @@ key_from_text(const Table *table, const char *text, Key *key)
     }
 }
 
-/* Reads the `pk` of a change or status. */
+/* Reads the `pk` of a change. False with key->bytes.failed set means out of memory. */
 bool
 key_from_wire(const Table *table, Slice pk, Key *key)
 {
@@ -169,6 +170,7 @@ key_from_wire(const Table *table, Slice pk, Key *key)
     }
     right = scan_string(pk, &text) && strlen(buffer_string(&text)) == text.length &&
             key_from_text(table, buffer_string(&text), key);
+    key->bytes.failed |= text.failed;
     buffer_free(&text);
     return right;
 }

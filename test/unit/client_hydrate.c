@@ -1,0 +1,285 @@
+/*
+ * client_hydrate.c - the snapshot stream, whole, cut and wrong; pages of the log; memory that runs
+ * out.
+ */
+#include "client.h"
+
+static const char sql[] =
+    "CREATE TABLE users (id TEXT PRIMARY KEY, name TEXT UNIQUE, n INTEGER);"
+    "CREATE TABLE posts (id BLOB PRIMARY KEY, u TEXT NOT NULL REFERENCES users)";
+
+#define HEADER                                                                                     \
+    "{\"seq\":45,\"schema_version\":1,\"tables\":[{\"schema\":\"public\",\"table\":\"users\","     \
+    "\"columns\":[\"id\",\"new\",\"name\",\"n\"]},{\"schema\":\"public\",\"table\":\"others\","    \
+    "\"columns\":[\"id\"]},{\"schema\":\"public\",\"table\":\"posts\",\"columns\":[\"id\",\"u\"]}" \
+    "]}\n"
+#define ROWS                                                                                       \
+    "[0,3,\"a\",{\"x\":1},\"Ann\",1]\n[0,4,\"b\",null,\"B\\u00f6b\",null]\n[1,5,\"x\"]\n"          \
+    "[2,6,\"550e8400-e29b-41d4-a716-446655440000\",\"a\"]\n"
+#define END "{\"end\":true,\"rows\":4,\"digest\":\"00\"}\n"
+#define NOTHING_NEW "{\"changes\":[],\"has_more\":false,\"next_after\":45,\"window_until\":45}"
+#define CHANGE(seq, table, pk, payload)                                                            \
+    "{\"server_id\":" seq ",\"schema\":\"public\",\"table\":\"" table                              \
+    "\",\"op\":\"INSERT\",\"pk\":\"" pk "\",\"payload\":" payload ",\"server_version\":" seq       \
+    ",\"deleted\":false,\"source_id\":\"\"}"
+
+static sqlite3 *db;
+static rowsync *client;
+static Script script;
+static rowsync_report report;
+
+static void
+fresh(const char *rows_sql)
+{
+    rowsync_transport transport = {&script, scripted, NULL};
+    rowsync_options options = {.transport = &transport};
+
+    memset(&script, 0, sizeof(script));
+    client = open_client(sql, &options, &db);
+    rowsync_track(client, "users", NULL);
+    rowsync_track(client, "posts", NULL);
+    rowsync_attach(client, "http://sync.test", "ann", "phone");
+    rowsync_set_token(client, "t");
+    app(db, rows_sql);
+}
+
+static rowsync_code
+pull(const char *first, const char *second, const char *third)
+{
+    rowsync_sync_options options = {0, 0, 1};
+
+    script.answers[0] = first;
+    script.answers[1] = second;
+    script.answers[2] = third;
+    script.count = third != NULL ? 3 : second != NULL ? 2 : 1;
+    script.asked = 0;
+    return rowsync_pull(client, &options, &report);
+}
+
+static const char state[] =
+    "SELECT (SELECT group_concat(id || name || coalesce(n, '-')) FROM users), (SELECT hex(id) || u "
+    "FROM"
+    " posts), (SELECT count(*) FROM _sync_dirty), last_server_seq_seen, hydrated FROM"
+    " _sync_client_info";
+
+static void
+test_snapshot(void)
+{
+    fresh("");
+    ok(pull(HEADER ROWS END, NOTHING_NEW, NULL) == ROWSYNC_OK, "a whole snapshot");
+    is(rows(db, state),
+       "aAnn1,bB\xc3\xb6"
+       "b-,550E8400E29B41D4A716446655440000a,0,45,2",
+       "rows, types and cursor are there, nothing is pending");
+    is(rows(db, "SELECT pk_uuid, server_version FROM _sync_row_meta ORDER BY 2"),
+       "a,3|b,4|550e8400-e29b-41d4-a716-446655440000,6", "with their versions");
+    is(rows(db, "PRAGMA foreign_key_check"), "", "and foreign keys hold");
+    close_client(client, db);
+
+    fresh("INSERT INTO users VALUES ('mine', 'M', 0), ('a', 'edited', 9)");
+    pull(HEADER ROWS END, NOTHING_NEW, NULL);
+    is(rows(db, "SELECT group_concat(id || name) FROM (SELECT * FROM users ORDER BY id)"),
+       "aedited,bB\xc3\xb6"
+       "b,mineM",
+       "edits from before the sign-in are left alone");
+    ok(report.pending == 2, "and pending");
+    close_client(client, db);
+
+    fresh("INSERT INTO users VALUES ('old', 'O', 0); DELETE FROM _sync_dirty; INSERT INTO"
+          " _sync_version VALUES (1, 'old', 2, 0); UPDATE _sync_client_info SET hydrated = 2");
+    ok(pull("410 {\"code\":\"history_pruned\"}", HEADER ROWS END, NOTHING_NEW) == ROWSYNC_OK,
+       "pruned history: the snapshot is taken");
+    is(rows(db, state),
+       "aAnn1,bB\xc3\xb6"
+       "b-,550E8400E29B41D4A716446655440000a,0,45,2",
+       "rows that the server does not have any more are gone");
+    close_client(client, db);
+
+    fresh("");
+    ok(pull("404 {}",
+            "{\"changes\":[" CHANGE(
+                "7", "users", "z",
+                "{\"id\":\"z\",\"name\":\"Z\",\"n\":true}") "],\"has_more\":false,\"next_after\":9,"
+                                                            "\"window_until\":9}",
+            "{\"changes\":[],\"has_more\":false,\"next_after\":9,\"window_until\":9}") ==
+           ROWSYNC_OK,
+       "without snapshots the log is read");
+    ok(strstr(script.request, "after=9") != NULL, "and gone on from there");
+    is(rows(db, state), "zZ1,NULL,0,9,2", "with the same outcome");
+    close_client(client, db);
+}
+
+static void
+test_broken(void)
+{
+    static const char *const streams[] = {"",
+                                          HEADER,
+                                          HEADER ROWS,
+                                          HEADER ROWS "{\"end\":true,\"rows\":4}",
+                                          "{}\n",
+                                          "[]\n",
+                                          HEADER ROWS "{\"end\":true,\"rows\":3}\n",
+                                          HEADER ROWS END "x\n",
+                                          HEADER ROWS END "more",
+                                          HEADER "[9,1,\"a\"]\n",
+                                          HEADER "[0,0,\"a\",1,\"b\",2]\n",
+                                          HEADER "[0,1,\"a\"]\n",
+                                          HEADER "[0,1,\"a\",1,\"b\",2,3]\n",
+                                          HEADER "[0,1,7,1,\"b\",2]\n",
+                                          HEADER "[0,1,\"a\",,\"b\"]\n",
+                                          HEADER "[0,1,\"\xff\",1,\"b\",2]\n",
+                                          HEADER "[0,1,\"a\",1,\"\\ud800\",2]\n",
+                                          HEADER "\n",
+                                          HEADER "[2,1,null,\"a\"]\n",
+                                          "503 {}",
+                                          "302 {}"};
+    size_t i;
+
+    for (i = 0; i < sizeof(streams) / sizeof(*streams); i++)
+    {
+        fresh("");
+        ok(pull(streams[i], NULL, NULL) != ROWSYNC_OK, "refused: stream %d: %s", (int)i,
+           rowsync_message(client));
+        is(rows(db, state), "NULL,NULL,0,0,0", "and nothing of it is left");
+        close_client(client, db);
+    }
+}
+
+static void
+test_pages(void)
+{
+    static const char *const pages[] = {
+        "{}",
+        "[]",
+        "{\"changes\":[],\"has_more\":true,\"next_after\":0,\"window_until\":9}",
+        "{\"changes\":[],\"has_more\":false,\"next_after\":-1,\"window_until\":9}",
+        "{\"changes\":[1],\"has_more\":false,\"next_after\":9,\"window_until\":9}",
+        "{\"changes\":[" CHANGE("1", "users", "z",
+                                "[]") "],\"has_more\":false,\"next_after\":9,\"window_until\":9}",
+        "{\"changes\":[" CHANGE("99999999999999999999", "users", "z",
+                                "{}") "],\"has_more\":false,\"next_after\":9,\"window_until\":9}",
+        "{\"changes\":[" CHANGE("1", "users", "z", "{\"id\":\"z\"}") "}"};
+    size_t i;
+
+    fresh("UPDATE _sync_client_info SET hydrated = 2");
+    ok(pull("{\"changes\":[" CHANGE(
+                "1", "posts", "550e8400-e29b-41d4-a716-446655440000",
+                "{\"u\":\"a\"}") "],\"has_more\":true,\"next_after\":1,\"window_until\":2}",
+            "{\"changes\":[" CHANGE(
+                "2", "users", "a",
+                "{\"id\":\"a\",\"name\":\"A\",\"n\":1}") "],\"has_more\":false,\"next_after\":2,"
+                                                         "\"window_until\":2}",
+            NULL) == ROWSYNC_OK,
+       "a child before its parent's page");
+    is(rows(db, state), "aA1,550E8400E29B41D4A716446655440000a,0,2,2", "is taken in with it");
+    close_client(client, db);
+    fresh("UPDATE _sync_client_info SET hydrated = 2");
+    ok(pull("{\"changes\":[" CHANGE(
+                "1", "posts", "550e8400-e29b-41d4-a716-446655440000",
+                "{\"u\":\"a\"}") "],\"has_more\":false,\"next_after\":1,\"window_until\":1}",
+            NULL, NULL) == ROWSYNC_OK,
+       "a child whose parent does not come blocks nothing");
+    is(rows(db, state), "NULL,NULL,0,1,2", "it is held");
+    ok(pull("{\"changes\":[" CHANGE(
+                "2", "users", "a",
+                "{\"id\":\"a\",\"name\":\"A\",\"n\":1}") "],\"has_more\":false,\"next_after\":2,"
+                                                         "\"window_until\":2}",
+            NULL, NULL) == ROWSYNC_OK,
+       "until the parent is there");
+    is(rows(db, state), "aA1,550E8400E29B41D4A716446655440000a,0,2,2", "then it is stored");
+    close_client(client, db);
+    for (i = 0; i < sizeof(pages) / sizeof(*pages); i++)
+    {
+        fresh("UPDATE _sync_client_info SET hydrated = 2");
+        ok(pull(pages[i], NULL, NULL) == ROWSYNC_PROTOCOL, "refused: %.60s", pages[i]);
+        is(rows(db, state), "NULL,NULL,0,0,2", "and nothing has changed");
+        close_client(client, db);
+    }
+}
+
+/* Fails the allocation that the countdown comes to, and all after it. */
+static long countdown;
+
+static void *
+failing(void *pointer, size_t size)
+{
+    return countdown-- > 0 ? realloc(pointer, size) : NULL;
+}
+
+/* Everything once: 0 when it went through. */
+static rowsync_code
+whole_run(void)
+{
+    rowsync_transport transport = {&script, scripted, NULL};
+    rowsync_options options = {.transport = &transport};
+    rowsync_sync_options sync = {0, 0, 1};
+    rowsync_code code;
+
+    memset(&script, 0, sizeof(script));
+    script.answers[0] = HEADER ROWS END;
+    script.answers[1] =
+        "{\"statuses\":[{\"source_change_id\":5,\"status\":\"conflict\",\"server_row\":"
+        "{\"server_version\":50,\"deleted\":false,\"payload\":{\"id\":\"q\",\"name\":"
+        "\"Theirs\",\"n\":1}}}]}";
+    script.answers[2] = "{\"changes\":[" CHANGE(
+        "51", "users", "c", "{\"id\":\"c\",\"name\":\"C\"}") "],\"has_more\":false,\"next_after\":"
+                                                             "51,\"window_until\":51}";
+    script.count = 3;
+    sqlite3_open(":memory:", &db);
+    app(db, sql);
+    code = rowsync_open(db, &options, &client);
+    if (code == ROWSYNC_OK && (code = rowsync_init(client)) == ROWSYNC_OK &&
+        (code = rowsync_track(client, "users", NULL)) == ROWSYNC_OK &&
+        (code = rowsync_track(client, "posts", NULL)) == ROWSYNC_OK &&
+        (code = rowsync_attach(client, "http://sync.test", "ann", "phone")) == ROWSYNC_OK &&
+        (code = rowsync_set_token(client, "t")) == ROWSYNC_OK)
+    {
+        app(db, "INSERT INTO users VALUES ('q', 'Q', 1); UPDATE _sync_dirty SET change_id = 5");
+        code = rowsync_sync(client, &sync, &report);
+    }
+    return code;
+}
+
+static void
+test_memory(void)
+{
+    static const rowsync_allocator allocator = {failing, free};
+    rowsync_code code;
+    long at, wrong = 0, unsound = 0;
+
+    rowsync_set_allocator(&allocator);
+    for (at = 0;; at++)
+    {
+        countdown = at;
+        code = whole_run();
+        if (code != ROWSYNC_OK && code != ROWSYNC_NOMEM)
+        {
+            wrong++;
+            printf("# allocation %ld: %s %s\n", at, rowsync_code_name(code),
+                   rowsync_message(client));
+        }
+        rowsync_close(client);
+        /* Whatever happened: the file is whole, no transaction is open, and the two sides of what
+         * was taken in fit. */
+        unsound += !sqlite3_get_autocommit(db) ||
+                   strcmp(rows(db, "PRAGMA integrity_check"), "ok") != 0 ||
+                   strcmp(rows(db, "PRAGMA foreign_key_check"), "") != 0;
+        if (sqlite3_close(db) != SQLITE_OK)
+            unsound++;
+        if (code == ROWSYNC_OK)
+            break;
+    }
+    rowsync_set_allocator(NULL);
+    ok(wrong == 0, "each of %ld allocations fails with NOMEM", at);
+    ok(unsound == 0, "and leaves a sound database");
+}
+
+int
+main(void)
+{
+    test_snapshot();
+    test_broken();
+    test_pages();
+    test_memory();
+    return done();
+}
