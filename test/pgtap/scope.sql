@@ -6,7 +6,7 @@ CREATE TABLE app.pairs (a text, b text, note text, PRIMARY KEY (a, b));
 CREATE TABLE app.pointers (id text PRIMARY KEY, a text, b text, FOREIGN KEY (a, b) REFERENCES app.pairs);
 CREATE TABLE app.tasks (id text PRIMARY KEY, owner uuid, what text);
 DO $$ BEGIN PERFORM rowsync.register_table('app.pairs'), rowsync.register_table('app.pointers'), rowsync.register_table('app.tasks', 'owner'); END $$;
-SELECT plan(41);
+SELECT plan(44);
 
 SELECT is(up('ann', 'phone', change(1, 'INSERT', 'users', 'hers', 0, '{"name":"Ann","email":"ann@x"}'),
                              change(2, 'INSERT', 'posts', 'hers', 0, '{"author_id":"hers","title":"secret"}'),
@@ -91,6 +91,18 @@ SELECT is(up('eve', 'e', change(40, 'INSERT', 'users', 'e40', 0, '{"name":"x"}')
           'a trigger may write a row of another user');
 SELECT is(page('ann', 'phone', :before), format('%s INSERT from e40, > %s/%s', :before + 1, :before + 1, :before + 1), 'which reaches that user, also from a batch of several steps');
 SELECT is((SELECT count(*)::int FROM rowsync.change_log JOIN rowsync.scope USING (scope_id) WHERE name = 'eve' AND row_key = 'from e40'), 0, 'and not this one');
+
+-- A row that went to another user behind rowsync's back is that user's.
+SELECT is(up('eve', 'e', change(50, 'INSERT', 'categories', 'moved', 0, '{"name":"eve"}')) LIKE '50 applied%', true, 'eve''s row');
+SET session_replication_role = replica;
+UPDATE app.categories SET _rowsync_scope = 'zoe', name = 'zoe' WHERE id = 'moved';
+RESET session_replication_role;
+SELECT is(up('eve', 'e', change(51, 'UPDATE', 'categories', 'moved', 0, '{"name":"eve"}'), change(52, 'DELETE', 'categories', 'moved', 0)) LIKE '%applied%', false,
+          'is not hers to change when SQL gave it away unseen');
+SELECT is((SELECT name FROM app.categories WHERE id = 'moved'), 'zoe', 'and stays as it is');
+SET session_replication_role = replica;
+UPDATE app.categories SET _rowsync_scope = 'eve', name = 'eve' WHERE id = 'moved';
+RESET session_replication_role;
 
 -- A scope column of another type than text.
 SELECT is(up('a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', 'p', change(1, 'INSERT', 'tasks', 't1', 0, '{"what":"x"}')), '1 applied 1', 'a uuid as scope');

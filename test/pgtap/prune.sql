@@ -1,0 +1,76 @@
+-- Pruning, history and undelete: what is kept and what goes, that nothing sent again takes effect a
+-- second time afterwards, and that a row can be brought back.
+\ir include/helpers.sql
+\ir include/app.sql
+SET rowsync.scope = 'ann';
+SELECT plan(42);
+
+SELECT is(up('ann', 'phone', change(1, 'INSERT', 'users', 'u1', 0, '{"name":"A"}')), '1 applied 1', 'seq 1');
+SELECT is(up('ann', 'phone', change(2, 'UPDATE', 'users', 'u1', 0, '{"name":"B"}')), '2 applied 2', 'seq 2');
+SELECT is(up('ann', 'phone', change(3, 'INSERT', 'users', 'u2', 0, '{"name":"C"}')), '3 applied 3', 'seq 3');
+SELECT is(up('ann', 'phone', change(4, 'DELETE', 'users', 'u2', 0)), '4 applied 4', 'seq 4');
+INSERT INTO app.users (id, name) VALUES ('u3', 'D');
+UPDATE app.users SET name = 'E' WHERE id = 'u3';
+INSERT INTO app.users (id, name, _rowsync_scope) VALUES ('b1', 'B', 'bob'), ('b2', 'B', 'bob');
+DELETE FROM app.users WHERE id = 'b2';
+
+-- History.
+SELECT results_eq($$SELECT concat_ws(' ', scope, version, op, source_id, payload ->> 'name') FROM rowsync.row_history('app.users', 'u1')$$,
+                  '{ann 2 UPDATE phone B,ann 1 INSERT phone A}'::text[], 'row_history: every version, latest first');
+SELECT results_eq($$SELECT concat_ws(' ', version, op, payload ->> 'name') FROM rowsync.row_history('app.users', 'u2')$$,
+                  '{4 DELETE C,3 INSERT C}'::text[], 'a deleted row with what it was');
+SELECT is_empty($$SELECT * FROM rowsync.row_history('app.users', 'nobody')$$, 'none of a row never seen');
+SELECT matches(refusal($$SELECT rowsync.row_history('pg_class', 'x')$$), '^RS006: ', 'a table that does not sync');
+
+-- Undelete and undo are ordinary changes.
+SELECT lives_ok($$SELECT rowsync.restore_row('app.users', 'u2', 4)$$, 'restore_row brings a deleted row back');
+SELECT is((SELECT row(name, _rowsync_scope)::text FROM app.users WHERE id = 'u2'), '(C,ann)', 'into its scope');
+SELECT is(page('ann', 'laptop', 6), '7 INSERT u2, > 7/7', 'and to every device');
+SELECT lives_ok($$SELECT rowsync.restore_row('app.users', 'u1', 1)$$, 'restore_row takes a row back to an earlier version');
+SELECT is(page('ann', 'laptop', 7), '8 UPDATE u1, > 8/8', 'which reaches every device');
+SELECT is((SELECT name FROM app.users WHERE id = 'u1'), 'A', 'as it was');
+SELECT is(refusal($$SELECT rowsync.restore_row('app.users', 'u1', 99)$$),
+          'RS002: version 99 of app.users u1 is not in the history | rowsync.row_history shows the versions that are kept.', 'a version that never was');
+SELECT is(up('ann', 'phone', change(5, 'DELETE', 'users', 'u2', 7)), '5 applied 9', 'deleted again');
+
+-- Nothing goes before its time.
+SELECT is(page('bob', 'reader', 0) <> page('bob', 'reader', 3), true, 'bob''s reader has read all that bob has');
+SELECT is_empty('SELECT * FROM rowsync.prune()', 'prune: nothing is old enough');
+SELECT is((SELECT count(*)::int FROM rowsync.change_log), 12, 'and nothing is gone');
+SELECT is(refusal($$SELECT rowsync.prune(keep => '-1 day')$$), 'RS002: keep and give_up must not be null or negative', 'a negative age');
+SELECT is(refusal($$SELECT rowsync.prune(NULL)$$), 'RS002: keep and give_up must not be null or negative', 'no age');
+UPDATE rowsync.change_log SET ts = ts - interval '40 days';
+SELECT is_empty($$SELECT * FROM rowsync.prune(user_id => 'ann')$$, 'phone has read nothing: all is kept for it');
+SELECT is(page('ann', 'phone', 4) <> '', true, 'phone has read up to 4');
+SELECT results_eq($$SELECT concat_ws(' ', scope, floor, removed_changes, removed_tombstones) FROM rowsync.prune(user_id => 'ann')$$,
+                  '{ann 4 4 0}'::text[], 'what all have read and is superseded goes');
+SELECT results_eq($$SELECT seq FROM rowsync.change_log JOIN rowsync.scope USING (scope_id) WHERE name = 'ann' ORDER BY 1$$, '{5,6,7,8,9}'::bigint[], 'what is left');
+SELECT is(refusal($$SELECT rowsync.download('ann', 'phone', 3)$$),
+          'RS003: changes up to 4 are pruned, after is 3 | Hydrate from a snapshot, then download from its seq on.', 'a download below the floor');
+SELECT is(page('ann', 'phone', 4, include_self => true), '6 UPDATE u3, 8 UPDATE u1, 9 DELETE u2, > 9/9', 'one from the floor on has all');
+SELECT is((SELECT count(*)::int FROM rowsync.row_meta WHERE deleted), 2, 'the tombstones are still there');
+
+-- Exactly once, also for what is pruned.
+SELECT is(up('ann', 'phone', change(1, 'INSERT', 'users', 'u1', 0, '{"name":"A"}'), change(3, 'INSERT', 'users', 'u2', 0, '{"name":"C"}'))
+            LIKE '1 applied%, 3 applied%', true, 'changes sent again whose log is pruned are applied');
+SELECT is((SELECT count(*)::int FROM app.users WHERE id = 'u2') + (SELECT count(*)::int FROM rowsync.change_log WHERE source_change_id IN (1, 3)), 0, 'and have no effect');
+
+-- A source that stays away.
+UPDATE rowsync.source SET last_seen = now() - interval '100 days';
+SELECT results_eq($$SELECT concat_ws(' ', scope, floor, removed_tombstones) FROM rowsync.prune(user_id => 'ann')$$, '{ann 9 1}'::text[],
+                  'a source not seen for long is given up');
+SELECT is((SELECT count(*)::int FROM rowsync.row_meta JOIN rowsync.scope USING (scope_id) WHERE name = 'ann' AND deleted), 0, 'old tombstones go');
+SELECT is((SELECT count(*)::int FROM rowsync.change_log JOIN rowsync.scope USING (scope_id) WHERE name = 'ann'), 2, 'the latest change of each live row stays');
+SELECT is((SELECT count(*)::int FROM rowsync.row_meta JOIN rowsync.scope USING (scope_id) WHERE name = 'bob'), 2, 'another user is not touched');
+SELECT is(up('ann', 'phone', change(9, 'UPDATE', 'users', 'u2', 9, '{"name":"X"}')), '9 conflict 0 deleted', 'a row whose tombstone is pruned was never had');
+SELECT is(page('ann', 'tablet', 9), '> 9/9', 'downloads go on at the floor');
+INSERT INTO app.users (id, name) VALUES ('u9', 'Z');
+SELECT is(page('ann', 'tablet', 9), '10 INSERT u9, > 10/10', 'and numbers go on');
+SELECT is_empty('SELECT * FROM rowsync.verify()', 'verify finds nothing wrong with a pruned scope');
+
+-- A restored backup.
+SELECT is(rowsync.declare_restored('ann'), 1::bigint, 'declare_restored for one user');
+SELECT is((SELECT string_agg(name || ' ' || epoch, ', ' ORDER BY name) FROM rowsync.scope), 'ann 2, bob 1', 'begins a new epoch');
+SELECT is(rowsync.declare_restored(), 2::bigint, 'and for all');
+SELECT is(rowsync.download('ann', 'phone', 9)::jsonb -> 'epoch', '3'::jsonb, 'which devices see');
+SELECT finish();
