@@ -20,7 +20,13 @@ PG_CONFIG ?= $(or $(patsubst %/postgres,%/pg_config,$(if $(PG),$(wildcard \
 export PG
 
 STAGE := $(CURDIR)/build/stage
-PARTS := $(patsubst %/Makefile,%,$(wildcard gateway/Makefile client-sqlite/Makefile))
+PARTS := gateway client-sqlite
+
+# PostgreSQL's own flags and headers are made for gcc, and clang must not stumble over those.
+FOR_CLANG := COPT='-Wno-ignored-optimization-argument -Wno-unknown-warning-option \
+    -Wno-ignored-attributes'
+EXTENSION = $(MAKE) --no-print-directory -C pg_extension PG_CONFIG=$(PG_CONFIG) \
+    $(if $(findstring clang,$(CC)),$(FOR_CLANG))
 
 .PHONY: all deps ready stage unit install clang check check-pgtap check-isolation check-unit \
         check-random check-e2e scenario demo bench up down psql lint format clean
@@ -34,19 +40,18 @@ stage:
 	@mkdir -p build
 	@version=$$($(PG_CONFIG) --version) && \
 	if [ "$$version" != "$$(cat build/pg-version 2>/dev/null)" ]; then \
-	    $(MAKE) -s --no-print-directory -C pg_extension clean PG_CONFIG=$(PG_CONFIG) && \
+	    $(EXTENSION) -s clean && \
 	    rm -rf $(STAGE) && echo "$$version" >build/pg-version; \
 	fi
-	@$(MAKE) --no-print-directory -C pg_extension all PG_CONFIG=$(PG_CONFIG)
-	@$(MAKE) -s --no-print-directory -C pg_extension install PG_CONFIG=$(PG_CONFIG) \
-	    DESTDIR=$(STAGE) >/dev/null
+	@$(EXTENSION) all
+	@$(EXTENSION) -s install DESTDIR=$(STAGE) >/dev/null
 
 unit: all
 	@for part in $(PARTS); do $(MAKE) --no-print-directory -C $$part unit || exit; done
 
 # Into the system, or below DESTDIR.
 install: all
-	$(MAKE) -C pg_extension install PG_CONFIG=$(PG_CONFIG) DESTDIR=$(DESTDIR)
+	$(EXTENSION) install DESTDIR=$(DESTDIR)
 	@for part in $(PARTS); do $(MAKE) -C $$part install DESTDIR=$(DESTDIR) || exit; done
 
 deps:
@@ -57,15 +62,13 @@ ready: deps
 	@echo "building ..." >&2
 	@$(MAKE) -s --no-print-directory -j$$(nproc) unit
 
-# Everything once more with the other compiler, for its warnings; the objects lie apart. PostgreSQL's
-# own flags are gcc's, and clang must not stumble over those.
+# Everything once more with the other compiler, for its warnings; the objects lie apart.
 clang:
 	@mkdir -p build/clang
 	@rm -rf build/clang/pg_extension build/clang/sql
 	@cp -r pg_extension sql build/clang/ && rm -f build/clang/pg_extension/src/*.o
 	@$(MAKE) --no-print-directory -C build/clang/pg_extension all CC=clang PG_CONFIG=$(PG_CONFIG) \
-	    COPT='-Wno-ignored-optimization-argument -Wno-unknown-warning-option \
-	    -Wno-ignored-attributes'
+	    $(FOR_CLANG)
 	@for part in $(PARTS); do $(MAKE) --no-print-directory -C $$part all unit CC=clang \
 	    BUILD=$(CURDIR)/build/clang || exit; done
 
@@ -105,6 +108,6 @@ format:
 	clang-format -i $(SOURCES)
 
 clean: down
-	@for part in pg_extension $(PARTS); do \
-	    [ ! -f $$part/Makefile ] || $(MAKE) --no-print-directory -C $$part clean || exit; done
+	@$(EXTENSION) -s clean
+	@for part in $(PARTS); do $(MAKE) -s --no-print-directory -C $$part clean || exit; done
 	rm -rf build
