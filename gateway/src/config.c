@@ -54,6 +54,8 @@ static const struct setting settings[] = {
          "PEM file with the certificate chain for HTTPS. Read again on SIGHUP."),
     TEXT(tls_key, NULL, "PEM file with its private key. Read again on SIGHUP."),
     TEXT(database_url, NULL, "libpq connection string or URI of the database. Required."),
+    TEXT(replica_url, NULL,
+         "libpq connection string or URI of a hot standby for downloads and snapshots."),
     TEXT(jwt_secret, NULL, "Secret of HS256, HS384, HS512 tokens: at least 32, 48, 64 bytes."),
     TEXT(jwks_file, NULL, "File with a JWK Set (RFC 7517). Read again on SIGHUP."),
     TEXT(jwt_issuer, NULL, "What a token's `iss` must be."),
@@ -364,28 +366,37 @@ origins_valid(const char *origins)
     }
 }
 
+/* Is this setting's value something that libpq understands? */
+static bool
+check_conninfo(const char *name, const char *conninfo, char *error, size_t error_size)
+{
+    PQconninfoOption *options;
+    char *reason = NULL;
+
+    options = PQconninfoParse(conninfo, &reason);
+    if (options == NULL)
+        refuse(error, error_size, "%s is no libpq connection string: %.200s", name,
+               reason == NULL ? "out of memory" : reason);
+    PQfreemem(reason);
+    PQconninfoFree(options);
+    return options != NULL;
+}
+
 /* What no single setting can tell: things that must fit together. */
 static bool
 check_whole(const struct config *config, char *error, size_t error_size)
 {
     static const char *const levels[] = {"debug", "info", "warning", "error", "off"};
-    PQconninfoOption *options;
-    char *reason = NULL;
     bool known = false;
 
     if (config->database_url == NULL)
         return refuse(error, error_size,
                       "database_url is not set: set DATABASE_URL, or \"database_url\" in the "
                       "configuration file, to a libpq connection string");
-    options = PQconninfoParse(config->database_url, &reason);
-    if (options == NULL)
-    {
-        refuse(error, error_size, "database_url is no libpq connection string: %.200s",
-               reason == NULL ? "out of memory" : reason);
-        PQfreemem(reason);
+    if (!check_conninfo("database_url", config->database_url, error, error_size) ||
+        (config->replica_url != NULL &&
+         !check_conninfo("replica_url", config->replica_url, error, error_size)))
         return false;
-    }
-    PQconninfoFree(options);
     if (config->jwt_secret == NULL && config->jwks_file == NULL)
         return refuse(error, error_size,
                       "neither jwt_secret nor jwks_file is set: without a key no token can be "

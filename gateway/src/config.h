@@ -16,6 +16,7 @@ struct config
     char *tls_certificate;
     char *tls_key;
     char *database_url;
+    char *replica_url;
     char *jwt_secret;
     char *jwks_file;
     char *jwt_issuer;

@@ -10,12 +10,26 @@
 #include "router.h"
 #include "sqlstate.h"
 
+#include <stdio.h>
+
+static const struct pg_statement on_primary = {
+    "rowsync_snapshot", "SELECT rowsync.snapshot($1::pg_catalog.text, $2::pg_catalog.text)", 5, 2};
+
+/* No row where the replica has not yet got as far as the device has already seen. */
+static const struct pg_statement on_replica = {
+    "rowsync_snapshot_replica",
+    "SELECT rowsync.snapshot($1::pg_catalog.text, $2::pg_catalog.text)"
+    " FROM rowsync.heads(ARRAY[$1::pg_catalog.text]) AS h"
+    " WHERE h.head OPERATOR(pg_catalog.>=) $3::pg_catalog.int8",
+    10, 3};
+
 /* One snapshot being streamed. Lives in the request's memory. */
 struct stream
 {
     h2o_generator_t super;
     struct request *request;
     PGresult *chunk; /* on its way to the client; NULL: none is */
+    bool replica;    /* the replica is being asked */
     bool started;    /* the head of the answer is sent */
     bool over;       /* the database has given all */
     bool failed;     /* ... or failed: the client must not take it for all */
@@ -72,6 +86,14 @@ on_done(struct pg_job *job, enum pg_end end, PGresult *result)
     struct problem problem;
 
     request->ended = clock_us();
+    if (stream->replica && !stream->started && request->req != NULL && end != PG_END_ABANDONED)
+    {
+        /* Behind, or broken before it began: the primary knows. */
+        PQclear(result);
+        stream->replica = false;
+        request_submit(request, request->loop->streams, &on_primary);
+        return;
+    }
     stream->over = true;
     stream->failed = end != PG_END_RESULT;
     if (stream->failed || !stream->started)
@@ -103,9 +125,14 @@ on_released(struct request *request)
 void
 handle_snapshot(struct request *request)
 {
-    static const struct pg_statement statement = {
-        "rowsync_snapshot", "SELECT rowsync.snapshot($1::pg_catalog.text, $2::pg_catalog.text)", 5,
-        2};
+    enum
+    {
+        ROOM = 24
+    };
+    struct param seen = {.name = "seen", .kind = PARAM_INTEGER, .most = INT64_MAX};
+    struct pg_pool *replica = request->loop->replica_streams;
+    struct problem problem;
+    char *number = request_memory(request, ROOM);
     struct stream *stream = request_memory(request, sizeof(*stream));
 
     if (h2o_memis(request->req->method.base, request->req->method.len, H2O_STRLIT("HEAD")))
@@ -113,6 +140,12 @@ handle_snapshot(struct request *request)
         request_answer(request, "application/x-ndjson", "", 0);
         return;
     }
+    if (!request_params(request, &seen, 1, &problem))
+    {
+        request_fail(request, &problem);
+        return;
+    }
+    snprintf(number, ROOM, "%lld", (long long)seen.integer);
     *stream = (struct stream){.super = {on_proceed, NULL}, .request = request};
     request->subject = stream;
     request->released = on_released;
@@ -120,5 +153,10 @@ handle_snapshot(struct request *request)
     request->job.values[1] = request->source;
     request->job.row = on_chunk;
     request->job.done = on_done;
-    request_submit(request, request->loop->streams, &statement);
+    request->job.values[2] = number;
+    stream->replica = replica != NULL && !pg_pool_figures(replica)->unreachable;
+    if (stream->replica)
+        request_submit(request, replica, &on_replica);
+    else
+        request_submit(request, request->loop->streams, &on_primary);
 }

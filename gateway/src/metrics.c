@@ -131,7 +131,8 @@ write_problems(struct metrics *const *loops, size_t count, struct text *text)
 static void
 write_pools(struct metrics *const *loops, size_t count, struct text *text)
 {
-    static const char *const pools[METRICS_POOLS] = {"requests", "streams", "watch"};
+    static const char *const pools[METRICS_POOLS] = {"requests", "streams", "watch", "replica",
+                                                     "replica_streams"};
     static const struct
     {
         const char *name;

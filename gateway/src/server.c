@@ -329,6 +329,11 @@ publish(struct loop *loop)
     metrics_pool(metrics, METRICS_POOL_REQUESTS, pg_pool_figures(loop->pool));
     metrics_pool(metrics, METRICS_POOL_STREAMS, pg_pool_figures(loop->streams));
     metrics_pool(metrics, METRICS_POOL_WATCH, pg_pool_figures(loop->heads));
+    if (loop->replica != NULL)
+    {
+        metrics_pool(metrics, METRICS_POOL_REPLICA, pg_pool_figures(loop->replica));
+        metrics_pool(metrics, METRICS_POOL_REPLICA_STREAMS, pg_pool_figures(loop->replica_streams));
+    }
 }
 
 /* Looks after all connections. */
@@ -381,14 +386,15 @@ begin_drain(struct loop *loop, void *unused)
 
 /* Creates one of the loop's pools, each for another kind of work. */
 static struct pg_pool *
-create_pool(struct loop *loop, const char *name, int64_t size, int64_t statement_timeout)
+create_pool(struct loop *loop, const char *name, const char *conninfo, int64_t size,
+            int64_t statement_timeout)
 {
     const struct config *config = loop->config;
 
     return pg_pool_create(loop->http.loop, loop->http.queue,
                           &(struct pg_pool_options){
                               .name = name,
-                              .conninfo = config->database_url,
+                              .conninfo = conninfo,
                               .size = (size_t)size,
                               .queue_length = (size_t)config->queue_length,
                               .queue_timeout = (uint64_t)config->queue_timeout,
@@ -399,6 +405,29 @@ create_pool(struct loop *loop, const char *name, int64_t size, int64_t statement
                           });
 }
 
+/* Closes all pools, then frees each when its last cancellation is back. */
+static void
+close_pools(struct loop *loop)
+{
+    struct pg_pool *pools[] = {loop->pool, loop->streams, loop->heads, loop->replica,
+                               loop->replica_streams};
+    enum
+    {
+        COUNT = sizeof(pools) / sizeof(pools[0])
+    };
+
+    for (size_t i = 0; i < COUNT; i++)
+        if (pools[i] != NULL)
+            pg_pool_close(pools[i]);
+    for (size_t i = 0; i < COUNT; i++)
+    {
+        while (pools[i] != NULL && !pg_pool_closed(pools[i]))
+            h2o_evloop_run(loop->http.loop, INT32_MAX);
+        if (pools[i] != NULL)
+            pg_pool_free(pools[i]);
+    }
+}
+
 /* A loop's thread. */
 static void *
 run_loop(void *subject)
@@ -406,22 +435,24 @@ run_loop(void *subject)
     struct loop *loop = subject;
     const struct config *config = loop->config;
 
-    loop->pool = create_pool(loop, "requests", config->pool_size, config->statement_timeout);
-    loop->streams = create_pool(loop, "streams", config->stream_pool_size, config->stream_timeout);
-    loop->heads = create_pool(loop, "watch", 1, config->statement_timeout);
+    loop->pool = create_pool(loop, "requests", config->database_url, config->pool_size,
+                             config->statement_timeout);
+    loop->streams = create_pool(loop, "streams", config->database_url, config->stream_pool_size,
+                                config->stream_timeout);
+    loop->heads = create_pool(loop, "watch", config->database_url, 1, config->statement_timeout);
+    if (config->replica_url != NULL)
+    {
+        loop->replica = create_pool(loop, "replica", config->replica_url, config->pool_size,
+                                    config->statement_timeout);
+        loop->replica_streams = create_pool(loop, "replica_streams", config->replica_url,
+                                            config->stream_pool_size, config->stream_timeout);
+    }
     loop->watch = watch_create(loop, loop->heads);
     set_accepting(loop, true);
     h2o_timeout_link(loop->http.loop, &loop->sweep_interval, &loop->sweep);
     while (!loop->finished)
         h2o_evloop_run(loop->http.loop, INT32_MAX);
-    pg_pool_close(loop->pool);
-    pg_pool_close(loop->streams);
-    pg_pool_close(loop->heads);
-    while (!pg_pool_closed(loop->pool) || !pg_pool_closed(loop->streams))
-        h2o_evloop_run(loop->http.loop, INT32_MAX);
-    pg_pool_free(loop->pool);
-    pg_pool_free(loop->streams);
-    pg_pool_free(loop->heads);
+    close_pools(loop);
     return NULL;
 }
 

@@ -28,9 +28,11 @@ struct loop
     h2o_accept_ctx_t accept;
     h2o_multithread_receiver_t inbox;
     struct auth *auth;
-    struct pg_pool *pool;    /* for requests */
-    struct pg_pool *streams; /* for snapshots */
-    struct pg_pool *heads;   /* for the watcher: one connection */
+    struct pg_pool *pool;            /* for requests */
+    struct pg_pool *streams;         /* for snapshots */
+    struct pg_pool *replica;         /* for downloads; NULL: there is none */
+    struct pg_pool *replica_streams; /* for snapshots; NULL: there is none */
+    struct pg_pool *heads;           /* for the watcher: one connection */
     struct watch *watch;
     struct metrics metrics;
     struct limiter *limiter;    /* the process's; NULL: no limit */

@@ -397,14 +397,12 @@ def test_a_wrong_configuration_is_refused_at_the_start(start_gateway, tmp_path):
 
 
 def test_sigterm_ends_an_idle_gateway_at_once(start_gateway):
-    gateway = start_gateway()
+    # libh2o alone would keep the idle connection for minutes; the rig gives up long before.
+    gateway = start_gateway(ROWSYNC_DRAIN_TIMEOUT=3600000)
     idle = http.client.HTTPConnection("127.0.0.1", gateway.port)
     idle.request("GET", "/healthz")
     assert idle.getresponse().read()
-    begin = time.monotonic()
     assert gateway.stop() == 0
-    # Far from the ten seconds for which libh2o alone would keep the idle connection.
-    assert time.monotonic() - begin < 5
     idle.close()
 
 
