@@ -14,19 +14,6 @@
 #include "miscadmin.h"
 #include "upload.h"
 
-/* Answers a change with "invalid". The first reason counts. */
-void
-change_refuse(Change *change, InvalidReason reason, const char *message, const char *column)
-{
-    change->status = STATUS_INVALID;
-    change->reason = reason;
-    change->message = message;
-    change->column = column;
-    change->sqlstate[0] = '\0';
-    change->constraint = NULL;
-    change->missing = NULL;
-}
-
 /* Whether every change of the row after version base came from the uploading source. */
 static bool
 moved_only_by_self(Upload *upload, Change *change, int64 base)
@@ -181,183 +168,6 @@ conflict(Upload *upload, Change *change)
 }
 
 /*
- * Sorts the members of the payload by column, and refuses a column that the table does not have.
- * The scope column and generated columns are the server's: what was sent for them is left out.
- */
-static bool
-take_payload(Change *change)
-{
-    RequestChange *request = change->request;
-    SyncedTable *table = change->table;
-    int hint = 0;
-
-    change->given = palloc0(table->ncolumns * sizeof(JsonValue *));
-    if (change->request->op == 'D')
-        return true;
-    for (int m = 0; m < request->nmembers; m++)
-    {
-        JsonMember *member = &request->members[m];
-        int i = registry_find_column(table, member->name, member->name_len, hint);
-
-        if (i >= 0)
-        {
-            hint = i + 1;
-            change->given[i] = table->columns[i].generated ? NULL : &member->value;
-        }
-        else if (strcmp(member->name, table->scope_name) != 0)
-        {
-            change_refuse(change, REASON_BAD_PAYLOAD,
-                          psprintf("table %s.%s has no column \"%s\"", table->schema, table->name,
-                                   member->name),
-                          member->name);
-            return false;
-        }
-    }
-    return true;
-}
-
-/* Reads the values that were sent into values of the columns' types. */
-static bool
-convert(Change *change)
-{
-    SyncedTable *table = change->table;
-    const char *error;
-
-    for (int i = 0; i < table->ncolumns; i++)
-    {
-        SyncedColumn *column = &table->columns[i];
-
-        if (change->given[i] == NULL)
-            continue;
-        change->converting = column->name;
-        change->apply.values[i] =
-            value_from_json(&column->codec, change->given[i], &change->apply.nulls[i], &error);
-        if (error != NULL)
-        {
-            change_refuse(change, REASON_BAD_PAYLOAD, error, column->name);
-            return false;
-        }
-        change->apply.columns = bms_add_member(change->apply.columns, i);
-    }
-    change->converting = NULL;
-    return true;
-}
-
-/* Takes the key from the pk, and refuses a payload that names another row. */
-static bool
-take_key(Change *change, const Datum *named)
-{
-    SyncedTable *table = change->table;
-    Datum sent[INDEX_MAX_KEYS];
-    bool any = false;
-
-    for (int k = 0; k < table->nkeys; k++)
-    {
-        int i = table->keys[k];
-
-        sent[k] = named[k];
-        if (change->given[i] != NULL)
-        {
-            if (change->apply.nulls[i])
-            {
-                change_refuse(change, REASON_BAD_PAYLOAD, "a key column cannot be null",
-                              table->columns[i].name);
-                return false;
-            }
-            sent[k] = change->apply.values[i];
-            any = true;
-        }
-        change->apply.values[i] = named[k];
-        change->apply.nulls[i] = false;
-        change->apply.columns = bms_add_member(change->apply.columns, i);
-    }
-    if (any && !rowkey_equal(rowkey_pack(table, sent), change->key))
-    {
-        change_refuse(change, REASON_BAD_PAYLOAD, "pk and payload name different rows",
-                      table->columns[table->keys[0]].name);
-        return false;
-    }
-    return true;
-}
-
-/* Notes the parent that parts, in the order of its key, name. No parent if one of them is null. */
-static bool
-add_parent(Change *change, SyncedTable *parent, const JsonValue *const *parts, const char *column)
-{
-    Parent *added = &change->parents[change->nparents];
-    const char *error = NULL;
-
-    for (int i = 0; i < parent->nkeys; i++)
-    {
-        if (parts[i]->kind == JSON_NULL)
-            return true;
-    }
-    if (!rowkey_from_values(parent, parts, &added->key, &error))
-    {
-        change_refuse(change, REASON_BAD_PAYLOAD, error, column);
-        return false;
-    }
-    added->table = parent;
-    change->nparents++;
-    return true;
-}
-
-/* Notes the rows that the payload refers to with all columns of a reference. */
-static bool
-take_parents(Change *change)
-{
-    SyncedTable *table = change->table;
-
-    if (change->request->op == 'D' || table->nreferences == 0)
-        return true;
-    change->parents = palloc0(table->nreferences * sizeof(Parent));
-    for (int r = 0; r < table->nreferences; r++)
-    {
-        SyncedReference *reference = &table->references[r];
-        SyncedTable *parent = registry_find_relid(reference->parent_relid);
-        const JsonValue *parts[INDEX_MAX_KEYS];
-        bool whole = parent != NULL && parent->nkeys == reference->nkeys;
-
-        for (int i = 0; whole && i < reference->nkeys; i++)
-        {
-            parts[i] = change->given[reference->columns[i]];
-            whole = parts[i] != NULL;
-        }
-        if (whole && !add_parent(change, parent, parts, table->columns[reference->columns[0]].name))
-            return false;
-    }
-    return true;
-}
-
-/*
- * Makes of a change as it was sent a row of a table: key, values, parents. What does not fit
- * refuses the change; what a type's input function refuses is raised, with change->converting set.
- */
-void
-change_resolve(Change *change)
-{
-    RequestChange *request = change->request;
-    SyncedTable *table = change->table;
-    Datum named[INDEX_MAX_KEYS];
-    const char *error = NULL;
-
-    change->apply.values = palloc0(table->ncolumns * sizeof(Datum));
-    change->apply.nulls = palloc0(table->ncolumns * sizeof(bool));
-    change->apply.columns = NULL;
-    change->nparents = 0;
-    change->converting = "pk";
-    if (!rowkey_parse(table, &request->pk, named, &change->key, &error))
-    {
-        change_refuse(change, REASON_BAD_PAYLOAD, error, "pk");
-        return;
-    }
-    change->converting = NULL;
-    if (take_payload(change) && convert(change) && take_key(change, named))
-        (void)take_parents(change);
-    change->converting = NULL;
-}
-
-/*
  * A reference of several columns, some of which an UPDATE leaves as they are: those come from the
  * stored row. Without this a part of a reference could be aimed at a row of another scope.
  */
@@ -399,7 +209,7 @@ complete_parents(Upload *upload, Change *change)
             if (parts[i] == NULL)
                 parts[i] = &json_null;
         }
-        (void)add_parent(change, parent, parts, table->columns[reference->columns[0]].name);
+        (void)change_add_parent(change, parent, parts, table->columns[reference->columns[0]].name);
     }
 }
 

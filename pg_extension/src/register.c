@@ -41,6 +41,7 @@
 #include "capture.h"
 #include "changelog.h"
 #include "compat.h"
+#include "components.h"
 #include "errors.h"
 #include "guc.h"
 #include "payload.h"
@@ -251,72 +252,35 @@ announce(void)
 
 /* ------------------------------------------------------------------ order of tables */
 
-/* A registered table in the graph of references. */
-typedef struct TableNode
+/* All registered tables, with the number of each one's component in the graph of references. */
+typedef struct TableGraph
 {
-    SyncedTable *table;
-    int visit;
-    int lowest;
-    bool on_stack;
-    int order;
-} TableNode;
-
-typedef struct Graph
-{
-    TableNode *nodes;
+    SyncedTable **tables;
     int count;
-    TableNode **stack;
-    int depth;
-    int visits;
-    int orders;
-} Graph;
+    int *order;
+} TableGraph;
 
-/* The node of a table. */
-static TableNode *
-find_node(Graph *graph, Oid relid)
+/* The place of a table, or COMPONENT_NO_EDGE. */
+static int
+find_table(const TableGraph *graph, Oid relid)
 {
     for (int i = 0; i < graph->count; i++)
     {
-        if (graph->nodes[i].table->relid == relid)
-            return &graph->nodes[i];
+        if (graph->tables[i]->relid == relid)
+            return i;
     }
-    return NULL;
+    return COMPONENT_NO_EDGE;
 }
 
-/* Tarjan's search, as for changes in upload.c: parents get lower numbers, a cycle shares one. */
-static void
-visit(Graph *graph, TableNode *node)
+/* The references of a table to registered ones. */
+static int
+table_edge(void *graph, int node, int n)
 {
-    check_stack_depth();
-    node->visit = node->lowest = ++graph->visits;
-    graph->stack[graph->depth++] = node;
-    node->on_stack = true;
-    for (int i = 0; i < node->table->nreferences; i++)
-    {
-        TableNode *parent = find_node(graph, node->table->references[i].parent_relid);
+    SyncedTable *table = ((TableGraph *)graph)->tables[node];
 
-        if (parent == NULL || parent == node)
-            continue;
-        if (parent->visit == 0)
-        {
-            visit(graph, parent);
-            node->lowest = Min(node->lowest, parent->lowest);
-        }
-        else if (parent->on_stack)
-            node->lowest = Min(node->lowest, parent->visit);
-    }
-    if (node->lowest == node->visit)
-    {
-        TableNode *member;
-
-        graph->orders++;
-        do
-        {
-            member = graph->stack[--graph->depth];
-            member->on_stack = false;
-            member->order = graph->orders;
-        } while (member != node);
-    }
+    if (n >= table->nreferences)
+        return COMPONENT_LAST_EDGE;
+    return find_table(graph, table->references[n].parent_relid);
 }
 
 /* Whether a foreign key is deferrable. */
@@ -335,27 +299,27 @@ is_deferrable(Oid constraint)
 
 /* Refuses a cycle of references that no order of writing satisfies. */
 static void
-check_cycles(Graph *graph)
+check_cycles(const TableGraph *graph)
 {
     for (int i = 0; i < graph->count; i++)
     {
-        SyncedTable *table = graph->nodes[i].table;
+        SyncedTable *table = graph->tables[i];
 
         for (int r = 0; r < table->nreferences; r++)
         {
-            TableNode *parent = find_node(graph, table->references[r].parent_relid);
+            SyncedReference *reference = &table->references[r];
+            int parent = find_table(graph, reference->parent_relid);
+            const char *name;
 
-            if (parent == NULL || parent == &graph->nodes[i] ||
-                parent->order != graph->nodes[i].order ||
-                is_deferrable(table->references[r].constraint_oid))
+            if (parent < 0 || parent == i || graph->order[parent] != graph->order[i] ||
+                is_deferrable(reference->constraint_oid))
                 continue;
+            name = get_constraint_name(reference->constraint_oid);
             refuse(psprintf("foreign key \"%s\" of %s is part of a cycle of references and is not "
                             "deferrable",
-                            get_constraint_name(table->references[r].constraint_oid),
-                            table->qualified_name),
-                   psprintf(
-                       "Run ALTER TABLE %s ALTER CONSTRAINT %s DEFERRABLE.", table->qualified_name,
-                       quote_identifier(get_constraint_name(table->references[r].constraint_oid))));
+                            name, table->qualified_name),
+                   psprintf("Run ALTER TABLE %s ALTER CONSTRAINT %s DEFERRABLE.",
+                            table->qualified_name, quote_identifier(name)));
         }
     }
 }
@@ -391,9 +355,8 @@ add_schema_change(Oid relid, Datum columns)
  * other ones, in which case schema_version grows. Refuses another key format.
  */
 static bool
-write_line(Store *store, const TableNode *node)
+write_line(Store *store, SyncedTable *table, int order)
 {
-    SyncedTable *table = node->table;
     Relation relation = table_open(table->relid, AccessShareLock);
     Datum values[TABLE_NATTS];
     ArrayType *known;
@@ -411,7 +374,7 @@ write_line(Store *store, const TableNode *node)
                         table->qualified_name),
                "Unregister the table, alter it, and register it anew.");
     changed = !fresh && !same_bytes(PointerGetDatum(known), columns);
-    values[TABLE_UPSERT_ORDER - 1] = Int32GetDatum(node->order);
+    values[TABLE_UPSERT_ORDER - 1] = Int32GetDatum(order);
     if (changed)
         values[TABLE_SCHEMA_VERSION - 1] = Int32GetDatum(add_schema_change(table->relid, columns));
     values[TABLE_KEY_FORMAT - 1] = format;
@@ -429,33 +392,28 @@ write_line(Store *store, const TableNode *node)
 static bool
 write_tables(Oid relid)
 {
-    Graph graph = {0};
-    SyncedTable **tables;
-    int ntables = registry_ordered(&tables);
+    TableGraph graph;
+    int *unused;
     bool changed = false;
     Store store;
 
-    graph.nodes = palloc0((ntables + 1) * sizeof(TableNode));
-    graph.stack = palloc((ntables + 1) * sizeof(TableNode *));
-    graph.count = ntables;
-    for (int i = 0; i < ntables; i++)
-        graph.nodes[i].table = tables[i];
-    for (int i = 0; i < ntables; i++)
-    {
-        if (graph.nodes[i].visit == 0)
-            visit(&graph, &graph.nodes[i]);
-    }
+    graph.count = registry_ordered(&graph.tables);
+    graph.order = palloc((graph.count + 1) * sizeof(int));
+    unused = palloc((graph.count + 1) * sizeof(int));
+    (void)find_components(graph.count, table_edge, &graph, graph.order, unused);
     check_cycles(&graph);
 
     PushActiveSnapshot(GetTransactionSnapshot());
     store_open(&store, REL_SYNCED_TABLE, REL_SYNCED_TABLE_RELID, RowExclusiveLock);
-    for (int i = 0; i < ntables; i++)
+    for (int i = 0; i < graph.count; i++)
     {
         ScanKeyData key;
 
-        ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(tables[i]->relid));
+        ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_OIDEQ,
+                    ObjectIdGetDatum(graph.tables[i]->relid));
         if (store_find(&store, GetActiveSnapshot(), &key, 1) &&
-            write_line(&store, &graph.nodes[i]) && tables[i]->relid == relid)
+            write_line(&store, graph.tables[i], graph.order[i] + 1) &&
+            graph.tables[i]->relid == relid)
             changed = true;
     }
     store_close(&store);

@@ -66,10 +66,6 @@ typedef struct Change
     bool moved;                  /* the last attempt wrote it, but into another scope */
     bool differs;                /* the row as stored differs from what was sent */
     int unit;                    /* changes of one unit are written together or not at all */
-    /* marks of the search for an order */
-    int visit;
-    int lowest;
-    bool on_stack;
     /* the answer */
     ChangeStatus status;
     int64 version;
@@ -101,12 +97,22 @@ typedef struct Upload
     bool accepted;
 } Upload;
 
+/* refusal.c */
 void change_refuse(Change *change, InvalidReason reason, const char *message, const char *column);
 void change_refuse_error(Change *change, ErrorData *error);
-void change_resolve(Change *change);
+/* resolve.c */
+void upload_resolve(Upload *upload);
+bool change_add_parent(Change *change, SyncedTable *parent, const JsonValue *const *parts,
+                       const char *column);
+/* decide.c */
 void change_decide(Upload *upload, Change *change);
 void change_answer_again(Upload *upload, Change *change, int64 seq);
 bool change_parents_there(Upload *upload, Change *change);
+/* write.c */
+void upload_limit_lock_waits(bool again);
+void upload_log_change(Upload *upload, Change *change);
+void upload_write_wave(Upload *upload, Change **changes, int count);
+/* answer.c */
 void upload_append_answer(StringInfo out, Upload *upload);
 
 #endif

@@ -1,0 +1,611 @@
+/*
+ * write.c: writes the changes of a wave to their tables, together if it works, else so that one bad
+ * row costs the others nothing but time; and logs what came of it.
+ *
+ * First everything in one subtransaction, one statement for each table, kind and set of columns.
+ * When that fails: in pieces of about the square root of the whole, a failed piece unit by unit;
+ * then what is left, there and back, until a pass gets nothing more done.
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/proc.h"
+#include "utils/datum.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+
+#include "apply.h"
+#include "capture.h"
+#include "components.h"
+#include "subtransaction.h"
+#include "upload.h"
+
+/* Orders by table, parents first, then by place in the request. */
+static int
+compare_tables(const void *a, const void *b)
+{
+    const Change *left = *(Change *const *)a;
+    const Change *right = *(Change *const *)b;
+
+    if (left->table->upsert_order != right->table->upsert_order)
+        return left->table->upsert_order < right->table->upsert_order ? -1 : 1;
+    if (left->table->table_id != right->table->table_id)
+        return left->table->table_id < right->table->table_id ? -1 : 1;
+    return left < right ? -1 : left > right;
+}
+
+/* A wave as a graph of references. */
+typedef struct WaveGraph
+{
+    Change **changes;
+} WaveGraph;
+
+/* The references of a change to other changes of the wave. */
+static int
+wave_edge(void *graph, int node, int n)
+{
+    Change *change = ((WaveGraph *)graph)->changes[node];
+    RowState *row;
+    Change *parent;
+
+    if (n >= change->nparents)
+        return COMPONENT_LAST_EDGE;
+    row = change->parents[n].row;
+    parent = row ? row->user : NULL;
+    if (parent == NULL || parent->status != STATUS_OPEN || parent->request->op == 'D')
+        return COMPONENT_NO_EDGE;
+    return parent->unit;
+}
+
+/*
+ * Brings the open changes of a wave into the order of writing: rows that come or change, parents
+ * first, those that refer to each other as one unit; then rows that go, children first.
+ */
+static void
+sort_wave(Change **changes, int count)
+{
+    Change **sorted = palloc(Max(count, 1) * sizeof(Change *));
+    int *component = palloc(Max(count, 1) * sizeof(int));
+    int *order = palloc(Max(count, 1) * sizeof(int));
+    WaveGraph graph = {changes};
+    int upserts = 0;
+    int units;
+
+    qsort(changes, count, sizeof(Change *), compare_tables);
+    for (int i = 0; i < count; i++)
+    {
+        if (changes[i]->request->op != 'D')
+            sorted[upserts++] = changes[i];
+    }
+    for (int i = count - 1, next = upserts; i >= 0; i--)
+    {
+        if (changes[i]->request->op == 'D')
+            sorted[next++] = changes[i];
+    }
+    memcpy(changes, sorted, count * sizeof(Change *));
+    /* Until it has its unit, a change has its place there. */
+    for (int i = 0; i < upserts; i++)
+        changes[i]->unit = i;
+    units = find_components(upserts, wave_edge, &graph, component, order);
+    for (int i = 0; i < upserts; i++)
+        sorted[i] = changes[order[i]];
+    for (int i = 0; i < upserts; i++)
+        changes[i]->unit = component[i];
+    memcpy(changes, sorted, upserts * sizeof(Change *));
+    for (int i = upserts; i < count; i++)
+        changes[i]->unit = units++;
+    pfree(sorted);
+    pfree(component);
+    pfree(order);
+}
+
+/* Changes that are written together or not at all. */
+typedef struct Attempt
+{
+    Upload *upload;
+    Change **changes;
+    int count;
+    bool probe; /* write, but leave deferred constraints unchecked and roll back */
+} Attempt;
+
+/* Orders changes for writing: what one statement can write lies together. */
+static int
+compare_statements(const void *a, const void *b)
+{
+    const Change *left = *(Change *const *)a;
+    const Change *right = *(Change *const *)b;
+    bool left_delete = left->apply.kind == APPLY_DELETE;
+    int tables = compare_tables(a, b);
+    int columns;
+
+    if (left_delete != (right->apply.kind == APPLY_DELETE))
+        return left_delete ? 1 : -1;
+    if (left->table != right->table)
+        return left_delete ? -tables : tables;
+    if (left->apply.kind != right->apply.kind)
+        return left->apply.kind < right->apply.kind ? -1 : 1;
+    columns = left_delete ? 0 : bms_compare(left->apply.columns, right->apply.columns);
+    if (columns != 0)
+        return columns;
+    /* The checks of a statement come at its end: its rows may come as the indexes like them. */
+    return rowkey_compare(left->key, right->key);
+}
+
+/* Whether two changes can be written by one statement. */
+static bool
+same_statement(const Change *a, const Change *b)
+{
+    return a->table == b->table && a->apply.kind == b->apply.kind &&
+           (a->apply.kind == APPLY_DELETE || bms_equal(a->apply.columns, b->apply.columns));
+}
+
+/* Defers or checks all deferrable constraints. */
+static void
+set_constraints(bool deferred)
+{
+    ConstraintsSetStmt *statement = makeNode(ConstraintsSetStmt);
+
+    statement->constraints = NIL;
+    statement->deferred = deferred;
+    AfterTriggerSetState(statement);
+}
+
+/* Whether the row as stored differs from what was sent, beyond what the device cannot know. */
+static bool
+stored_differs(Change *change, TupleTableSlot *old, TupleTableSlot *new)
+{
+    SyncedTable *table = change->table;
+
+    slot_getallattrs(new);
+    if (old != NULL)
+        slot_getallattrs(old);
+    for (int i = 0; i < table->ncolumns; i++)
+    {
+        SyncedColumn *column = &table->columns[i];
+        int att = column->attnum - 1;
+        Datum value = new->tts_values[att];
+        bool isnull = new->tts_isnull[att];
+
+        if (bms_is_member(i, change->apply.columns))
+        {
+            if (isnull != change->apply.nulls[i] ||
+                (!isnull && !datum_image_eq(value, change->apply.values[i], column->codec.typbyval,
+                                            column->codec.typlen)))
+                return true;
+        }
+        else if (old == NULL)
+        {
+            if (!isnull)
+                return true;
+        }
+        else if (isnull != old->tts_isnull[att] ||
+                 (!isnull && !datum_image_eq(value, old->tts_values[att], column->codec.typbyval,
+                                             column->codec.typlen)))
+            return true;
+    }
+    return false;
+}
+
+/* Looks on while the statements of an attempt are captured. */
+static void
+observe(void *arg, SyncedTable *table, const char *scope, RowKey key, TupleTableSlot *old,
+        TupleTableSlot *new)
+{
+    Upload *upload = arg;
+    RowState *row = changelog_peek(upload->log, table->table_id, key);
+    Change *change = row ? row->user : NULL;
+
+    if (change == NULL || change->status != STATUS_OPEN ||
+        (new == NULL) != (change->request->op == 'D'))
+        return;
+    if (scope == NULL || strcmp(scope, upload->user_id) != 0)
+    {
+        change->moved = true;
+        return;
+    }
+    change->written = true;
+    /* A trigger may write to the row again: each of its writes counts. */
+    if (new != NULL && !change->differs)
+        change->differs = stored_differs(change, old, new);
+}
+
+/* Work of in_subtransaction: writes the rows of an attempt; true if every one was written. */
+static bool
+write_attempt(void *arg)
+{
+    Attempt *attempt = arg;
+    Change **sorted = palloc(attempt->count * sizeof(Change *));
+    ApplyRow **rows = palloc(attempt->count * sizeof(ApplyRow *));
+    bool all_written = true;
+
+    for (int i = 0; i < attempt->count; i++)
+    {
+        sorted[i] = attempt->changes[i];
+        sorted[i]->written = sorted[i]->moved = sorted[i]->differs = false;
+    }
+    qsort(sorted, attempt->count, sizeof(Change *), compare_statements);
+    if (SPI_connect() != SPI_OK_CONNECT)
+        elog(ERROR, "could not connect to SPI");
+    set_constraints(true);
+    for (int first = 0; first < attempt->count;)
+    {
+        int last = first;
+
+        while (last < attempt->count && same_statement(sorted[first], sorted[last]))
+        {
+            rows[last - first] = &sorted[last]->apply;
+            last++;
+        }
+        apply_rows(sorted[first]->table, rows, last - first, attempt->upload->user_id);
+        first = last;
+    }
+    if (!attempt->probe)
+        set_constraints(false);
+    SPI_finish();
+    for (int i = 0; i < attempt->count && !attempt->probe; i++)
+        all_written = all_written && sorted[i]->written && !sorted[i]->moved;
+    pfree(sorted);
+    pfree(rows);
+    return all_written && !attempt->probe;
+}
+
+/* The events of one row, as one attempt caused them. */
+typedef struct Harvest
+{
+    RowState *row;
+    CaptureEvent final;
+    CaptureEvent own; /* the last one of the kind that the row's change asked for */
+    bool has_final;
+    bool has_own;
+} Harvest;
+
+/* A copy of a payload that outlives the capture buffer. */
+static struct varlena *
+copy_payload(struct varlena *payload)
+{
+    Size size = VARSIZE(payload);
+
+    return memcpy(palloc(size), payload, size);
+}
+
+/* A copy of an event that outlives the next look into the buffer. */
+static CaptureEvent
+keep(const CaptureEvent *event)
+{
+    CaptureEvent copy = *event;
+
+    copy.key.data = memcpy(palloc(event->key.len), event->key.data, event->key.len);
+    copy.payload = copy_payload(event->payload);
+    return copy;
+}
+
+/* Whether event shows a later state than the one kept. */
+static bool
+later(const CaptureEvent *event, const CaptureEvent *kept)
+{
+    return capture_supersedes(event->command, event->op, kept->command, kept->op);
+}
+
+/* Logs an applied change. */
+void
+upload_log_change(Upload *upload, Change *change)
+{
+    LogEntry entry = {.row = change->row,
+                      .op = change->log_op,
+                      .source_no = upload->source.source_no,
+                      .source_change_id = change->request->source_change_id,
+                      .payload = change->log_payload};
+
+    change->version = changelog_append(upload->log, &entry);
+    change->status = STATUS_APPLIED;
+    if (change->differs && change->log_payload != NULL)
+    {
+        change->server_row = VARDATA(change->log_payload);
+        change->server_row_len = VARSIZE(change->log_payload) - VARHDRSZ;
+        change->server_version = change->version;
+    }
+}
+
+/* Logs what a row became beyond what its change, if any, asked for. */
+static void
+log_server_change(Upload *upload, RowState *row, const CaptureEvent *event)
+{
+    LogEntry entry = {.row = row, .payload = copy_payload(event->payload)};
+
+    /* Came and went: nobody has seen it. */
+    if (event->op == 'D' && row->deleted)
+        return;
+    entry.op = event->op == 'D' ? 'D' : (row->deleted ? 'I' : 'U');
+    changelog_append(upload->log, &entry);
+}
+
+/*
+ * Logs what an attempt wrote: its own changes, and what triggers and cascades made of other rows of
+ * the scope, in the order in which the rows were first touched. What happened in other scopes is
+ * set aside, for commit.
+ */
+static void
+harvest(Upload *upload, int64 start)
+{
+    MemoryContext context =
+        AllocSetContextCreate(CurrentMemoryContext, "rowsync harvest", ALLOCSET_DEFAULT_SIZES);
+    MemoryContext outer = MemoryContextSwitchTo(context);
+    int64 position = start;
+    CaptureEvent event;
+    List *touched = NIL;
+    ListCell *cell;
+
+    while (capture_next(&position, &event))
+    {
+        RowState *row;
+        Change *change;
+        Harvest *item;
+
+        CHECK_FOR_INTERRUPTS();
+        if (strcmp(capture_scope_name(event.scope_no), upload->user_id) != 0)
+        {
+            CaptureEvent *copy;
+
+            MemoryContextSwitchTo(outer);
+            copy = palloc(sizeof(CaptureEvent));
+            *copy = keep(&event);
+            upload->foreign = lappend(upload->foreign, copy);
+            MemoryContextSwitchTo(context);
+            continue;
+        }
+        row = changelog_row(upload->log, event.table_id, event.key);
+        if (row->harvest == NULL)
+        {
+            row->harvest = palloc0(sizeof(Harvest));
+            ((Harvest *)row->harvest)->row = row;
+            touched = lappend(touched, row->harvest);
+        }
+        item = row->harvest;
+        if (!item->has_final || later(&event, &item->final))
+            item->final = keep(&event);
+        item->has_final = true;
+        change = row->user;
+        if (change != NULL && change->status == STATUS_OPEN && change->written &&
+            (event.op == 'D') == (change->request->op == 'D') &&
+            (!item->has_own || later(&event, &item->own)))
+        {
+            item->own = keep(&event);
+            item->has_own = true;
+        }
+    }
+    foreach (cell, touched)
+    {
+        Harvest *item = lfirst(cell);
+        Change *change = item->row->user;
+
+        item->row->harvest = NULL;
+        MemoryContextSwitchTo(outer);
+        if (item->has_own)
+        {
+            change->log_payload = copy_payload(item->own.payload);
+            upload_log_change(upload, change);
+        }
+        if (!item->has_own || (item->own.op == 'D') != (item->final.op == 'D'))
+            log_server_change(upload, item->row, &item->final);
+    }
+    capture_mark_flushed();
+    MemoryContextSwitchTo(outer);
+    MemoryContextDelete(context);
+}
+
+/*
+ * How long a statement of this upload may wait for a row that somebody else has locked, in ms.
+ * Other writers lock rows first and the scope at commit, we the other way round: who of the two has
+ * to give way must be the upload, which can be sent again. So it stops waiting before the other's
+ * deadlock check can find anything, and after the first time hardly waits at all.
+ */
+void
+upload_limit_lock_waits(bool again)
+{
+    int limit = again ? 10 : Max(DeadlockTimeout / 2, 1);
+    char text[32];
+
+    if (LockTimeout > 0 && LockTimeout < limit)
+        return;
+    snprintf(text, sizeof(text), "%d", limit);
+    (void)set_config_option("lock_timeout", text, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true,
+                            0, false);
+}
+
+/* Writes changes together. If it works they are logged; if not, nothing has happened. */
+static bool
+attempt(Upload *upload, Change **changes, int count, ErrorData **error)
+{
+    Attempt work = {upload, changes, count, false};
+    int64 start = capture_end();
+    bool done;
+
+    capture_set_observer(observe, upload);
+    done = in_subtransaction(write_attempt, &work, error);
+    capture_set_observer(NULL, NULL);
+    if (done)
+        harvest(upload, start);
+    else if (*error != NULL && (*error)->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+        upload_limit_lock_waits(true);
+    return done;
+}
+
+/* Tells the changes of a unit why it could not be written. */
+static void
+refuse_unit(Change **changes, int count, ErrorData *error)
+{
+    for (int i = 0; i < count; i++)
+    {
+        Change *change = changes[i];
+
+        if (error != NULL)
+            change_refuse_error(change, error);
+        else if (change->moved)
+            change_refuse(change, REASON_FORBIDDEN, "the row would belong to another scope", NULL);
+        else if (change->table->row_security)
+            change_refuse(change, REASON_FORBIDDEN, "a policy of the table hides this row", NULL);
+        else
+            change_refuse(change, REASON_CONSTRAINT,
+                          "the row was not written: a trigger of the table suppressed it", NULL);
+    }
+}
+
+/* The number of changes from first on that form one unit. */
+static int
+unit_length(Change **changes, int first, int count)
+{
+    int length = 1;
+
+    while (first + length < count && changes[first + length]->unit == changes[first]->unit)
+        length++;
+    return length;
+}
+
+/*
+ * A unit of several changes, which need each other, could not be written. Finds out whose fault
+ * that is: who can be written alone is; of the others, those that some check refuses get its error,
+ * and the rest miss their parents.
+ */
+static bool
+write_members(Upload *upload, Change **changes, int count)
+{
+    bool progress = false;
+    ErrorData *error;
+
+    for (int i = 0; i < count; i++)
+        changes[i]->status = STATUS_INVALID;
+    for (int i = 0; i < count; i++)
+    {
+        Change *change = changes[i];
+        Attempt probe = {upload, &changes[i], 1, true};
+
+        change->status = STATUS_OPEN;
+        /* From here on each is tried by itself. */
+        change->unit = -1 - upload->dissolved++;
+        if (change_parents_there(upload, change))
+        {
+            if (attempt(upload, &changes[i], 1, &error))
+                progress = true;
+            else
+                refuse_unit(&changes[i], 1, error);
+            continue;
+        }
+        (void)in_subtransaction(write_attempt, &probe, &error);
+        if (error != NULL)
+            change_refuse_error(change, error);
+    }
+    return progress;
+}
+
+/* Tries one unit by itself; true if anything of it was written. */
+static bool
+write_unit(Upload *upload, Change **changes, int count)
+{
+    ErrorData *error;
+    Change before = *changes[0];
+    bool there = true;
+
+    for (int i = 0; i < count; i++)
+        changes[i]->status = STATUS_OPEN;
+    for (int i = 0; i < count && there; i++)
+        there = change_parents_there(upload, changes[i]);
+    if (there && attempt(upload, changes, count, &error))
+        return true;
+    if (count > 1)
+        return write_members(upload, changes, count);
+    if (there)
+        refuse_unit(changes, count, error);
+    else if (before.status == STATUS_INVALID && before.reason != REASON_FK_MISSING)
+        /* Found out by write_members to be wrong in itself: that is the better answer. */
+        *changes[0] = before;
+    return false;
+}
+
+/*
+ * The second path: everything that can be written is. First in pieces of about the square root of
+ * the whole, a failed piece unit by unit; then what is left, there and back, as long as it helps: a
+ * value that a later delete frees, a parent that a later change brings.
+ */
+static void
+write_in_pieces(Upload *upload, Change **changes, int count)
+{
+    int piece = Max((int)sqrt(count), 1);
+    bool progress = false;
+    bool forward = false;
+    ErrorData *error;
+
+    for (int first = 0; first < count;)
+    {
+        int last = first;
+        bool there = true;
+
+        while (last < count && last - first < piece)
+            last += unit_length(changes, last, count);
+        for (int i = first; i < last && there && last - first > 1; i++)
+            there = change_parents_there(upload, changes[i]);
+        if (last - first > 1)
+        {
+            for (int i = first; i < last; i++)
+                changes[i]->status = STATUS_OPEN;
+        }
+        if (last - first > 1 && there && attempt(upload, changes + first, last - first, &error))
+            progress = true;
+        else
+        {
+            for (int i = first, length; i < last; i += length)
+            {
+                /* Before: a unit that cannot be written is dissolved. */
+                length = unit_length(changes, i, last);
+                progress |= write_unit(upload, changes + i, length);
+            }
+        }
+        first = last;
+    }
+    while (progress)
+    {
+        progress = false;
+        for (int i = forward ? 0 : count; forward ? i < count : i > 0;)
+        {
+            int first = i;
+            int length;
+
+            if (!forward)
+            {
+                first--;
+                while (first > 0 && changes[first - 1]->unit == changes[first]->unit)
+                    first--;
+            }
+            length = unit_length(changes, first, count);
+            if (changes[first]->status == STATUS_INVALID)
+                progress |= write_unit(upload, changes + first, length);
+            i = forward ? first + length : first;
+        }
+        forward = !forward;
+    }
+}
+
+/* Writes the open changes of a wave. */
+void
+upload_write_wave(Upload *upload, Change **changes, int count)
+{
+    ErrorData *error;
+    int left = 0;
+
+    sort_wave(changes, count);
+    /* Parents first, so that who misses a parent is known to its own children. */
+    for (int i = 0; i < count; i++)
+    {
+        if (change_parents_there(upload, changes[i]))
+            changes[left++] = changes[i];
+    }
+    if (left == 0 || attempt(upload, changes, left, &error))
+        return;
+    if (left == 1)
+        refuse_unit(changes, 1, error);
+    else
+        write_in_pieces(upload, changes, left);
+}
