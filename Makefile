@@ -25,7 +25,7 @@ PARTS := gateway client-sqlite
 # PostgreSQL's own flags and headers are made for gcc, and clang must not stumble over those.
 FOR_CLANG := COPT='-Wno-ignored-optimization-argument -Wno-unknown-warning-option \
     -Wno-ignored-attributes'
-EXTENSION = $(MAKE) --no-print-directory -C pg_extension PG_CONFIG=$(PG_CONFIG) \
+EXTENSION = --no-print-directory -C pg_extension PG_CONFIG=$(PG_CONFIG) \
     $(if $(findstring clang,$(CC)),$(FOR_CLANG))
 
 .PHONY: all deps ready stage unit install clang check check-pgtap check-isolation check-unit \
@@ -40,18 +40,18 @@ stage:
 	@mkdir -p build
 	@version=$$($(PG_CONFIG) --version) && \
 	if [ "$$version" != "$$(cat build/pg-version 2>/dev/null)" ]; then \
-	    $(EXTENSION) -s clean && \
+	    $(MAKE) $(EXTENSION) -s clean && \
 	    rm -rf $(STAGE) && echo "$$version" >build/pg-version; \
 	fi
-	@$(EXTENSION) all
-	@$(EXTENSION) -s install DESTDIR=$(STAGE) >/dev/null
+	@$(MAKE) $(EXTENSION) all
+	@$(MAKE) $(EXTENSION) -s install DESTDIR=$(STAGE) >/dev/null
 
 unit: all
 	@for part in $(PARTS); do $(MAKE) --no-print-directory -C $$part unit || exit; done
 
 # Into the system, or below DESTDIR.
 install: all
-	$(EXTENSION) install DESTDIR=$(DESTDIR)
+	$(MAKE) $(EXTENSION) install DESTDIR=$(DESTDIR)
 	@for part in $(PARTS); do $(MAKE) -C $$part install DESTDIR=$(DESTDIR) || exit; done
 
 deps:
@@ -108,6 +108,6 @@ format:
 	clang-format -i $(SOURCES)
 
 clean: down
-	@$(EXTENSION) -s clean
+	@$(MAKE) $(EXTENSION) -s clean
 	@for part in $(PARTS); do $(MAKE) -s --no-print-directory -C $$part clean || exit; done
 	rm -rf build
