@@ -93,6 +93,7 @@ typedef enum Statement
     SQL_CURSOR,
     SQL_TAKE_CHANGE_ID,
     SQL_COUNTS,
+    SQL_ASIDE,
     SQL_VERSION_GET,
     SQL_VERSION_PUT,
     SQL_VERSION_DROP,

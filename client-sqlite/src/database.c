@@ -86,6 +86,8 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
     [SQL_COUNTS] = "SELECT (SELECT count(*) FROM _sync_dirty),"
                    " (SELECT count(*) FROM _sync_held WHERE state = 1),"
                    " (SELECT count(*) FROM _sync_rejected)",
+    [SQL_ASIDE] = "SELECT EXISTS (SELECT 1 FROM _sync_rejected),"
+                  " EXISTS (SELECT 1 FROM _sync_held)",
     [SQL_VERSION_GET] = "SELECT server_version, deleted FROM _sync_version WHERE " ROW_KEY,
     [SQL_VERSION_PUT] =
         "INSERT INTO _sync_version VALUES (?1, ?2, ?3, ?4) ON CONFLICT (table_id, pk)"

@@ -392,13 +392,15 @@ append_change(rowsync *client, Batch *batch, Change *change, bool *sent, const c
 rowsync_code
 batch_fill(rowsync *client, Queue *queue, Batch *batch, int limit, int64_t *rejected)
 {
-    rowsync_code code = ROWSYNC_OK;
+    rowsync_code code;
 
     batch->count = 0;
     buffer_clear(&batch->body);
     buffer_text(&batch->body, "{\"last_server_seq_seen\":");
     buffer_int(&batch->body, client->cursor);
     buffer_text(&batch->body, ",\"changes\":[");
+    /* Marks and rows are read in one snapshot. */
+    code = rs_run(client, SQL_SAVE);
     while (code == ROWSYNC_OK && batch->count < limit && batch->body.length < BODY_TARGET)
     {
         Change *change, *queued;
@@ -412,7 +414,10 @@ batch_fill(rowsync *client, Queue *queue, Batch *batch, int limit, int64_t *reje
         queued = &queue->changes[queue->next++];
         change = grow(&batch->changes, &batch->capacity, batch->count);
         if (change == NULL)
-            return rs_nomem(client);
+        {
+            code = rs_nomem(client);
+            break;
+        }
         {
             /* Each slot keeps a key's memory: the two trade theirs. */
             Key spare = change->key;
@@ -420,17 +425,16 @@ batch_fill(rowsync *client, Queue *queue, Batch *batch, int limit, int64_t *reje
             *change = *queued;
             queued->key = spare;
         }
-        /* Mark and row are read in one snapshot. */
-        if ((code = rs_run(client, SQL_SAVE)) != ROWSYNC_OK)
-            break;
         code = append_change(client, batch, change, &sent, &problem);
-        if (rs_run(client, SQL_RELEASE) != ROWSYNC_OK)
-            code = client->code;
         if (code == ROWSYNC_OK && !sent && change->change_id != 0 &&
-            (problem != NULL || change->op == OP_NOTHING))
-            code = settle_here(client, change, problem, rejected);
+            (problem != NULL || change->op == OP_NOTHING) &&
+            (code = rs_run(client, SQL_RELEASE)) == ROWSYNC_OK &&
+            (code = settle_here(client, change, problem, rejected)) == ROWSYNC_OK)
+            code = rs_run(client, SQL_SAVE);
         batch->count += sent;
     }
+    if (!sqlite3_get_autocommit(client->db) && rs_run(client, SQL_RELEASE) != ROWSYNC_OK)
+        code = client->code;
     buffer_text(&batch->body, "]}");
     return code == ROWSYNC_OK && batch->body.failed ? rs_nomem(client) : code;
 }

@@ -34,6 +34,8 @@ typedef struct Round
     int settled;  /* changes that need not be sent again */
     int deferred; /* to be tried in the next pass */
     bool too_large;
+    bool refusals; /* there are dead letters, of these or other rows */
+    bool held;     /* there is something held */
 } Round;
 
 /* Is the string value this word? Words of the protocol have no escapes. */
@@ -113,7 +115,7 @@ run_keyed(rowsync *client, Statement which, const Change *change, int64_t number
  * on the new version.
  */
 static rowsync_code
-take_applied(rowsync *client, const Change *change, const Status *status)
+take_applied(rowsync *client, const Change *change, const Status *status, const Round *round)
 {
     int cleared = 0;
     bool refused, ignored;
@@ -122,7 +124,7 @@ take_applied(rowsync *client, const Change *change, const Status *status)
     if (row_set_version(client, change->table, &change->key, status->version,
                         change->op == OP_DELETE) != ROWSYNC_OK ||
         run_keyed(client, SQL_DIRTY_CLEAR, change, change->change_id, &cleared) != ROWSYNC_OK ||
-        run_keyed(client, SQL_REJECTED_DROP, change, 0, NULL) != ROWSYNC_OK)
+        (round->refusals && run_keyed(client, SQL_REJECTED_DROP, change, 0, NULL) != ROWSYNC_OK))
         return client->code;
     if (cleared == 0)
         return run_keyed(client, SQL_DIRTY_REBASE, change, status->version, NULL);
@@ -136,7 +138,7 @@ take_applied(rowsync *client, const Change *change, const Status *status)
         if (refused)
             return ROWSYNC_OK;
     }
-    return held_apply(client, change->table, &change->key, &ignored);
+    return round->held ? held_apply(client, change->table, &change->key, &ignored) : ROWSYNC_OK;
 }
 
 /* The change became a dead letter, unless the row was edited since. */
@@ -176,7 +178,7 @@ take_status(rowsync *client, const Batch *batch, const Change *change, const Sta
         round->settled++;
         report->applied++;
         report->uploaded++;
-        return take_applied(client, change, status);
+        return take_applied(client, change, status, round);
     }
     if (word_is(status->status, "conflict"))
     {
@@ -263,6 +265,21 @@ only_waiting(const Status *statuses, int count)
     return true;
 }
 
+/* Sees whether there are dead letters or held rows at all: mostly not, and then none is looked for.
+ */
+static rowsync_code
+look_aside(rowsync *client, Round *round)
+{
+    sqlite3_stmt *statement = rs_statement(client, SQL_ASIDE);
+
+    if (statement == NULL || sqlite3_step(statement) != SQLITE_ROW)
+        return rs_fail_sqlite(client, "looking for refused changes");
+    round->refusals = sqlite3_column_int(statement, 0) != 0;
+    round->held = sqlite3_column_int(statement, 1) != 0;
+    sqlite3_reset(statement);
+    return ROWSYNC_OK;
+}
+
 /* Takes in an answer, in one transaction. */
 static rowsync_code
 take_answer(rowsync *client, const Batch *batch, const Status *statuses, bool last, Round *round,
@@ -274,6 +291,7 @@ take_answer(rowsync *client, const Batch *batch, const Status *statuses, bool la
 
     if (code != ROWSYNC_OK)
         return code;
+    code = look_aside(client, round);
     for (i = 0; i < batch->count && code == ROWSYNC_OK; i++)
         code = take_status(client, batch, &batch->changes[i], &statuses[i], last, round, report);
     code = rs_end(client, code);
