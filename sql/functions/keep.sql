@@ -42,23 +42,30 @@ BEGIN
          WHERE d.scope_id = s.scope_id AND d.last_seen >= clock_timestamp() - give_up;
         CONTINUE WHEN horizon <= s.floor;
 
-        -- The numbers of changes are remembered: sent again, they must have no second effect.
-        UPDATE rowsync.source AS d
-           SET pruned_change_ids = d.pruned_change_ids + gone.ids
-          FROM (SELECT l.source_no,
-                       range_agg(int8range(l.source_change_id, l.source_change_id, '[]')) AS ids
-                  FROM rowsync.change_log AS l
-                  JOIN rowsync.row_meta AS m USING (scope_id, table_id, row_key)
-                 WHERE l.scope_id = s.scope_id AND l.seq <= horizon AND l.source_no > 0
-                   AND (m.version > l.seq OR m.deleted)
-                 GROUP BY l.source_no) AS gone
-         WHERE d.scope_id = s.scope_id AND d.source_no = gone.source_no;
-
-        DELETE FROM rowsync.change_log AS l
-         USING rowsync.row_meta AS m
-         WHERE l.scope_id = s.scope_id AND l.seq <= horizon
-           AND m.scope_id = s.scope_id AND m.table_id = l.table_id AND m.row_key = l.row_key
-           AND (m.version > l.seq OR m.deleted);
+        -- What goes: a change that another one up to the horizon supersedes, and a tombstone. So the
+        -- state at the horizon, and at every later number, can still be told. The sources' numbers
+        -- are remembered: sent again, these changes must have no second effect.
+        WITH old AS (
+            SELECT l.seq, l.source_no, l.source_change_id, l.table_id, l.row_key,
+                   lead(l.seq) OVER (PARTITION BY l.table_id, l.row_key ORDER BY l.seq) AS next
+              FROM rowsync.change_log AS l
+             WHERE l.scope_id = s.scope_id AND l.seq <= horizon
+        ), going AS (
+            SELECT o.seq, o.source_no, o.source_change_id
+              FROM old AS o
+              LEFT JOIN rowsync.row_meta AS m
+                ON m.scope_id = s.scope_id AND m.table_id = o.table_id AND m.row_key = o.row_key
+             WHERE o.next IS NOT NULL OR (m.deleted AND m.version = o.seq)
+        ), remembered AS (
+            UPDATE rowsync.source AS d
+               SET pruned_change_ids = d.pruned_change_ids + g.ids
+              FROM (SELECT w.source_no,
+                           range_agg(int8range(w.source_change_id, w.source_change_id, '[]')) AS ids
+                      FROM going AS w WHERE w.source_no > 0 GROUP BY w.source_no) AS g
+             WHERE d.scope_id = s.scope_id AND d.source_no = g.source_no
+        )
+        DELETE FROM rowsync.change_log AS l USING going AS g
+         WHERE l.scope_id = s.scope_id AND l.seq = g.seq;
         GET DIAGNOSTICS removed_changes = ROW_COUNT;
         -- Changes of tables that sync no more have no version.
         DELETE FROM rowsync.change_log AS l

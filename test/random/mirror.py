@@ -42,7 +42,9 @@ class Mirror:
         self.by_id = {table.id: table for table in tables}
         self.state = {}  # row_id -> (scope, row); the scope is None for a row of nobody
         self.history = {}  # scope -> [Entry], the entry of seq n at n - 1
-        self.chains = {}  # scope -> row_id -> [Entry]
+        self.chains = {}  # scope -> row_id -> [Entry], without what is pruned
+        self.floor = {}  # scope -> floor
+        self.pruned = {}  # scope -> seqs that are gone from the log
 
     def refresh(self):
         """Reads what is new, checks it, and returns the new entries by scope."""
@@ -51,6 +53,27 @@ class Mirror:
         self._check_versions()
         self._check_rows()
         return news
+
+    def prune(self, scope, floor):
+        """Forgets what rowsync.prune must have removed, and checks that this is what it removed."""
+        self.floor[scope] = floor
+        pruned = self.pruned.setdefault(scope, set())
+        for row_id, chain in list(self.chains[scope].items()):
+            last = chain[-1]
+            # What a row was at the floor can still be told.
+            then = next((entry for entry in reversed(chain) if entry.seq <= floor), None)
+            if then is last and then.op == "D":
+                then = None
+            kept = [entry for entry in chain if entry.seq > floor or entry is then]
+            pruned |= {entry.seq for entry in chain} - {entry.seq for entry in kept}
+            self.chains[scope][row_id] = kept
+            if last.op == "D" and last.seq <= floor:
+                del self.chains[scope][row_id]
+        found = {seq for seq, in self.session.rows(
+            "SELECT seq FROM rowsync.change_log JOIN rowsync.scope USING (scope_id) "
+            "WHERE name = %s", scope)}
+        expect(found == {entry.seq for entry in self.history[scope]} - pruned, "prune of", scope,
+               "to", floor, "left", sorted(found))
 
     def last(self, scope, row_id):
         """The latest entry of a row, or None."""

@@ -145,7 +145,9 @@ class World:
 
     def act(self):
         """One upload or one transaction."""
-        if self.rng.random() < 0.3:
+        if self.rng.random() < 0.04:
+            self.prune()
+        elif self.rng.random() < 0.3:
             Writer(self).run()
         else:
             source = self.rng.choice(self.sources)
@@ -356,6 +358,17 @@ class World:
             extra = {"payload": {**payload, column.name: kinds.Raw('"a\\u0000b"')}}
         return encode(change, rng, extra)
 
+    # ---------------------------------------------------------------- keeping
+
+    def prune(self):
+        """Removes all history that the devices have read, or, now and then, that anybody has."""
+        for scope, floor in self.session.rows(
+                "SELECT scope, floor FROM rowsync.prune('0', %s, %s)",
+                self.rng.choice(["1 day", "1 day", "0"]), self.rng.choice(self.users + [None])):
+            self.session.note(f"SELECT * FROM rowsync.prune('0', '0', '{scope}'); -- to {floor}")
+            self.mirror.prune(scope, floor)
+        self.mirror.refresh()
+
     # ---------------------------------------------------------------- downloads
 
     def download(self, source, interrupted):
@@ -368,6 +381,9 @@ class World:
         after = source.cursor
         while True:
             limit = rng.choice([1, 2, 7, 100, 1000])
+            if after < self.mirror.floor.get(source.user, 0):
+                self._hydrate(source, after)
+                return
             page = json.loads(self.session.value(
                 "SELECT rowsync.download(%s, %s, %s, %s, %s, %s)", source.user, source.name, after,
                 limit, until, include_self))
@@ -392,9 +408,21 @@ class World:
         same(source.rows, self.mirror.state_at(source.user, until),
              f"the replica of {source.name} of {source.user} at {until}")
 
+    def _hydrate(self, source, after):
+        """A device that is behind the floor is told so, and begins anew with a snapshot."""
+        try:
+            self.session.value("SELECT rowsync.download(%s, %s, %s)", source.user, source.name, after)
+            expect(False, "download from", after, "below the floor was not refused")
+        except psycopg2.Error as error:
+            expect(error.pgcode == "RS003", "download below the floor raised", error)
+        source.rows = self._snapshot(source.user)
+        source.gone = {}
+        source.cursor = self.mirror.head(source.user)
+
     def _check_page(self, source, page, after, limit, until, include_self):
         changes = page["changes"]
-        expect(page["window_until"] == until and page["floor"] == 0, "page says", page["window_until"],
+        expect(page["window_until"] == until and page["floor"] == self.mirror.floor.get(
+            source.user, 0), "page says", page["window_until"],
                page["floor"])
         expect(len(changes) <= limit and after <= page["next_after"] <= until and
                page["has_more"] == (page["next_after"] < until), "page of", len(changes), "says",
@@ -438,11 +466,16 @@ class World:
         """verify finds nothing; digest and snapshot tell what the log tells."""
         found = self.session.rows("SELECT * FROM rowsync.verify(%s)", user)
         expect(not found, "rowsync.verify says", found)
-        for at in (self.mirror.head(user), self.rng.randrange(self.mirror.head(user) + 1)):
+        head, floor = self.mirror.head(user), self.mirror.floor.get(user, 0)
+        for at in (head, self.rng.randrange(floor, head + 1)):
             rows = self.mirror.state_at(user, at)
             answer = json.loads(self.session.value("SELECT rowsync.digest(%s, %s)", user, at))
             expect(answer == {"at": at, "rows": len(rows), "digest": self._digest(rows)},
-                   "the digest of", user, "is", answer)
+                   "the digest of", user, "at", at, "is", answer)
+        self._snapshot(user)
+
+    def _snapshot(self, user):
+        """The rows and versions of a snapshot, which must be those at the head."""
         rows = self.mirror.state_at(user, self.mirror.head(user))
         lines = "".join(chunk for chunk, in self.session.rows(
             "SELECT rowsync.snapshot(%s, %s)", user, "new")).rstrip("\n").split("\n")
@@ -457,6 +490,7 @@ class World:
         expect(header["seq"] == self.mirror.head(user) and end == {
             "end": True, "rows": len(rows), "digest": self._digest(rows)}, "the snapshot says",
             header, end)
+        return read
 
     def _digest(self, rows):
         """The sum of docs/protocol.md over the rows: schema, table, key and version of each."""
