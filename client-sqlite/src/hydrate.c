@@ -392,10 +392,23 @@ query_int(rowsync *client, const char *sql, int64_t *out)
     return code;
 }
 
+/* Is the table one that the snapshot had? The server may have stopped to sync others. */
+static bool
+had_table(const Reader *reader, const Table *table)
+{
+    int i;
+
+    for (i = 0; i < reader->source_count; i++)
+        if (reader->sources[i].table == table)
+            return true;
+    return false;
+}
+
 /* Removes the rows that the snapshot did not have, but for those with edits. */
 static rowsync_code
-remove_unseen(rowsync *client)
+remove_unseen(Reader *reader)
 {
+    rowsync *client = reader->client;
     sqlite3_stmt *statement = NULL;
     rowsync_report ignored = {0};
     Key key = {0};
@@ -410,7 +423,7 @@ remove_unseen(rowsync *client)
         RowState gone = {sqlite3_column_int64(statement, 2) + 1, true, {0}};
         Table *table = table_by_id(client, sqlite3_column_int64(statement, 0));
 
-        if (table == NULL || !table->exists)
+        if (table == NULL || !had_table(reader, table))
             continue;
         if ((code = key_column(client, statement, 1, &key)) == ROWSYNC_OK)
             code = take_row(client, table, &key, &gone, &ignored);
@@ -456,7 +469,7 @@ hydrate_once(rowsync *client, bool *absent, rowsync_report *report)
         if (code == ROWSYNC_OK && !*absent)
         {
             if (!reader.plain)
-                code = remove_unseen(client);
+                code = remove_unseen(&reader);
             if (code == ROWSYNC_OK)
                 code = held_retry(client);
             if (code == ROWSYNC_OK)

@@ -259,6 +259,21 @@ def test_a_refused_change_can_be_given_up(device):
     assert everything(phone) == everything(tablet)
 
 
+def test_text_that_the_server_cannot_hold_is_refused_by_itself(device, database):
+    """NUL is refused by the server, what is not UTF-8 before it leaves; the others go through."""
+    phone = device("ann", "phone")
+    add_user(phone, "good")
+    add_user(phone, "nul")
+    add_user(phone, "bytes")
+    phone.rows("UPDATE users SET name = 'a' || char(0) || 'b' WHERE id = ?", (key("nul"),))
+    phone.rows("UPDATE users SET name = CAST(x'61ff' AS TEXT) WHERE id = ?", (key("bytes"),))
+    assert phone.run("sync", check=False).returncode == 3
+    assert database.rows("SELECT name FROM business.users") == [("good",)]
+    refused = phone.rows("SELECT pk_text, reason FROM _sync_rejected ORDER BY reason, pk_text")
+    assert refused == sorted([(key("nul"), "bad_payload"), (key("bytes"), "bad_payload")])
+    assert phone.rows("SELECT * FROM _sync_pending") == []
+
+
 def test_an_edit_during_the_upload_stays_pending(device, wire):
     phone = device("ann", "phone", url=wire.url)
     add_user(phone, "ann")

@@ -430,7 +430,9 @@ open_file(Session *session, int creates)
         return -1;
     }
     sqlite3_busy_timeout(session->db, 30000);
-    sqlite3_exec(session->db, "PRAGMA foreign_keys = ON", NULL, NULL, NULL);
+    /* Keys are spread over the whole file: a small cache would read its pages again and again. */
+    sqlite3_exec(session->db, "PRAGMA foreign_keys = ON; PRAGMA cache_size = -65536", NULL, NULL,
+                 NULL);
     return 0;
 }
 
