@@ -43,7 +43,7 @@ struct server
     SSL_CTX *tls;
     h2o_globalconf_t global;
     unsigned loop_count;
-    bool started;
+    pthread_barrier_t ready; /* all loops can take messages */
     char url[128];
     struct limiter *limiter;
     struct loop loops[];
@@ -405,6 +405,25 @@ create_pool(struct loop *loop, const char *name, const char *conninfo, int64_t s
                           });
 }
 
+/* Creates the loop's pools. */
+static void
+open_pools(struct loop *loop)
+{
+    const struct config *config = loop->config;
+
+    loop->pool = create_pool(loop, "requests", config->database_url, config->pool_size,
+                             config->statement_timeout);
+    loop->streams = create_pool(loop, "streams", config->database_url, config->stream_pool_size,
+                                config->stream_timeout);
+    loop->heads = create_pool(loop, "watch", config->database_url, 1, config->statement_timeout);
+    if (config->replica_url == NULL)
+        return;
+    loop->replica = create_pool(loop, "replica", config->replica_url, config->pool_size,
+                                config->statement_timeout);
+    loop->replica_streams = create_pool(loop, "replica_streams", config->replica_url,
+                                        config->stream_pool_size, config->stream_timeout);
+}
+
 /* Closes all pools, then frees each when its last cancellation is back. */
 static void
 close_pools(struct loop *loop)
@@ -428,31 +447,64 @@ close_pools(struct loop *loop)
     }
 }
 
+/*
+ * Prepares what belongs to h2o, on the loop's own thread: sockets recycle their buffers by lists of
+ * the thread that created them, which no other thread may touch.
+ */
+static void
+open_loop(struct loop *loop)
+{
+    h2o_linklist_init_anchor(&loop->connections);
+    h2o_linklist_init_anchor(&loop->lingering);
+    h2o_context_init(&loop->http, h2o_evloop_create(), &loop->server->global);
+    loop->accept.ctx = &loop->http;
+    loop->accept.hosts = loop->server->global.hosts;
+    h2o_multithread_register_receiver(loop->http.queue, &loop->inbox, on_messages);
+    loop->departures = epoll_create1(EPOLL_CLOEXEC);
+    if (loop->departures < 0)
+        abort();
+    loop->departures_socket =
+        h2o_evloop_socket_create(loop->http.loop, loop->departures, H2O_SOCKET_FLAG_DONT_READ);
+    loop->departures_socket->data = loop;
+    h2o_socket_read_start(loop->departures_socket, on_departures);
+    loop->listener =
+        h2o_evloop_socket_create(loop->http.loop, loop->descriptor, H2O_SOCKET_FLAG_DONT_READ);
+    loop->listener->data = loop;
+    loop->descriptor = -1;
+    h2o_timeout_init(loop->http.loop, &loop->sweep_interval, SWEEP_MS);
+    loop->sweep.cb = on_sweep;
+    open_pools(loop);
+    loop->watch = watch_create(loop, loop->heads);
+    set_accepting(loop, true);
+    h2o_timeout_link(loop->http.loop, &loop->sweep_interval, &loop->sweep);
+}
+
+/* Takes it all down again. */
+static void
+close_loop(struct loop *loop)
+{
+    close_pools(loop);
+    h2o_socket_close(loop->departures_socket);
+    /* Connections cut by the drain timeout still point into the rest; the process ends anyway. */
+    if (loop->connection_count != 0)
+        return;
+    watch_free(loop->watch);
+    h2o_multithread_unregister_receiver(loop->http.queue, &loop->inbox);
+    h2o_timeout_dispose(loop->http.loop, &loop->sweep_interval);
+    h2o_context_dispose(&loop->http);
+}
+
 /* A loop's thread. */
 static void *
 run_loop(void *subject)
 {
     struct loop *loop = subject;
-    const struct config *config = loop->config;
 
-    loop->pool = create_pool(loop, "requests", config->database_url, config->pool_size,
-                             config->statement_timeout);
-    loop->streams = create_pool(loop, "streams", config->database_url, config->stream_pool_size,
-                                config->stream_timeout);
-    loop->heads = create_pool(loop, "watch", config->database_url, 1, config->statement_timeout);
-    if (config->replica_url != NULL)
-    {
-        loop->replica = create_pool(loop, "replica", config->replica_url, config->pool_size,
-                                    config->statement_timeout);
-        loop->replica_streams = create_pool(loop, "replica_streams", config->replica_url,
-                                            config->stream_pool_size, config->stream_timeout);
-    }
-    loop->watch = watch_create(loop, loop->heads);
-    set_accepting(loop, true);
-    h2o_timeout_link(loop->http.loop, &loop->sweep_interval, &loop->sweep);
+    open_loop(loop);
+    pthread_barrier_wait(&loop->server->ready);
     while (!loop->finished)
         h2o_evloop_run(loop->http.loop, INT32_MAX);
-    close_pools(loop);
+    close_loop(loop);
     return NULL;
 }
 
@@ -498,15 +550,6 @@ split_address(const char *listen, char *host, size_t host_size, const char **por
     return true;
 }
 
-/* Takes a descriptor as a loop's listener. */
-static void
-add_listener(struct loop *loop, int descriptor)
-{
-    loop->listener =
-        h2o_evloop_socket_create(loop->http.loop, descriptor, H2O_SOCKET_FLAG_DONT_READ);
-    loop->listener->data = loop;
-}
-
 /* One TCP listener a loop: with SO_REUSEPORT the kernel spreads connections over them. */
 static bool
 open_tcp(struct server *server, char *error, size_t error_size)
@@ -541,7 +584,7 @@ open_tcp(struct server *server, char *error, size_t error_size)
         }
         /* With port 0 the first listener gets a port, and the others share it. */
         getsockname(descriptor, address->ai_addr, &address->ai_addrlen);
-        add_listener(&server->loops[i], descriptor);
+        server->loops[i].descriptor = descriptor;
     }
     snprintf(server->url, sizeof(server->url),
              address->ai_family == AF_INET6 ? "http%s://[%s]:%u" : "http%s://%s:%u",
@@ -579,7 +622,7 @@ open_unix(struct server *server, const char *path, char *error, size_t error_siz
                  strlen(path) < sizeof(address.sun_path) ? strerror(errno)
                                                          : "longer than a socket's path can be");
     for (unsigned i = 0; good && i < server->loop_count; i++)
-        add_listener(&server->loops[i], fcntl(descriptor, F_DUPFD_CLOEXEC, 0));
+        server->loops[i].descriptor = fcntl(descriptor, F_DUPFD_CLOEXEC, 0);
     if (good)
         snprintf(server->url, sizeof(server->url), "unix:%s", path);
     if (probe >= 0)
@@ -600,7 +643,7 @@ open_listeners(struct server *server, char *error, size_t error_size)
     return open_tcp(server, error, error_size);
 }
 
-/* Prepares one loop; its thread starts later. */
+/* What a loop has before its thread runs. */
 static void
 create_loop(struct server *server, unsigned number)
 {
@@ -616,25 +659,11 @@ create_loop(struct server *server, unsigned number)
     loop->next_request = random;
     loop->connection_limit =
         ((size_t)server->config->max_connections + server->loop_count - 1) / server->loop_count;
-    h2o_linklist_init_anchor(&loop->connections);
-    h2o_linklist_init_anchor(&loop->lingering);
-    h2o_context_init(&loop->http, h2o_evloop_create(), &server->global);
-    loop->accept.ctx = &loop->http;
-    loop->accept.hosts = server->global.hosts;
+    loop->descriptor = -1;
+    loop->auth = auth_create(server->config, server->keys);
     if (server->tls != NULL)
         SSL_CTX_up_ref(server->tls);
     loop->accept.ssl_ctx = server->tls;
-    loop->auth = auth_create(server->config, server->keys);
-    h2o_multithread_register_receiver(loop->http.queue, &loop->inbox, on_messages);
-    loop->departures = epoll_create1(EPOLL_CLOEXEC);
-    if (loop->departures < 0)
-        abort();
-    loop->departures_socket =
-        h2o_evloop_socket_create(loop->http.loop, loop->departures, H2O_SOCKET_FLAG_DONT_READ);
-    loop->departures_socket->data = loop;
-    h2o_socket_read_start(loop->departures_socket, on_departures);
-    h2o_timeout_init(loop->http.loop, &loop->sweep_interval, SWEEP_MS);
-    loop->sweep.cb = on_sweep;
 }
 
 struct server *
@@ -652,6 +681,7 @@ server_create(const struct config *config, struct jwt_keys *keys, SSL_CTX *tls,
     server->keys = jwt_keys_hold(keys);
     server->tls = tls;
     server->loop_count = count;
+    pthread_barrier_init(&server->ready, NULL, count + 1);
     if (config->rate_limit != 0)
         server->limiter = limiter_create(config->rate_limit, config->rate_burst);
     h2o_config_init(&server->global);
@@ -674,9 +704,9 @@ server_create(const struct config *config, struct jwt_keys *keys, SSL_CTX *tls,
 void
 server_start(struct server *server)
 {
-    server->started = true;
     for (unsigned i = 0; i < server->loop_count; i++)
         h2o_multithread_create_thread(&server->loops[i].thread, NULL, run_loop, &server->loops[i]);
+    pthread_barrier_wait(&server->ready);
 }
 
 const char *
@@ -748,27 +778,15 @@ server_free(struct server *server)
 
         auth_free(loop->auth);
         SSL_CTX_free(loop->accept.ssl_ctx);
-        if (loop->listener != NULL)
-            h2o_socket_close(loop->listener);
-        h2o_socket_close(loop->departures_socket);
-        h2o_timeout_unlink(&loop->sweep);
+        if (loop->descriptor != -1)
+            close(loop->descriptor);
         all_closed = all_closed && loop->connection_count == 0;
     }
     jwt_keys_release(server->keys);
     limiter_free(server->limiter);
-    /* Connections cut by the drain timeout still point into h2o's structures. */
     if (!all_closed)
         return;
-    for (unsigned i = 0; i < server->loop_count; i++)
-    {
-        struct loop *loop = &server->loops[i];
-
-        h2o_multithread_unregister_receiver(loop->http.queue, &loop->inbox);
-        if (loop->watch != NULL)
-            watch_free(loop->watch);
-        h2o_timeout_dispose(loop->http.loop, &loop->sweep_interval);
-        h2o_context_dispose(&loop->http);
-    }
     h2o_config_dispose(&server->global);
+    pthread_barrier_destroy(&server->ready);
     free(server);
 }

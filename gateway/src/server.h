@@ -36,6 +36,7 @@ struct loop
     struct watch *watch;
     struct metrics metrics;
     struct limiter *limiter;    /* the process's; NULL: no limit */
+    int descriptor;             /* the listener's, until the thread takes it; -1 then */
     h2o_socket_t *listener;     /* NULL once draining */
     h2o_linklist_t connections; /* struct connection */
     size_t connection_count;

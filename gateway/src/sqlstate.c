@@ -15,6 +15,7 @@ static const struct rule
     {"RS001", PROBLEM_INVALID_REQUEST, NULL},
     {"RS002", PROBLEM_INVALID_PARAMETER, NULL},
     {"RS003", PROBLEM_HISTORY_PRUNED, NULL},
+    {"RS007", PROBLEM_UNAVAILABLE, "The database is not set up for this version of rowsync."},
     {"22021", PROBLEM_INVALID_ENCODING, "The request has bytes that are not UTF-8, or a NUL byte."},
     {"22P05", PROBLEM_INVALID_ENCODING,
      "The request has a character that the database cannot hold."},
