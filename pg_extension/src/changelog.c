@@ -297,13 +297,18 @@ changelog_append_state(ChangeLog *log, int32 table_id, RowKey key, bool deleted,
     MemoryContextSwitchTo(old);
 }
 
-/* The seq under which a change of a source is already known; 0 if it is new. */
+/*
+ * The seq under which a change of a source is already known; 0 if it is new. *same_row: whether it
+ * was a change of this row.
+ */
 int64
-changelog_find_change(ChangeLog *log, int32 source_no, int64 source_change_id)
+changelog_find_change(ChangeLog *log, int32 source_no, int64 source_change_id, int32 table_id,
+                      RowKey key, bool *same_row)
 {
     ScanKeyData keys[3];
     MemoryContext old = MemoryContextSwitchTo(log->context);
     bool found;
+    bytea *stored;
 
     if (!log->changes_open)
     {
@@ -315,7 +320,12 @@ changelog_find_change(ChangeLog *log, int32 source_no, int64 source_change_id)
     ScanKeyInit(&keys[2], 3, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(source_change_id));
     found = store_find(&log->changes, log->snapshot, keys, 3);
     MemoryContextSwitchTo(old);
-    return found ? DatumGetInt64(store_value(&log->changes, LOG_SEQ)) : 0;
+    if (!found)
+        return 0;
+    stored = DatumGetByteaPP(store_value(&log->changes, LOG_KEY));
+    *same_row = DatumGetInt32(store_value(&log->changes, LOG_TABLE)) == table_id &&
+                rowkey_equal(key, (RowKey){VARSIZE_ANY_EXHDR(stored), VARDATA_ANY(stored)});
+    return DatumGetInt64(store_value(&log->changes, LOG_SEQ));
 }
 
 /* Positions a Store of the change log, by its primary key, on change seq of a scope. */

@@ -234,7 +234,7 @@ change_answer_again(Upload *upload, Change *change, int64 seq)
         !request_parse_object(stored.payload, stored.payload_len, &now, &nnow))
         return;
     /* It may have said what was there already, made on a version before: see change_decide. */
-    same = sent_equals(change, now, nnow) &&
+    same = sent_equals(change, now, nnow) && !change->rewritten &&
            (stored.prior_version == change->request->server_version ||
             bms_num_members(change->apply.columns) == change->table->ncolumns);
     if (stored.op == 'U' && changelog_read(upload->log, stored.prior_version, &prior) &&
@@ -252,6 +252,25 @@ change_answer_again(Upload *upload, Change *change, int64 seq)
     change->server_row = stored.payload;
     change->server_row_len = stored.payload_len;
     change->server_version = seq;
+}
+
+/*
+ * An identity column that is always generated can be given a value by INSERT, not by UPDATE: it is
+ * left as it is, and the device told.
+ */
+static void
+leave_identity(Change *change)
+{
+    for (int i = 0; i < change->table->ncolumns; i++)
+    {
+        SyncedColumn *column = &change->table->columns[i];
+
+        if (column->identity_always && !column->is_key && change->given[i] != NULL)
+        {
+            change->apply.columns = bms_del_member(change->apply.columns, i);
+            change->rewritten = true;
+        }
+    }
 }
 
 /*
@@ -283,6 +302,8 @@ change_decide(Upload *upload, Change *change)
     change->action = ACTION_WRITE;
     change->apply.kind = live ? APPLY_UPDATE : APPLY_INSERT;
     change->log_op = live ? 'U' : 'I';
+    if (live)
+        leave_identity(change);
     if (base != row->version && !(row->version > 0 && moved_only_by_self(upload, change, base)))
     {
         if (!live || !says_what_is(upload, change))

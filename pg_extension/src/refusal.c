@@ -27,11 +27,21 @@ change_refuse(Change *change, InvalidReason reason, const char *message, const c
 static bool
 may_pass(int category)
 {
-    return category == ERRCODE_TRANSACTION_ROLLBACK ||
+    return category == ERRCODE_TRANSACTION_ROLLBACK || category == ERRCODE_CONNECTION_EXCEPTION ||
+           category == ERRCODE_INVALID_TRANSACTION_STATE || category == ERRCODE_FDW_ERROR ||
            category == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE ||
            category == ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION ||
            category == ERRCODE_INTERNAL_ERROR || category == ERRCODE_FEATURE_NOT_SUPPORTED ||
            category == ERRCODE_TO_CATEGORY(ROWSYNC_DAMAGED);
+}
+
+/* Whether an error is about the table of the change: not about its children, or a trigger's doing.
+ */
+static bool
+is_own_table(const Change *change, const ErrorData *error)
+{
+    return error->table_name != NULL && strcmp(error->table_name, change->table->name) == 0 &&
+           error->schema_name != NULL && strcmp(error->schema_name, change->table->schema) == 0;
 }
 
 /*
@@ -48,15 +58,16 @@ change_refuse_error(Change *change, ErrorData *error)
 
     if (change->converting != NULL)
         reason = REASON_BAD_PAYLOAD;
-    else if (error->sqlerrcode == ERRCODE_FOREIGN_KEY_VIOLATION && change->request->op != 'D')
+    else if (error->sqlerrcode == ERRCODE_FOREIGN_KEY_VIOLATION && change->request->op != 'D' &&
+             is_own_table(change, error))
     {
         reason = REASON_FK_MISSING;
         message = "a row that this change refers to is not there yet";
     }
     else if (error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION && change->apply.kind == APPLY_INSERT &&
-             error->constraint_name != NULL && error->table_name != NULL &&
+             error->constraint_name != NULL &&
              strcmp(error->constraint_name, change->table->key_name) == 0 &&
-             strcmp(error->table_name, change->table->name) == 0)
+             is_own_table(change, error))
     {
         /* In this scope the key is free, or the change would be an update. */
         change_refuse(change, REASON_FORBIDDEN, "this row is not yours to write", NULL);

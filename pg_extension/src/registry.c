@@ -357,6 +357,7 @@ load_columns(SyncedTable *table, Relation relation)
         column->name = pstrdup(NameStr(att->attname));
         column->name_len = strlen(column->name);
         column->collation = att->attcollation;
+        column->identity_always = att->attidentity == ATTRIBUTE_IDENTITY_ALWAYS;
         column->generated = att->attgenerated != '\0';
         initStringInfo(&label);
         json_append_string(&label, column->name, column->name_len);

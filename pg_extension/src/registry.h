@@ -64,6 +64,7 @@ typedef struct SyncedColumn
     int json_name_len;
     bool is_key;
     bool generated;
+    bool identity_always;
     Oid collation;
     ValueCodec codec;
 } SyncedColumn;

@@ -68,6 +68,9 @@ convert(Change *change)
             return false;
         }
         change->apply.columns = bms_add_member(change->apply.columns, i);
+        if (!change->apply.nulls[i] &&
+            !value_travels_as_sent(&column->codec, change->apply.values[i], change->given[i]))
+            change->rewritten = true;
     }
     change->converting = NULL;
     return true;
@@ -177,6 +180,7 @@ resolve_change(Change *change)
     change->apply.nulls = palloc0(table->ncolumns * sizeof(bool));
     change->apply.columns = NULL;
     change->nparents = 0;
+    change->rewritten = false;
     change->converting = "pk";
     if (!rowkey_parse(table, &request->pk, named, &change->key, &error))
     {

@@ -9,6 +9,7 @@
 
 #include "access/xact.h"
 #include "miscadmin.h"
+#include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -110,16 +111,25 @@ assign_waves(Upload *upload)
     {
         Change *change = &upload->changes[i];
         int64 known = 0;
+        bool same_row = false;
 
         CHECK_FOR_INTERRUPTS();
         if (change->status != STATUS_OPEN || change->first != NULL)
             continue;
         if (change->request->source_change_id <= upload->source.last_change_id)
             known = changelog_find_change(upload->log, upload->source.source_no,
-                                          change->request->source_change_id);
-        if (known != 0)
+                                          change->request->source_change_id,
+                                          change->table->table_id, change->key, &same_row);
+        if (known != 0 && same_row)
         {
             change_answer_again(upload, change, known);
+            continue;
+        }
+        if (known != 0)
+        {
+            /* A restored copy of a device's file counts on from where it was. */
+            change_refuse(change, REASON_BAD_PAYLOAD,
+                          "source_change_id was used before, for a change of another row", NULL);
             continue;
         }
         change->row = changelog_row(upload->log, change->table->table_id, change->key);
@@ -270,6 +280,8 @@ rowsync_upload(PG_FUNCTION_ARGS)
     StringInfoData answer;
     int settings;
 
+    PreventCommandIfReadOnly("rowsync.upload()");
+    PreventCommandDuringRecovery("rowsync.upload()");
     check_id("user_id", upload.user_id);
     check_id("source_id", upload.source_id);
     /* What this transaction wrote before belongs before the upload. */

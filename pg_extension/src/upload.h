@@ -57,6 +57,7 @@ typedef struct Change
     ChangeAction action;
     ApplyRow apply;
     const JsonValue **given; /* by column index: the value that was sent, or NULL */
+    bool rewritten;          /* a value goes out otherwise than it came */
     const char *converting;  /* the column whose value is being read */
     int nparents;
     Parent *parents;

@@ -82,6 +82,7 @@ void timestamp_append_json(StringInfo out, int64 value);
 void json_append_integer(StringInfo out, int64 value);
 void json_append_string(StringInfo out, const char *text, int len);
 
+bool value_travels_as_sent(ValueCodec *codec, Datum value, const JsonValue *json);
 void value_format_enter(ValueFormat *saved);
 void value_format_leave(const ValueFormat *saved);
 

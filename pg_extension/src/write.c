@@ -302,7 +302,7 @@ upload_log_change(Upload *upload, Change *change)
 
     change->version = changelog_append(upload->log, &entry);
     change->status = STATUS_APPLIED;
-    if (change->differs && change->log_payload != NULL)
+    if ((change->differs || change->rewritten) && change->log_payload != NULL)
     {
         change->server_row = VARDATA(change->log_payload);
         change->server_row_len = VARSIZE(change->log_payload) - VARHDRSZ;
