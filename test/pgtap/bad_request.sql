@@ -1,7 +1,7 @@
 -- Requests that are wrong as a whole: RS001 or RS002 with the exact message, and nothing written.
 \ir include/helpers.sql
 \ir include/app.sql
-SELECT plan(43);
+SELECT plan(44);
 
 -- The error of an upload by ann's phone.
 CREATE FUNCTION t.raw(request text) RETURNS text LANGUAGE sql AS $$
@@ -63,6 +63,11 @@ SELECT is(raw('{"changes":[' || change(1, 'INSERT', 'users', 'u1', 0, '{"name":"
           'a good change in a bad request');
 SELECT is((SELECT count(*)::int FROM rowsync.change_log), 0, 'nothing is written');
 SELECT is((SELECT count(*)::int FROM rowsync.source), 0, 'not even the source');
+
+-- Where nothing can be written, nothing is half done.
+BEGIN READ ONLY;
+SELECT matches(raw('{"changes":[' || change(99, 'DELETE', 'users', 'never') || ']}'), '^25006: ', 'an upload in a read-only transaction');
+COMMIT;
 
 -- Who.
 SELECT is(refusal($$SELECT rowsync.upload('', 'phone', '{"changes":[]}')$$),
