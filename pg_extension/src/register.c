@@ -53,9 +53,6 @@ PG_FUNCTION_INFO_V1(rowsync_unregister_table);
 PG_FUNCTION_INFO_V1(rowsync_follow_table);
 PG_FUNCTION_INFO_V1(rowsync_forget_table);
 
-/* The scope column that registering adds. */
-#define ADDED_SCOPE_COLUMN "_rowsync_scope"
-
 /* Runs a statement of our own making, as the caller. */
 static void
 run(const char *sql)
@@ -106,17 +103,17 @@ add_scope_column(const char *name, Oid relid)
 {
     StringInfoData sql;
 
-    if (get_attnum(relid, ADDED_SCOPE_COLUMN) != InvalidAttrNumber)
+    if (get_attnum(relid, ROWSYNC_SCOPE_COLUMN) != InvalidAttrNumber)
         return;
     initStringInfo(&sql);
-    appendStringInfo(&sql, "ALTER TABLE %s ADD COLUMN " ADDED_SCOPE_COLUMN " pg_catalog.text",
+    appendStringInfo(&sql, "ALTER TABLE %s ADD COLUMN " ROWSYNC_SCOPE_COLUMN " pg_catalog.text",
                      name);
     if (rowsync_scope != NULL && rowsync_scope[0] != '\0')
         appendStringInfo(&sql, " DEFAULT %s", quote_literal_cstr(rowsync_scope));
     run(sql.data);
     resetStringInfo(&sql);
     appendStringInfo(&sql,
-                     "ALTER TABLE %s ALTER COLUMN " ADDED_SCOPE_COLUMN " SET DEFAULT "
+                     "ALTER TABLE %s ALTER COLUMN " ROWSYNC_SCOPE_COLUMN " SET DEFAULT "
                      "NULLIF(pg_catalog.current_setting('rowsync.scope', true), '')",
                      name);
     run(sql.data);
@@ -446,6 +443,56 @@ capture_if_changed(SyncedTable *table, TupleTableSlot *row)
     capture_existing(table, row);
 }
 
+/* Rows that backfill has found to be nobody's; capture_scan takes no argument for its function. */
+static int64 rows_without_scope;
+
+/* Captures a row that is there already, if it is somebody's. */
+static void
+backfill(SyncedTable *table, TupleTableSlot *row)
+{
+    if (registry_scope_of(table, row) == NULL)
+        rows_without_scope++;
+    else
+        capture_existing(table, row);
+}
+
+/* Tells of what is allowed but often not meant. */
+static void
+give_notice(SyncedTable *table)
+{
+    Relation relation = table_open(table->relid, AccessShareLock);
+    List *indexes = RelationGetIndexList(relation);
+    ListCell *cell;
+
+    if (rows_without_scope > 0)
+        ereport(NOTICE, (errmsg(INT64_FORMAT " rows of %s have no scope and sync nowhere yet",
+                                rows_without_scope, table->qualified_name),
+                         errhint("UPDATE them and set %s to the user they belong to.",
+                                 quote_identifier(table->scope_name))));
+    if (table->key_kind == KEY_INTEGER)
+        ereport(NOTICE, (errmsg("the primary key of %s is a number, and one for all users",
+                                table->qualified_name),
+                         errhint("Two devices that choose the same number collide. Best is a uuid "
+                                 "made on the device.")));
+    foreach (cell, indexes)
+    {
+        Relation index = index_open(lfirst_oid(cell), AccessShareLock);
+        bool scoped = false;
+
+        for (int i = 0; i < IndexRelationGetNumberOfKeyAttributes(index); i++)
+            scoped = scoped || index->rd_index->indkey.values[i] == table->scope_attnum;
+        if (index->rd_index->indisunique && !index->rd_index->indisprimary && !scoped)
+            ereport(NOTICE,
+                    (errmsg("\"%s\" of %s is unique across all users",
+                            RelationGetRelationName(index), table->qualified_name),
+                     errhint("If each user may have a value, make it unique together with %s.",
+                             quote_identifier(table->scope_name))));
+        index_close(index, AccessShareLock);
+    }
+    list_free(indexes);
+    table_close(relation, AccessShareLock);
+}
+
 /* rowsync.register_table(table_name regclass, scope_column name) returns integer */
 Datum
 rowsync_register_table(PG_FUNCTION_ARGS)
@@ -460,7 +507,7 @@ rowsync_register_table(PG_FUNCTION_ARGS)
     if (PG_ARGISNULL(0))
         ereport(ERROR, (errcode(ROWSYNC_INVALID_PARAMETER), errmsg("table_name must not be null")));
     relid = PG_GETARG_OID(0);
-    scope_column = scope_added ? ADDED_SCOPE_COLUMN : NameStr(*PG_GETARG_NAME(1));
+    scope_column = scope_added ? ROWSYNC_SCOPE_COLUMN : NameStr(*PG_GETARG_NAME(1));
 
     /* Nobody may write between the look at the rows and the triggers. */
     relation = relation_open(relid, ShareRowExclusiveLock);
@@ -491,7 +538,9 @@ rowsync_register_table(PG_FUNCTION_ARGS)
     table_id = add_line(relid, scope_column, scope_added);
     announce();
     (void)write_tables(InvalidOid);
-    capture_scan(registry_find_relid(relid), capture_existing);
+    rows_without_scope = 0;
+    capture_scan(registry_find_relid(relid), backfill);
+    give_notice(registry_find_relid(relid));
     PG_RETURN_INT32(table_id);
 }
 

@@ -351,6 +351,9 @@ load_columns(SyncedTable *table, Relation relation)
                 lookup_type_cache(getBaseType(att->atttypid), TYPECACHE_EQ_OPR)->eq_opr);
             continue;
         }
+        /* Left over from when it held the scope. */
+        if (strcmp(NameStr(att->attname), ROWSYNC_SCOPE_COLUMN) == 0)
+            continue;
         table->column_of_att[i] = table->ncolumns;
         column = &table->columns[table->ncolumns++];
         column->attnum = att->attnum;

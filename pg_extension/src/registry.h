@@ -17,6 +17,9 @@
 #include "rowkey.h"
 #include "values.h"
 
+/* The scope column that registering adds. It never travels, whatever column holds the scope. */
+#define ROWSYNC_SCOPE_COLUMN "_rowsync_scope"
+
 /* rowsync's own relations. */
 typedef enum OwnRelation
 {
