@@ -28,6 +28,8 @@ BEGIN
         RETURN NULL;
     ELSIF NEW.mood = 'code' THEN
         RAISE EXCEPTION 'no way' USING ERRCODE = 'PT403';
+    ELSIF NEW.mood = 'remote' THEN
+        RAISE EXCEPTION 'could not connect' USING ERRCODE = '08001';
     ELSIF NEW.mood = 'forbid' THEN
         RAISE insufficient_privilege USING MESSAGE = 'not yours';
     END IF;
@@ -44,7 +46,7 @@ END $$;
 CREATE CONSTRAINT TRIGGER late AFTER INSERT ON app.rooms DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW EXECUTE FUNCTION app.late();
 DO $$ BEGIN PERFORM rowsync.register_table('app.rooms'), rowsync.register_table('app.tints'); END $$;
-SELECT plan(25);
+SELECT plan(27);
 
 -- The fault of an INSERT into app.rooms between two good ones, which must both be applied.
 CREATE SEQUENCE t.ids;
@@ -86,6 +88,7 @@ SELECT is(room('{"mood":"raise"}'), 'constraint | not in this mood | {"sqlstate"
 SELECT is(room('{"mood":"code"}'), 'constraint | no way | {"sqlstate": "PT403"}', 'raised under a code of its own');
 SELECT is(room('{"note":"' || (SELECT string_agg(md5(n::text), '') FROM generate_series(1, 500) AS n) || '"}'),
           'constraint | index row requires 16016 bytes, maximum size is 8191 | {"sqlstate": "54000"}', 'a value too long for its index');
+SELECT is(room('{"mood":"remote"}'), 'internal_error | could not connect | {"sqlstate": "08001"}', 'a connection that a trigger could not make');
 SELECT is(room('{"mood":"divide"}'), 'constraint | division by zero | {"sqlstate": "22012"}', 'an error of a trigger');
 SELECT is(room('{"mood":"late"}'), 'constraint | late but sure | {"sqlstate": "P0001"}', 'a deferred constraint trigger');
 SELECT is(room('{"mood":"skip"}'),
@@ -106,6 +109,13 @@ SELECT is(up('ann', 'phone', change(205, 'INSERT', 'tints', 't5', 0, '{"n":3}'),
                              change(206, 'INSERT', 'tints', 't6', 0, '{"n":4,"c":"red","ids":"{1,2}"}'),
                              change(207, 'INSERT', 'tints', 't7', 0, '{"c":"blue"}')) ~
           '^205 invalid bad_payload, 206 applied \d+, 207 invalid bad_payload$', true, 'each by itself');
+
+-- Rows elsewhere that refer to what an UPDATE would change.
+CREATE TABLE app.borrowed (name varchar(5) REFERENCES app.rooms (name));
+INSERT INTO app.borrowed VALUES ('one');
+SELECT matches(fault(answer('ann', 'phone', change(208, 'UPDATE', 'rooms', 'r3', 0, '{"name":"uno"}'))),
+               '^constraint [|] update or delete on table "rooms" violates foreign key constraint "borrowed_name_fkey" on table "borrowed"', 'an UPDATE that others refer against');
+TRUNCATE app.borrowed;
 
 -- UPDATE and DELETE are refused by themselves too.
 SELECT is(up('ann', 'phone', change(301, 'UPDATE', 'rooms', 'a3', 0, '{"mood":"raise"}'),
