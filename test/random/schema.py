@@ -15,7 +15,7 @@ class Column:
     default: object = None
     unique: str = ""  # "", "UNIQUE", "UNIQUE DEFERRABLE"
     least: int = None  # CHECK (column >= least)
-    lowered: bool = False  # a trigger stores it in lower case
+    lowered: str = ""  # a trigger of this time (BEFORE or AFTER) stores it in lower case
     length_of: str = None  # GENERATED ALWAYS AS (length(that column))
 
 
@@ -114,8 +114,8 @@ def _column(rng, number):
     elif kind is kinds.INT4 and rng.random() < 0.4:
         column.least = -50
         column.default = None
-    elif kind is kinds.TEXT and rng.random() < 0.3:
-        column.lowered = True
+    elif kind is kinds.TEXT and rng.random() < 0.5:
+        column.lowered = rng.choice(["BEFORE", "AFTER"])
         column.default = None
     return column
 
@@ -165,16 +165,28 @@ def statements(tables):
         yield f"CREATE TABLE {table.label} ({', '.join(lines)})"
         for column in table.columns:
             if column.lowered:
-                name = quote(f"lower {table.number} {column.name}")
-                yield (f"CREATE FUNCTION public.{name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-                       f"NEW.{quote(column.name)} := lower(NEW.{quote(column.name)}); RETURN NEW; "
-                       f"END $$")
-                yield (f"CREATE TRIGGER {name} BEFORE INSERT OR UPDATE ON {table.label} "
-                       f"FOR EACH ROW EXECUTE FUNCTION public.{name}()")
+                yield from _lowering(table, column)
     for table in tables:
         for reference in table.references:
             if reference.late:
                 yield f"ALTER TABLE {table.label} ADD {_reference_sql(reference, tables)}"
+
+
+def _lowering(table, column):
+    """The trigger that lowers a column: of the row to come, or by an UPDATE of the one that is there,
+    whose place among rowsync's own trigger its name decides."""
+    name = quote(f"{'aA'[table.number % 2]} lower {table.number} {column.name}")
+    value = quote(column.name)
+    if column.lowered == "BEFORE":
+        body = f"NEW.{value} := lower(NEW.{value}); RETURN NEW;"
+    else:
+        match = " AND ".join(f"{quote(key)} = NEW.{quote(key)}" for key in table.keys)
+        body = (f"UPDATE {table.label} SET {value} = lower({value}) WHERE {match} AND "
+                f"{value} <> lower({value}); RETURN NULL;")
+    yield (f"CREATE FUNCTION public.{name}() RETURNS trigger LANGUAGE plpgsql AS "
+           f"$$ BEGIN {body} END $$")
+    yield (f"CREATE TRIGGER {name} {column.lowered} INSERT OR UPDATE ON {table.label} "
+           f"FOR EACH ROW EXECUTE FUNCTION public.{name}()")
 
 
 def _column_sql(column):

@@ -279,6 +279,8 @@ class World:
                         self._any_version(source, table, key, last), {})
         if change.op != "D":
             def parents(number):
+                if rng.random() < 0.1:
+                    return [key for n, key in self.mirror.state if n == number]
                 return self.live_keys(source.user, number) + [
                     other.key for other in changes if other.table.number == number] * 2
             change.payload = make_row(rng, table, key, parents)

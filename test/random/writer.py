@@ -14,7 +14,7 @@ def make_value(rng, column):
         return column.kind.few(rng)
     if column.least is not None:
         return rng.randrange(-50 if rng.random() < 0.95 else -60, 50)
-    return column.kind.make(rng)
+    return rng.choice(["Mixed", "lower", "UPPER Ä"]) if column.lowered else column.kind.make(rng)
 
 
 def make_key(rng, table):
