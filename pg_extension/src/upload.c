@@ -14,6 +14,7 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 #include "capture.h"
 #include "errors.h"
@@ -235,7 +236,7 @@ run(Upload *upload)
     PushActiveSnapshot(GetTransactionSnapshot());
     source_find_or_create(upload->scope.scope_id, upload->source_id, &upload->source);
     highest_id = upload->source.last_change_id;
-    upload_limit_lock_waits(false);
+    upload->locked_at = GetCurrentTimestamp();
 
     upload->log = changelog_open(&upload->scope, upload->source.source_no);
     if (upload->request.atomic)

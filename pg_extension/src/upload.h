@@ -93,8 +93,10 @@ typedef struct Upload
     ChangeLog *log;
     Change *changes;
     int nchanges;
-    List *foreign; /* CaptureEvents of other scopes */
-    int dissolved; /* changes that were taken out of their units */
+    List *foreign;         /* CaptureEvents of other scopes */
+    int dissolved;         /* changes that were taken out of their units */
+    TimestampTz locked_at; /* when the scope was locked */
+    bool waited_in_vain;   /* for a row that another transaction has locked */
     bool accepted;
 } Upload;
 
@@ -110,7 +112,6 @@ void change_decide(Upload *upload, Change *change);
 void change_answer_again(Upload *upload, Change *change, int64 seq);
 bool change_parents_there(Upload *upload, Change *change);
 /* write.c */
-void upload_limit_lock_waits(bool again);
 void upload_log_change(Upload *upload, Change *change);
 void upload_write_wave(Upload *upload, Change **changes, int count);
 /* answer.c */

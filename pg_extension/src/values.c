@@ -368,7 +368,8 @@ value_append_json(StringInfo out, ValueCodec *codec, Datum value)
             json_append_integer(out, DatumGetInt64(value));
             break;
         case VALUE_FLOAT4:
-            float_to_shortest_decimal_buf(DatumGetFloat4(value), digits);
+            /* A device reads it as a double: the digits must say this very number as a double. */
+            double_to_shortest_decimal_buf((double)DatumGetFloat4(value), digits);
             append_float(out, DatumGetFloat4(value), digits);
             break;
         case VALUE_FLOAT8:

@@ -17,6 +17,7 @@
 #include "utils/datum.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 #include "apply.h"
 #include "capture.h"
@@ -398,18 +399,22 @@ harvest(Upload *upload, int64 start)
 }
 
 /*
- * How long a statement of this upload may wait for a row that somebody else has locked, in ms.
- * Other writers lock rows first and the scope at commit, we the other way round: who of the two has
- * to give way must be the upload, which can be sent again. So it stops waiting before the other's
- * deadlock check can find anything, and after the first time hardly waits at all.
+ * Limits how long statements of this upload may wait for rows that somebody else has locked. Other
+ * writers lock rows first and the scope at commit, we the other way round: who of the two has to
+ * give way must be the upload, which can be sent again. So half of deadlock_timeout after the scope
+ * was locked, or once a wait was in vain, it hardly waits any more: the other's deadlock check,
+ * which runs after all of that time, finds nobody who waits for it.
  */
-void
-upload_limit_lock_waits(bool again)
+static void
+limit_lock_waits(Upload *upload)
 {
-    int limit = again ? 10 : Max(DeadlockTimeout / 2, 1);
+    int limit = DeadlockTimeout / 2 -
+                (int)TimestampDifferenceMilliseconds(upload->locked_at, GetCurrentTimestamp());
     char text[32];
 
-    if (LockTimeout > 0 && LockTimeout < limit)
+    if (upload->waited_in_vain || limit < 10)
+        limit = 10;
+    if (LockTimeout > 0 && LockTimeout <= limit)
         return;
     snprintf(text, sizeof(text), "%d", limit);
     (void)set_config_option("lock_timeout", text, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true,
@@ -424,13 +429,14 @@ attempt(Upload *upload, Change **changes, int count, ErrorData **error)
     int64 start = capture_end();
     bool done;
 
+    limit_lock_waits(upload);
     capture_set_observer(observe, upload);
     done = in_subtransaction(write_attempt, &work, error);
     capture_set_observer(NULL, NULL);
     if (done)
         harvest(upload, start);
     else if (*error != NULL && (*error)->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
-        upload_limit_lock_waits(true);
+        upload->waited_in_vain = true;
     return done;
 }
 
