@@ -19,7 +19,7 @@ SET timezone = 'Asia/Kathmandu';
 SET extra_float_digits = -5;
 SET bytea_output = 'escape';
 SET lc_monetary = 'C';
-SELECT plan(201);
+SELECT plan(203);
 
 -- What of a row's latest payload stands behind a column, byte by byte.
 CREATE FUNCTION t.wire(key text, col text) RETURNS text LANGUAGE sql AS $$
