@@ -1,4 +1,4 @@
-"""Figures beside their floors: measured in turns, told as medians, ratios first, as table and JSON."""
+"""Figures beside their floors: measured in turns, medians, ratios first, as table and JSON."""
 
 import datetime
 import json

@@ -11,6 +11,7 @@ import pathlib
 import random
 import sys
 import time
+import traceback
 
 sys.dont_write_bytecode = True
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
@@ -35,10 +36,10 @@ def play(cluster, seed, number, rounds):
         if world is not None:
             script.write_text("\n".join(world.session.script) + "\n")
         if not isinstance(error, Difference):
-            import traceback
             traceback.print_exc()
         return (f"random world {number} of seed {seed}: {type(error).__name__}: {error}\n"
-                f"its SQL: {script}; again: test/random/differential.py --seed {seed} --world {number}")
+                f"its SQL: {script}; again: "
+                f"test/random/differential.py --seed {seed} --world {number}")
     finally:
         if world is not None:
             world.close()

@@ -16,7 +16,7 @@ from schema import quote
 
 @dataclasses.dataclass
 class Change:
-    """One change of a request. `payload` is canonical; `bad` is the reason it must be refused for."""
+    """One change of a request. `payload` is canonical; `bad` is why it must be refused."""
 
     id: int
     op: str
@@ -135,8 +135,8 @@ class Judge:
 
     def _expect_invalid(self, change, reasons):
         answer = change.answer
-        expect(answer["status"] == "invalid" and (self.atomic or answer["invalid"]["reason"] in reasons),
-               "change", change.text, "must be", reasons, "but got", answer)
+        expect(answer["status"] == "invalid" and
+               (self.atomic or answer["invalid"]["reason"] in reasons), "change", change.text, "must be", reasons, "but got", answer)
 
     def _decide(self):
         """Follows each row through the request; returns the changes that were applied."""
@@ -245,8 +245,8 @@ class Judge:
         knows.update(past or {})
         knows.update(change.payload)
         knows.update(zip(change.table.keys, change.key))
-        expect(knows == entry.row, "change", change.text, "was applied without server_row: the source "
-               "has", knows, "stored is", entry.row)
+        expect(knows == entry.row, "change", change.text, "was applied without server_row: the "
+               "source has", knows, "stored is", entry.row)
 
     def _check_state(self, applied, news):
         """The tables must be what the applied changes make of them, cascades included."""
@@ -301,8 +301,8 @@ class Judge:
                 wanted = "forbidden"
             else:
                 wanted = "constraint"
-            expect(reason == wanted or code == "none", "change", change.text, "got", change.answer, "but plain SQL "
-                   "says", error)
+            expect(reason == wanted or code == "none", "change", change.text, "got", change.answer,
+                   "but plain SQL says", error)
 
     def _check_missing(self, change, missing):
         """Each row that is said to be missing is a parent of the change that the scope lacks."""

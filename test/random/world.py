@@ -447,8 +447,8 @@ class World:
                    (change["source_id"] == "") == (entry.source == 0) and
                    row == (None if entry.op == "D" else entry.row), "page has", change, "log has",
                    entry)
-            expect(include_self or change["source_id"] != source.name, "the page has the caller's own",
-                   change)
+            expect(include_self or change["source_id"] != source.name,
+                   "the page has the caller's own", change)
 
     def _table_named(self, change):
         return next(table for table in self.tables
