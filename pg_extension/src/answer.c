@@ -99,7 +99,7 @@ upload_append_answer(StringInfo out, Upload *upload)
             case STATUS_APPLIED:
                 appendStringInfoString(out, ",\"status\":\"applied\",\"new_server_version\":");
                 json_append_integer(out, change->version);
-                if (change->server_row != NULL)
+                if (change->tells_row)
                     append_server_row(out, change);
                 break;
             case STATUS_CONFLICT:

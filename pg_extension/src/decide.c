@@ -249,9 +249,32 @@ change_answer_again(Upload *upload, Change *change, int64 seq)
     }
     if (same)
         return;
+    change->tells_row = true;
     change->server_row = stored.payload;
     change->server_row_len = stored.payload_len;
     change->server_version = seq;
+}
+
+/*
+ * Answers a change that was applied before and that prune has removed since. What the row has
+ * become is all there is to tell, and must be told with its version: the device may hold the old
+ * content.
+ */
+void
+change_answer_pruned(Upload *upload, Change *change)
+{
+    RowState *row = changelog_row(upload->log, change->table->table_id, change->key);
+    StoredChange stored;
+
+    change->status = STATUS_APPLIED;
+    change->version = change->server_version = row->version;
+    change->server_deleted = row->deleted;
+    change->tells_row = true;
+    if (!row->deleted && changelog_read_latest(upload->log, row, &stored))
+    {
+        change->server_row = stored.payload;
+        change->server_row_len = stored.payload_len;
+    }
 }
 
 /*

@@ -133,18 +133,15 @@ assign_waves(Upload *upload)
                           "source_change_id was used before, for a change of another row", NULL);
             continue;
         }
-        change->row = changelog_row(upload->log, change->table->table_id, change->key);
         if (change->request->source_change_id <= upload->source.last_change_id &&
             upload->scope.floor > 0 &&
             source_has_pruned(upload->scope.scope_id, upload->source_id,
                               change->request->source_change_id))
         {
-            /* Applied, and superseded since: the row's version now is all there is to tell. */
-            change->status = STATUS_APPLIED;
-            change->version = change->row->version;
-            change->row = NULL;
+            change_answer_pruned(upload, change);
             continue;
         }
+        change->row = changelog_row(upload->log, change->table->table_id, change->key);
         change->wave = change->row->waves++;
     }
 }

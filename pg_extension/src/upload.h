@@ -63,6 +63,7 @@ typedef struct Change
     Parent *parents;
     char log_op;                 /* what the log will call it */
     struct varlena *log_payload; /* the row as stored */
+    bool wrong_in_itself;        /* refused whatever becomes of the rest */
     bool written;                /* the last attempt wrote the row */
     bool moved;                  /* the last attempt wrote it, but into another scope */
     bool differs;                /* the row as stored differs from what was sent */
@@ -76,6 +77,7 @@ typedef struct Change
     const char *constraint;
     const char *column;
     char *missing;          /* JSON array */
+    bool tells_row;         /* an applied change is answered with the row */
     const char *server_row; /* JSON object, or NULL */
     int server_row_len;
     int64 server_version;
@@ -110,6 +112,7 @@ bool change_add_parent(Change *change, SyncedTable *parent, const JsonValue *con
 /* decide.c */
 void change_decide(Upload *upload, Change *change);
 void change_answer_again(Upload *upload, Change *change, int64 seq);
+void change_answer_pruned(Upload *upload, Change *change);
 bool change_parents_there(Upload *upload, Change *change);
 /* write.c */
 void upload_log_change(Upload *upload, Change *change);

@@ -305,6 +305,7 @@ upload_log_change(Upload *upload, Change *change)
     change->status = STATUS_APPLIED;
     if ((change->differs || change->rewritten) && change->log_payload != NULL)
     {
+        change->tells_row = true;
         change->server_row = VARDATA(change->log_payload);
         change->server_row_len = VARSIZE(change->log_payload) - VARHDRSZ;
         change->server_version = change->version;
@@ -502,7 +503,10 @@ write_members(Upload *upload, Change **changes, int count)
         }
         (void)in_subtransaction(write_attempt, &probe, &error);
         if (error != NULL)
+        {
             change_refuse_error(change, error);
+            change->wrong_in_itself = true;
+        }
     }
     return progress;
 }
@@ -525,8 +529,8 @@ write_unit(Upload *upload, Change **changes, int count)
         return write_members(upload, changes, count);
     if (there)
         refuse_unit(changes, count, error);
-    else if (before.status == STATUS_INVALID && before.reason != REASON_FK_MISSING)
-        /* Found out by write_members to be wrong in itself: that is the better answer. */
+    else if (before.wrong_in_itself)
+        /* Found out by write_members: that is the better answer. */
         *changes[0] = before;
     return false;
 }

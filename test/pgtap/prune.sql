@@ -52,7 +52,7 @@ SELECT is((SELECT count(*)::int FROM rowsync.row_meta WHERE deleted), 2, 'the to
 
 -- Exactly once, also for what is pruned.
 SELECT is(up('ann', 'phone', change(1, 'INSERT', 'users', 'u1', 0, '{"name":"A"}'), change(3, 'INSERT', 'users', 'u2', 0, '{"name":"C"}'))
-            LIKE '1 applied%, 3 applied%', true, 'changes sent again whose log is pruned are applied');
+            LIKE '1 applied % +row, 3 applied % +row', true, 'changes sent again whose log is pruned are applied, and told what the rows are now');
 SELECT is((SELECT count(*)::int FROM app.users WHERE id = 'u2') + (SELECT count(*)::int FROM rowsync.change_log WHERE source_change_id IN (1, 3)), 0, 'and have no effect');
 
 -- A source that stays away.

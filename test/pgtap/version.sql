@@ -1,0 +1,20 @@
+-- Library and SQL objects of different versions refuse to work together, and say what to do.
+\ir include/helpers.sql
+\ir include/app.sql
+SELECT plan(5);
+
+SELECT lives_ok($$SELECT rowsync.download('ann', 'phone')$$, 'one version: works');
+SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'rowsync' \gset
+UPDATE pg_catalog.pg_extension SET extversion = '0.0.9' WHERE extname = 'rowsync';
+-- As after ALTER EXTENSION in another session: what is cached of the registry is thrown away.
+ALTER TABLE rowsync.synced_table SET (fillfactor = 90);
+SELECT matches(refusal($$SELECT rowsync.download('ann', 'phone')$$),
+               '^RS007: the rowsync library is version [0-9.]+, but its SQL objects are version 0.0.9 \| Run ALTER EXTENSION rowsync UPDATE',
+               'a download refuses');
+SELECT matches(refusal($$SELECT rowsync.upload('ann', 'phone', '{"changes": []}')$$), '^RS007: ', 'an upload refuses');
+SET rowsync.scope = 'ann';
+SELECT matches(refusal($$INSERT INTO app.users (id, name) VALUES ('u1', 'Ann')$$), '^RS007: ',
+               'a write refuses, for nobody could capture it');
+UPDATE pg_catalog.pg_extension SET extversion = :'extversion' WHERE extname = 'rowsync';
+SELECT lives_ok($$SELECT rowsync.download('ann', 'phone')$$, 'and when they fit again it goes on');
+SELECT finish();
