@@ -39,7 +39,7 @@ static const char schema_sql[] =
     " table_id INTEGER NOT NULL, pk NOT NULL, server_version INTEGER NOT NULL,"
     " deleted INTEGER NOT NULL, PRIMARY KEY (table_id, pk)) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS _sync_dirty ("
-    " table_id INTEGER NOT NULL, pk NOT NULL, change_id INTEGER NOT NULL,"
+    " table_id INTEGER NOT NULL, pk NOT NULL, change_id INTEGER NOT NULL, queued INTEGER NOT NULL,"
     " base_version INTEGER NOT NULL, changed INTEGER NOT NULL, old_row TEXT, base_row TEXT,"
     " PRIMARY KEY (table_id, pk)) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS _sync_rejected ("
@@ -102,10 +102,10 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
         " d.base_row, v.deleted FROM _sync_dirty d LEFT JOIN _sync_rejected r USING (table_id, pk)"
         " LEFT JOIN _sync_version v USING (table_id, pk) WHERE d.table_id = ?1 AND d.pk = ?2",
     [SQL_DIRTY_QUEUE] =
-        "SELECT d.table_id, d.pk, d.change_id FROM _sync_dirty d"
-        " WHERE d.change_id > ?1 AND d.change_id <= ?2 AND NOT EXISTS (SELECT 1 FROM _sync_held h"
+        "SELECT d.table_id, d.pk, d.change_id, d.queued FROM _sync_dirty d"
+        " WHERE d.queued > ?1 AND d.change_id <= ?2 AND NOT EXISTS (SELECT 1 FROM _sync_held h"
         " WHERE h.table_id = d.table_id AND h.pk = d.pk AND h.state = 1)"
-        " ORDER BY d.change_id LIMIT ?3",
+        " ORDER BY d.queued LIMIT ?3",
     [SQL_DIRTY_CLEAR] = "DELETE FROM _sync_dirty WHERE " ROW_KEY " AND change_id = ?3",
     [SQL_DIRTY_DROP] = "DELETE FROM _sync_dirty WHERE " ROW_KEY,
     [SQL_DIRTY_REBASE] =
@@ -113,8 +113,8 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
     [SQL_DIRTY_RENEW] = "UPDATE _sync_dirty SET base_version = ?3, change_id = ?4, changed = ?5,"
                         " base_row = NULL WHERE " ROW_KEY,
     [SQL_DIRTY_PUT] =
-        "INSERT INTO _sync_dirty (table_id, pk, change_id, base_version, changed, old_row)"
-        " VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (table_id, pk) DO UPDATE SET"
+        "INSERT INTO _sync_dirty (table_id, pk, change_id, queued, base_version, changed, old_row)"
+        " VALUES (?1, ?2, ?3, ?3, ?4, ?5, ?6) ON CONFLICT (table_id, pk) DO UPDATE SET"
         " change_id = excluded.change_id, changed = changed | excluded.changed,"
         " old_row = coalesce(old_row, excluded.old_row)",
     [SQL_HELD_PUT] =

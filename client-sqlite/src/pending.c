@@ -116,7 +116,7 @@ queue_read(rowsync *client, Queue *queue)
         }
         change->table = table_by_id(client, sqlite3_column_int64(statement, 0));
         change->change_id = sqlite3_column_int64(statement, 2);
-        queue->after = change->change_id;
+        queue->after = sqlite3_column_int64(statement, 3);
         code = key_column(client, statement, 1, &change->key);
         if (change->table != NULL && change->table->exists)
             queue->count++;

@@ -21,6 +21,11 @@
 #define CAPTURING "WHEN (SELECT apply_mode FROM _sync_client_info) = 0"
 #define NEXT_ID "  UPDATE _sync_client_info SET next_change_id = next_change_id + 1;\n"
 #define THIS_ID "(SELECT next_change_id - 1 FROM _sync_client_info)"
+/*
+ * A row keeps the place in the queue that its first edit had, so that a parent that is edited again
+ * does not fall behind its children. A deletion goes to the end, as does what comes after it.
+ */
+#define STAYS_QUEUED "queued = CASE WHEN old_row IS NULL THEN queued ELSE excluded.queued END"
 
 /* More arguments than this SQLite does not take in one function call (127 in old versions). */
 #define OBJECT_MEMBERS 60
@@ -477,12 +482,13 @@ append_key_differs(Buffer *sql, const Table *table)
 static void
 append_mark(Buffer *sql, const Table *table, const char *alias, bool select)
 {
-    buffer_printf(sql,
-                  "  INSERT INTO _sync_dirty (table_id, pk, change_id, base_version, changed,"
-                  " old_row, base_row)\n  %s%lld, ",
-                  select ? "SELECT " : "VALUES (", (long long)table->id);
+    buffer_printf(
+        sql,
+        "  INSERT INTO _sync_dirty (table_id, pk, change_id, queued, base_version, changed,"
+        " old_row, base_row)\n  %s%lld, ",
+        select ? "SELECT " : "VALUES (", (long long)table->id);
     append_key(sql, table, alias);
-    buffer_text(sql, ", " THIS_ID ",\n    ");
+    buffer_text(sql, ", " THIS_ID ", " THIS_ID ",\n    ");
     append_base(sql, table, alias);
     buffer_text(sql, ", ");
 }
@@ -495,7 +501,7 @@ write_insert(Buffer *sql, const Table *table)
     buffer_text(sql, CAPTURING "\nBEGIN\n" NEXT_ID);
     append_mark(sql, table, "NEW", false);
     buffer_text(sql, "-1, NULL, NULL)\n  ON CONFLICT (table_id, pk) DO UPDATE SET change_id ="
-                     " excluded.change_id, changed = -1;\nEND");
+                     " excluded.change_id, changed = -1, " STAYS_QUEUED ";\nEND");
 }
 
 /* AFTER UPDATE: the columns that changed. */
@@ -541,10 +547,11 @@ write_rekey(Buffer *sql, const Table *table)
     buffer_text(sql, "0, ");
     append_literals(sql, table, "OLD");
     buffer_text(sql, ", NULL)\n  ON CONFLICT (table_id, pk) DO UPDATE SET change_id ="
-                     " excluded.change_id, old_row = excluded.old_row;\n" NEXT_ID);
+                     " excluded.change_id, queued = excluded.queued, old_row ="
+                     " excluded.old_row;\n" NEXT_ID);
     append_mark(sql, table, "NEW", false);
     buffer_text(sql, "-1, NULL, NULL)\n  ON CONFLICT (table_id, pk) DO UPDATE SET change_id ="
-                     " excluded.change_id, changed = -1;\nEND");
+                     " excluded.change_id, changed = -1, " STAYS_QUEUED ";\nEND");
 }
 
 /* AFTER DELETE: keeps the row's last content. */
@@ -557,7 +564,8 @@ write_delete(Buffer *sql, const Table *table)
     buffer_text(sql, "0, ");
     append_literals(sql, table, "OLD");
     buffer_text(sql, ", NULL)\n  ON CONFLICT (table_id, pk) DO UPDATE SET change_id ="
-                     " excluded.change_id, old_row = excluded.old_row;\nEND");
+                     " excluded.change_id, queued = excluded.queued, old_row ="
+                     " excluded.old_row;\nEND");
 }
 
 /* BEFORE INSERT or UPDATE: refuses keys that could not be uploaded, under every OR clause. */
@@ -631,7 +639,8 @@ write_probe(Buffer *sql, const Table *table, const char *kind, const char *event
     buffer_name(sql, table->name);
     buffer_printf(sql,
                   " t WHERE %s\n  ON CONFLICT (table_id, pk) DO UPDATE SET change_id ="
-                  " excluded.change_id, old_row = excluded.old_row;\nEND",
+                  " excluded.change_id, queued = excluded.queued, old_row ="
+                  " excluded.old_row;\nEND",
                   buffer_string(&other));
     sql->failed |= other.failed;
     buffer_free(&other);
@@ -1145,16 +1154,16 @@ mark_existing(rowsync *client, const Table *table)
     rowsync_code code;
 
     buffer_printf(&sql,
-                  "INSERT INTO _sync_dirty (table_id, pk, change_id, base_version, changed)"
-                  " SELECT %lld, pk, (SELECT next_change_id FROM _sync_client_info) +"
-                  " row_number() OVER () - 1, 0, -1 FROM (SELECT ",
+                  "INSERT INTO _sync_dirty (table_id, pk, change_id, queued, base_version, changed)"
+                  " SELECT %lld, pk, id, id, 0, -1 FROM (SELECT *, (SELECT next_change_id FROM"
+                  " _sync_client_info) + row_number() OVER () - 1 AS id FROM (SELECT ",
                   (long long)table->id);
     append_key(&sql, table, "t");
     buffer_text(&sql, " AS pk FROM main.");
     buffer_name(&sql, table->name);
     buffer_printf(&sql,
                   " t) r WHERE pk IS NOT NULL AND NOT EXISTS (SELECT 1 FROM _sync_version v"
-                  " WHERE v.table_id = %lld AND v.pk = r.pk)"
+                  " WHERE v.table_id = %lld AND v.pk = r.pk)) WHERE true"
                   " ON CONFLICT (table_id, pk) DO NOTHING;"
                   "UPDATE _sync_client_info SET next_change_id = max(next_change_id,"
                   " coalesce((SELECT max(change_id) FROM _sync_dirty), 0) + 1)",
@@ -1351,9 +1360,10 @@ sweep_table(rowsync *client, Table *table, bool queue, int64_t *found)
         *found += count;
         buffer_clear(&sql);
         buffer_printf(&sql,
-                      "INSERT INTO _sync_dirty (table_id, pk, change_id, base_version, changed)"
-                      " SELECT %lld, pk, (SELECT next_change_id FROM _sync_client_info) +"
-                      " row_number() OVER () - 1, base, changed FROM (%s UNION ALL %s) WHERE true"
+                      "INSERT INTO _sync_dirty (table_id, pk, change_id, queued, base_version,"
+                      " changed) SELECT %lld, pk, id, id, base, changed FROM (SELECT *,"
+                      " (SELECT next_change_id FROM _sync_client_info) + row_number() OVER () - 1"
+                      " AS id FROM (%s UNION ALL %s)) WHERE true"
                       " ON CONFLICT (table_id, pk) DO NOTHING;"
                       "UPDATE _sync_client_info SET next_change_id = next_change_id + %lld",
                       (long long)table->id, buffer_string(&gone), buffer_string(&fresh),
