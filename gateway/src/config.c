@@ -50,6 +50,9 @@ static const struct setting settings[] = {
     TEXT(listen, "127.0.0.1:8080",
          "Address and port. Port 0 takes a free one; `[::1]:8080` for IPv6; `unix:/path` for a "
          "socket file."),
+    BOOLEAN(reuse_port, "false",
+            "Whether other gateways may listen on the same port: the kernel spreads clients over "
+            "them, so all must have the same keys and database."),
     TEXT(tls_certificate, NULL,
          "PEM file with the certificate chain for HTTPS. Read again on SIGHUP."),
     TEXT(tls_key, NULL, "PEM file with its private key. Read again on SIGHUP."),

@@ -49,6 +49,7 @@ struct config
     int64_t gzip_level;
     bool pgbouncer;
     bool metrics;
+    bool reuse_port;
 };
 
 /*

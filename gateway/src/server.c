@@ -508,18 +508,24 @@ run_loop(void *subject)
     return NULL;
 }
 
-/* Binds one TCP listener. */
+/*
+ * Opens one TCP listener. One that is `alone` fails where anybody else listens: it takes the port
+ * for itself and opens it to our other loops only when it has it. Checking first and binding then
+ * would let two gateways that start together slip past each other.
+ */
 static int
-listen_on(const struct addrinfo *address, char *error, size_t error_size)
+listen_on(const struct addrinfo *address, bool alone, char *error, size_t error_size)
 {
-    int one = 1;
+    int yes = 1;
+    int shared = !alone;
     int descriptor = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
     if (descriptor >= 0 &&
-        setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) == 0 &&
-        setsockopt(descriptor, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one)) == 0 &&
+        setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes)) == 0 &&
+        setsockopt(descriptor, SOL_SOCKET, SO_REUSEPORT, &shared, sizeof(shared)) == 0 &&
         bind(descriptor, address->ai_addr, address->ai_addrlen) == 0 &&
-        listen(descriptor, H2O_SOMAXCONN) == 0)
+        listen(descriptor, H2O_SOMAXCONN) == 0 &&
+        setsockopt(descriptor, SOL_SOCKET, SO_REUSEPORT, &yes, sizeof(yes)) == 0)
         return descriptor;
     snprintf(error, error_size, "%s", strerror(errno));
     if (descriptor >= 0)
@@ -574,11 +580,12 @@ open_tcp(struct server *server, char *error, size_t error_size)
     }
     for (unsigned i = 0; i < server->loop_count; i++)
     {
-        int descriptor = listen_on(address, reason, sizeof(reason));
+        bool alone = i == 0 && !server->config->reuse_port;
+        int descriptor = listen_on(address, alone, reason, sizeof(reason));
 
         if (descriptor < 0)
         {
-            snprintf(error, error_size, "listen: %.64s: %s", listen, reason);
+            snprintf(error, error_size, "cannot listen on %.64s: %s", listen, reason);
             freeaddrinfo(address);
             return false;
         }
@@ -618,7 +625,7 @@ open_unix(struct server *server, const char *path, char *error, size_t error_siz
                listen(descriptor, H2O_SOMAXCONN) == 0;
     }
     if (!good)
-        snprintf(error, error_size, "listen: unix:%.100s: %s", path,
+        snprintf(error, error_size, "cannot listen on unix:%.100s: %s", path,
                  strlen(path) < sizeof(address.sun_path) ? strerror(errno)
                                                          : "longer than a socket's path can be");
     for (unsigned i = 0; good && i < server->loop_count; i++)

@@ -381,7 +381,7 @@ def test_a_wrong_configuration_is_refused_at_the_start(start_gateway, tmp_path):
             ({"ROWSYNC_JWT_SECRET": "short"}, "jwt_secret has 5 bytes"),
             ({"DATABASE_URL": None}, "database_url is not set"),
             ({"ROWSYNC_LISTEN": "nowhere"}, 'listen: "nowhere" is no numeric address and port'),
-            ({"ROWSYNC_LISTEN": "192.0.2.1:0"}, "listen: 192.0.2.1:0: Cannot assign"),
+            ({"ROWSYNC_LISTEN": "192.0.2.1:0"}, "cannot listen on 192.0.2.1:0: Cannot assign"),
             ({"ROWSYNC_POOL_SIZE": "0"}, "ROWSYNC_POOL_SIZE must be from 1 to 1000"),
             ({"ROWSYNC_JWKS_FILE": "/nonexistent"}, "/nonexistent: No such file")):
         with pytest.raises(RuntimeError, match=re.escape("rowsync-gateway: " + message)):
@@ -394,6 +394,26 @@ def test_a_wrong_configuration_is_refused_at_the_start(start_gateway, tmp_path):
     gateway = start_gateway(arguments=["--config", str(config)])
     assert gateway.request("POST", "/sync/upload", b"x" * 2001).status == 413
     assert gateway.log() == []
+
+
+def test_a_port_in_use_is_refused_unless_sharing_is_meant(start_gateway):
+    first = start_gateway(ROWSYNC_LOOPS=2, ROWSYNC_REUSE_PORT="true")
+    address = f"127.0.0.1:{first.port}"
+    with pytest.raises(RuntimeError, match=rf"\(status 1\):\nrowsync-gateway: cannot listen on "
+                       rf"{re.escape(address)}: Address already in use"):
+        start_gateway(ROWSYNC_LISTEN=address)
+    second = start_gateway(ROWSYNC_LISTEN=address, ROWSYNC_REUSE_PORT="true")
+    assert eventually(lambda: first.request("GET", "/healthz").status == 200 and all(
+        any(line["event"] == "request" for line in gateway.log()) for gateway in (first, second)))
+    assert second.stop() == 0
+    assert first.request("GET", "/healthz").status == 200
+
+
+def test_every_loop_of_a_gateway_that_is_alone_gets_clients(start_gateway):
+    gateway = start_gateway(ROWSYNC_LOOPS=2)
+    # Request ids count upwards from a random number in each loop.
+    assert eventually(lambda: len({gateway.request("GET", "/healthz").headers[
+        "rowsync-request-id"][:8] for _ in range(10)}) == 2)
 
 
 def test_sigterm_ends_an_idle_gateway_at_once(start_gateway):
@@ -1063,7 +1083,7 @@ def test_a_socket_file(database, tmp_path, mint):
         second, line = start()
         assert line == ""
         assert second.communicate(timeout=20)[1] == \
-            f"rowsync-gateway: listen: unix:{path}: Address already in use\n"
+            f"rowsync-gateway: cannot listen on unix:{path}: Address already in use\n"
         first.kill()
         first.communicate()
         # What a killed one left behind is in nobody's way.
