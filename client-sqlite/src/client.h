@@ -15,6 +15,9 @@ SQLITE_EXTENSION_INIT3
 #include "json.h"
 #include "rowsync.h"
 
+/* The time of day in microseconds, as an SQL expression that every SQLite has. */
+#define ROWSYNC_CLOCK " CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)"
+
 /* What a column's declared type makes of a value that comes from the server. */
 typedef enum ColumnKind
 {
@@ -110,6 +113,7 @@ typedef enum Statement
     SQL_HELD_GET,
     SQL_HELD_DROP,
     SQL_REJECTED_PUT,
+    SQL_REJECTED_SETTLE, /* by a change that was made after the refusal */
     SQL_REJECTED_DROP,
     SQL_STATEMENTS
 } Statement;

@@ -57,7 +57,6 @@ take_change_id(rowsync *client, int64_t *id)
 
     if (statement == NULL)
         return client->code;
-    sqlite3_bind_int64(statement, 1, 0);
     if (sqlite3_step(statement) == SQLITE_ROW)
         *id = sqlite3_column_int64(statement, 0);
     return rs_finish(client, statement, "taking a change id");

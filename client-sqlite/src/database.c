@@ -30,7 +30,7 @@ static const char schema_sql[] =
     " format INTEGER NOT NULL DEFAULT 1,"
     " user_id TEXT, source_id TEXT, url TEXT);"
     "INSERT OR IGNORE INTO _sync_client_info (id, next_change_id)"
-    " VALUES (1, CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER));"
+    " VALUES (1," ROWSYNC_CLOCK ");"
     "CREATE TABLE IF NOT EXISTS _sync_table ("
     " table_id INTEGER PRIMARY KEY, table_name TEXT NOT NULL UNIQUE, schema_name TEXT NOT NULL,"
     " policy INTEGER NOT NULL DEFAULT 0, local_columns TEXT NOT NULL DEFAULT '[]',"
@@ -79,9 +79,9 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
                  " hydrated, format FROM _sync_client_info",
     [SQL_CURSOR] = "UPDATE _sync_client_info SET last_server_seq_seen = ?1,"
                    " current_window_until = ?2, hydrated = ?3",
-    /* Never below the clock: a restored copy of the file does not give old numbers again. */
+    /* As the triggers do: never below the clock. */
     [SQL_TAKE_CHANGE_ID] =
-        "UPDATE _sync_client_info SET next_change_id = max(next_change_id, ?1) + 1"
+        "UPDATE _sync_client_info SET next_change_id = max(next_change_id," ROWSYNC_CLOCK ") + 1"
         " RETURNING next_change_id - 1",
     [SQL_COUNTS] = "SELECT (SELECT count(*) FROM _sync_dirty),"
                    " (SELECT count(*) FROM _sync_held WHERE state = 1),"
@@ -128,12 +128,13 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
     [SQL_HELD_DROP] = "DELETE FROM _sync_held WHERE " ROW_KEY,
     [SQL_REJECTED_PUT] =
         "INSERT INTO _sync_rejected (table_id, pk, pk_text, change_id, op, base_version, changed,"
-        " reason, message, details, payload, old_row) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9,"
-        " ?10, ?11, (SELECT old_row FROM _sync_dirty WHERE " ROW_KEY ")) ON CONFLICT (table_id, pk)"
-        " DO UPDATE SET change_id = excluded.change_id, op = excluded.op, base_version ="
+        " reason, message, details, payload, old_row) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9,"
+        " ?10, ?11, old_row FROM _sync_dirty WHERE " ROW_KEY " AND change_id = ?4"
+        " ON CONFLICT (table_id, pk) DO UPDATE SET change_id = excluded.change_id, op = excluded.op, base_version ="
         " excluded.base_version, changed = changed | excluded.changed, reason = excluded.reason,"
         " message = excluded.message, details = excluded.details, payload = excluded.payload,"
         " old_row = excluded.old_row, rejected_at = excluded.rejected_at",
+    [SQL_REJECTED_SETTLE] = "DELETE FROM _sync_rejected WHERE " ROW_KEY " AND change_id <= ?3",
     [SQL_REJECTED_DROP] = "DELETE FROM _sync_rejected WHERE " ROW_KEY,
 };
 

@@ -8,7 +8,6 @@
 #include "client.h"
 
 #include <string.h>
-#include <sys/time.h>
 
 /* Read at once from _sync_dirty: a scan of the whole table each time, so not too few. */
 #define QUEUE_RUN 65536
@@ -73,13 +72,10 @@ rowsync_code
 queue_start(rowsync *client, Queue *queue)
 {
     sqlite3_stmt *statement = rs_statement(client, SQL_TAKE_CHANGE_ID);
-    struct timeval now;
     int64_t until = 0;
 
     if (statement == NULL)
         return client->code;
-    gettimeofday(&now, NULL);
-    sqlite3_bind_int64(statement, 1, (int64_t)now.tv_sec * 1000000 + now.tv_usec);
     if (sqlite3_step(statement) == SQLITE_ROW)
         until = sqlite3_column_int64(statement, 0);
     if (rs_finish(client, statement, "taking a change id") != ROWSYNC_OK)
@@ -261,8 +257,8 @@ change_payload(rowsync *client, Change *change, Buffer *out, bool whole, const c
 }
 
 /*
- * Makes a dead letter of a change, unless the row was edited since. *moved tells whether it was.
- * Inside a transaction.
+ * Makes a dead letter of a change, unless the row was edited since or another process has taken the
+ * same answer in. *moved tells whether it was. Inside a transaction.
  */
 rowsync_code
 pending_reject(rowsync *client, const Change *change, Slice payload, const char *reason,
@@ -288,21 +284,16 @@ pending_reject(rowsync *client, const Change *change, Slice payload, const char 
     sqlite3_bind_text64(statement, 9, message.data, message.length, SQLITE_STATIC, SQLITE_UTF8);
     sqlite3_bind_text64(statement, 10, details.data, details.length, SQLITE_STATIC, SQLITE_UTF8);
     sqlite3_bind_text64(statement, 11, payload.data, payload.length, SQLITE_STATIC, SQLITE_UTF8);
-    code = rs_finish(client, statement, "keeping a refused change");
+    code = text.failed ? rs_nomem(client)
+                       : rs_finish(client, statement, "keeping a refused change");
     buffer_free(&text);
-    if (code != ROWSYNC_OK || (statement = rs_statement(client, SQL_DIRTY_CLEAR)) == NULL)
+    *moved = code == ROWSYNC_OK && sqlite3_changes(client->db) > 0;
+    if (!*moved || (statement = rs_statement(client, SQL_DIRTY_CLEAR)) == NULL)
         return client->code;
     sqlite3_bind_int64(statement, 1, change->table->id);
     key_bind(statement, 2, &change->key);
     sqlite3_bind_int64(statement, 3, change->change_id);
-    code = rs_finish(client, statement, "taking a refused change out");
-    *moved = sqlite3_changes(client->db) > 0;
-    if (code != ROWSYNC_OK || *moved ||
-        (statement = rs_statement(client, SQL_REJECTED_DROP)) == NULL)
-        return client->code;
-    sqlite3_bind_int64(statement, 1, change->table->id);
-    key_bind(statement, 2, &change->key);
-    return rs_finish(client, statement, "forgetting an older refusal");
+    return rs_finish(client, statement, "taking a refused change out");
 }
 
 /* Settles what needs no server: marks that came to nothing, rows that cannot be sent. */

@@ -19,7 +19,9 @@
 #include <strings.h>
 
 #define CAPTURING "WHEN (SELECT apply_mode FROM _sync_client_info) = 0"
-#define NEXT_ID "  UPDATE _sync_client_info SET next_change_id = next_change_id + 1;\n"
+/* Never below the clock, so that a restored copy of the file does not give old numbers again. */
+#define NEXT_ID                                                                                    \
+    "  UPDATE _sync_client_info SET next_change_id = max(next_change_id," ROWSYNC_CLOCK ") + 1;\n"
 #define THIS_ID "(SELECT next_change_id - 1 FROM _sync_client_info)"
 /*
  * A row keeps the place in the queue that its first edit had, so that a parent that is edited again
@@ -1154,6 +1156,7 @@ mark_existing(rowsync *client, const Table *table)
     rowsync_code code;
 
     buffer_printf(&sql,
+                  NEXT_ID
                   "INSERT INTO _sync_dirty (table_id, pk, change_id, queued, base_version, changed)"
                   " SELECT %lld, pk, id, id, 0, -1 FROM (SELECT *, (SELECT next_change_id FROM"
                   " _sync_client_info) + row_number() OVER () - 1 AS id FROM (SELECT ",
@@ -1360,6 +1363,7 @@ sweep_table(rowsync *client, Table *table, bool queue, int64_t *found)
         *found += count;
         buffer_clear(&sql);
         buffer_printf(&sql,
+                      NEXT_ID
                       "INSERT INTO _sync_dirty (table_id, pk, change_id, queued, base_version,"
                       " changed) SELECT %lld, pk, id, id, base, changed FROM (SELECT *,"
                       " (SELECT next_change_id FROM _sync_client_info) + row_number() OVER () - 1"

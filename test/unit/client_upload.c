@@ -262,6 +262,45 @@ test_invalid(void)
     close_client(client, db);
 }
 
+static const char *meanwhile;
+
+/* What another process does while the answer is on its way. */
+static void
+another_process(void *context)
+{
+    (void)context;
+    app(db, meanwhile);
+}
+
+static void
+test_two_processes(void)
+{
+    fresh(known, ROWSYNC_SERVER_WINS);
+    script.before = another_process;
+    meanwhile = "INSERT INTO _sync_rejected (table_id, pk, pk_text, change_id, op, base_version,"
+                " changed, reason) SELECT table_id, pk, pk, change_id, 'UPDATE', 7, 1, 'forbidden'"
+                " FROM _sync_dirty; DELETE FROM _sync_dirty";
+    ok(push(INVALID("forbidden"), NULL) == ROWSYNC_OK, "two processes get the same refusal");
+    is(rows(db, "SELECT reason FROM _sync_rejected"), "forbidden", "the dead letter stays");
+    close_client(client, db);
+
+    fresh(known, ROWSYNC_SERVER_WINS);
+    script.before = another_process;
+    meanwhile = "UPDATE users SET n = 5; INSERT INTO _sync_rejected (table_id, pk, pk_text,"
+                " change_id, op, base_version, changed, reason) SELECT table_id, pk, pk, change_id,"
+                " 'UPDATE', 7, 1, 'forbidden' FROM _sync_dirty; DELETE FROM _sync_dirty";
+    ok(push(APPLIED, NULL) == ROWSYNC_OK, "an edit is taken after a later one was refused");
+    is(rows(db, "SELECT reason FROM _sync_rejected"), "forbidden",
+       "the later one's dead letter stays");
+    close_client(client, db);
+
+    fresh(known, ROWSYNC_SERVER_WINS);
+    app(db, "UPDATE _sync_client_info SET next_change_id = 5; UPDATE users SET n = 8");
+    is(rows(db, "SELECT change_id > 1000000000000000 FROM _sync_dirty"), "1",
+       "an edit in a restored copy of the file gets a number that was never given");
+    close_client(client, db);
+}
+
 static void
 test_hostile(void)
 {
@@ -310,6 +349,7 @@ main(void)
     test_applied();
     test_conflicts();
     test_invalid();
+    test_two_processes();
     test_hostile();
     return done();
 }
