@@ -326,4 +326,6 @@ void
 request_abandon(struct request *request)
 {
     pg_job_abandon(&request->job);
+    if (request->departed != NULL)
+        request->departed(request);
 }

@@ -23,6 +23,7 @@ struct request
     struct pg_job job;
     void (*answered)(struct request *request, PGresult *result); /* handler's, takes the result */
     void (*released)(struct request *request); /* handler's, when h2o lets go; may be NULL */
+    void (*departed)(struct request *request); /* handler's, when the client goes; may be NULL */
     void *subject;                             /* handler's own */
     uint64_t began;                            /* µs */
     uint64_t ended;            /* µs when the database was done; 0: was not asked */

@@ -124,14 +124,14 @@ remove_scope(struct watch *watch, struct scope *scope)
     free(scope);
 }
 
-/* Sends bytes of stream->text. */
+/* Sends bytes of stream->text. After the last ones `sending` stays: nothing may follow them. */
 static void
 send_text(struct stream *stream, int size, h2o_send_state_t state)
 {
     h2o_iovec_t bytes = h2o_iovec_init(stream->text, (size_t)size);
 
-    stream->sending = h2o_send_state_is_in_progress(state);
-    if (stream->sending)
+    stream->sending = true;
+    if (h2o_send_state_is_in_progress(state))
     {
         h2o_timeout_unlink(&stream->heartbeat);
         h2o_timeout_link(stream->watch->loop->http.loop, &stream->watch->heartbeats,
@@ -326,6 +326,17 @@ on_released(struct request *request)
         remove_scope(stream->watch, scope);
 }
 
+/* The client has gone: an end makes h2o see it, which does not look at a quiet connection. */
+static void
+on_departed(struct request *request)
+{
+    struct stream *stream = request->subject;
+
+    stream->ending = true;
+    request->req->http1_is_persistent = 0;
+    send_what_is_due(stream);
+}
+
 /* GET /sync/watch */
 void
 handle_watch(struct request *request)
@@ -358,6 +369,7 @@ handle_watch(struct request *request)
     watch->streams++;
     request->subject = stream;
     request->released = on_released;
+    request->departed = on_departed;
     request->req->compress_hint = H2O_COMPRESS_HINT_DISABLE;
     request_prepare_stream(request, "text/event-stream");
     h2o_start_response(request->req, &stream->super);

@@ -4,6 +4,7 @@ import base64
 import gzip
 import http.client
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -872,6 +873,27 @@ def test_event_streams_are_told_to_reconnect_and_do_not_delay_the_end(start_gate
     assert [stream.event() for stream in watching] == [("reconnect", {})] * 5
     assert [stream.event() for stream in watching] == [None] * 5
     assert gateway.server.wait(20) == 0
+
+
+def test_watchers_that_go_away_leave_nothing_open(start_gateway, mint):
+    gateway = start_gateway(ROWSYNC_LOOPS=1)
+
+    def descriptors():
+        return len(os.listdir(f"/proc/{gateway.server.pid}/fd"))
+    token = mint("ann", "phone")
+    first = Watching(gateway, token)
+    assert first.event() == ("head", {"head": 0})
+    before = descriptors()
+    watching = [Watching(gateway, token) for _ in range(20)]
+    assert [stream.event() for stream in watching] == [("head", {"head": 0})] * 20
+    assert descriptors() == before + 20
+    for stream in watching:
+        stream.response.close()
+        stream.connection.close()
+    # A comment would find them too, but not before 15 seconds.
+    assert eventually(lambda: descriptors() == before, seconds=10)
+    gateway.upload(token, many(1))
+    assert first.event() == ("head", {"head": 1})
 
 
 # Schema and digest
