@@ -260,6 +260,7 @@ rowsync_code row_set_version(rowsync *client, const Table *table, const Key *key
 /* conflict.c */
 rowsync_code conflict_settle(rowsync *client, const Change *change, const RowState *theirs,
                              Slice server_changed);
+rowsync_code take_unedited(rowsync *client, const Change *change, const RowState *theirs);
 rowsync_code conflict_hold(rowsync *client, const Table *table, const Key *key,
                            const RowState *theirs, int state);
 rowsync_code held_apply(rowsync *client, Table *table, const Key *key, bool *applied);

@@ -187,27 +187,18 @@ surviving(rowsync *client, const Change *change, const RowState *theirs, Slice s
     return mask;
 }
 
-/*
- * Three-way merge: the row takes over what the server changed, the edits that survive stay pending
- * on the server's version. An edit of a row that is deleted on one side is not merged: server wins.
- */
+/* Puts the server's row in place, but for the columns of `mask`, which stay as they are here. */
 static rowsync_code
-merge(rowsync *client, const Change *change, const RowState *theirs, Slice server_changed,
-      Slice local_payload)
+put_around(rowsync *client, const Change *change, const RowState *theirs, Slice local_payload,
+           int64_t mask, bool *refused)
 {
     Buffer payload = {0};
     RowState merged = *theirs;
     JsonReader reader = scan_reader(theirs->payload);
-    int64_t mask;
     Slice name, value;
-    bool first, refused;
+    bool first;
     int i;
 
-    if (theirs->deleted || change->op == OP_DELETE)
-        return server_wins(client, change, theirs);
-    mask = surviving(client, change, theirs, server_changed);
-    if (client->code != ROWSYNC_OK || mask == 0)
-        return client->code != ROWSYNC_OK ? client->code : server_wins(client, change, theirs);
     scan_enter(&reader, '{');
     buffer_byte(&payload, '{');
     for (first = true; scan_next_member(&reader, first, &name, &value); first = false)
@@ -231,16 +222,55 @@ merge(rowsync *client, const Change *change, const RowState *theirs, Slice serve
     merged.payload = (Slice){payload.data, payload.length};
     if (payload.failed)
         rs_nomem(client);
-    else if (row_put(client, change->table, &change->key, &merged, &refused) == ROWSYNC_OK &&
-             drop(client, SQL_HELD_DROP, change->table, &change->key) == ROWSYNC_OK)
-    {
-        if (refused)
-            server_wins(client, change, theirs);
-        else
-            rebase(client, change, theirs->version, mask);
-    }
+    else
+        row_put(client, change->table, &change->key, &merged, refused);
     buffer_free(&payload);
     return client->code;
+}
+
+/*
+ * The server's row for an edit that was followed by another one: its columns that are not being
+ * edited here are taken over, so that the device does not miss what the server made of them.
+ */
+rowsync_code
+take_unedited(rowsync *client, const Change *change, const RowState *theirs)
+{
+    Change now = *change;
+    Buffer local = {0};
+    const char *problem;
+    bool refused;
+
+    /* Where nothing is pending, another process has taken the answer in; a whole row is sent whole.
+     */
+    if (change_payload(client, &now, &local, true, &problem) == ROWSYNC_OK && now.change_id != 0 &&
+        now.op == OP_UPDATE && now.changed != -1 && problem == NULL)
+        put_around(client, &now, theirs, (Slice){buffer_string(&local), local.length}, now.changed,
+                   &refused);
+    buffer_free(&local);
+    return client->code;
+}
+
+/*
+ * Three-way merge: the row takes over what the server changed, the edits that survive stay pending
+ * on the server's version. An edit of a row that is deleted on one side is not merged: server wins.
+ */
+static rowsync_code
+merge(rowsync *client, const Change *change, const RowState *theirs, Slice server_changed,
+      Slice local_payload)
+{
+    int64_t mask;
+    bool refused;
+
+    if (theirs->deleted || change->op == OP_DELETE)
+        return server_wins(client, change, theirs);
+    mask = surviving(client, change, theirs, server_changed);
+    if (client->code != ROWSYNC_OK || mask == 0)
+        return client->code != ROWSYNC_OK ? client->code : server_wins(client, change, theirs);
+    if (put_around(client, change, theirs, local_payload, mask, &refused) != ROWSYNC_OK ||
+        drop(client, SQL_HELD_DROP, change->table, &change->key) != ROWSYNC_OK)
+        return client->code;
+    return refused ? server_wins(client, change, theirs)
+                   : rebase(client, change, theirs->version, mask);
 }
 
 /* Settles a conflict by a policy. */
@@ -574,6 +604,8 @@ rowsync_resolve(rowsync *client, const char *table_name, const char *pk, rowsync
         if (code == ROWSYNC_OK)
             code = settle(client, &change, &theirs, (Slice){0},
                           (Slice){buffer_string(&local), local.length}, how);
+        if (code == ROWSYNC_OK)
+            code = take_out_orphans(client);
         code = rs_end(client, code);
     }
     buffer_free(&text);
@@ -680,6 +712,9 @@ walk_rejected(rowsync *client, const char *table_name, const char *pk, bool requ
             sqlite3_finalize(statement);
         }
     }
+    /* Rows that refer to what was given up become dead letters of their own. */
+    if (code == ROWSYNC_OK)
+        code = take_out_orphans(client);
     return rs_end(client, code);
 }
 

@@ -997,10 +997,12 @@ install(rowsync *client, Table *table, const Script *script)
         code = rs_nomem(client);
     else if (strcmp(layout.data, table->layout) != 0)
     {
-        /* The bits of the mask mean other columns now: whole rows are sent. */
+        /*
+         * The bits of the mask mean other columns now, and a mark without bits may stand for a
+         * column that the old trigger did not know: whole rows are sent.
+         */
         code = rs_prepare(
-            client, "UPDATE _sync_dirty SET changed = -1 WHERE table_id = ?1 AND changed <> 0",
-            &statement);
+            client, "UPDATE _sync_dirty SET changed = -1 WHERE table_id = ?1", &statement);
         sqlite3_bind_int64(statement, 1, table->id);
         if (code == ROWSYNC_OK)
             code = rs_finish(client, statement, "marking whole rows");

@@ -119,8 +119,12 @@ take_applied(rowsync *client, const Change *change, const Status *status, const 
 {
     int cleared = 0;
     bool refused, ignored;
-    RowState row;
+    bool there;
+    RowState row = {0};
 
+    there = status->server_row.data != NULL && read_server_row(status->server_row, &row) &&
+            !row.deleted && change->op != OP_DELETE;
+    row.version = status->version;
     if (row_set_version(client, change->table, &change->key, status->version,
                         change->op == OP_DELETE) != ROWSYNC_OK ||
         run_keyed(client, SQL_DIRTY_CLEAR, change, change->change_id, &cleared) != ROWSYNC_OK ||
@@ -128,11 +132,12 @@ take_applied(rowsync *client, const Change *change, const Status *status, const 
                                 ROWSYNC_OK))
         return client->code;
     if (cleared == 0)
-        return run_keyed(client, SQL_DIRTY_REBASE, change, status->version, NULL);
-    if (status->server_row.data != NULL && read_server_row(status->server_row, &row) &&
-        !row.deleted && change->op != OP_DELETE)
+        return run_keyed(client, SQL_DIRTY_REBASE, change, status->version, NULL) == ROWSYNC_OK &&
+                       there
+                   ? take_unedited(client, change, &row)
+                   : client->code;
+    if (there)
     {
-        row.version = status->version;
         if (row_put(client, change->table, &change->key, &row, &refused) != ROWSYNC_OK ||
             (refused && conflict_hold(client, change->table, &change->key, &row, 2) != ROWSYNC_OK))
             return client->code;
@@ -295,6 +300,9 @@ take_answer(rowsync *client, const Batch *batch, const Status *statuses, bool la
     code = look_aside(client, round);
     for (i = 0; i < batch->count && code == ROWSYNC_OK; i++)
         code = take_status(client, batch, &batch->changes[i], &statuses[i], last, round, report);
+    /* A row of the server may need a parent that only the pull brings. */
+    if (code == ROWSYNC_OK)
+        code = take_out_orphans(client);
     code = rs_end(client, code);
     if (code != ROWSYNC_OK)
         *report = before;

@@ -121,6 +121,16 @@ test_applied(void)
        "an edit made while the first is on its way stays pending, on the new version");
     close_client(client, db);
 
+    fresh(known, ROWSYNC_SERVER_WINS);
+    script.before = edit_again;
+    push(STATUS("\"status\":\"applied\",\"new_server_version\":9,\"server_row\":{\"id\":\"a\","
+                "\"server_version\":9,\"deleted\":false,\"payload\":{\"id\":\"a\",\"name\":"
+                "\"Other\",\"n\":2.5,\"b\":\"AP8=\"}}"),
+         NULL);
+    is(rows(db, "SELECT name, n, hex(b), base_version FROM users, _sync_dirty"), "Mine,99.0,00FF,9",
+       "what the server made of other columns arrives nevertheless");
+    close_client(client, db);
+
     fresh("INSERT INTO users (id) VALUES ('a')", ROWSYNC_SERVER_WINS);
     push(
         STATUS(
@@ -262,6 +272,18 @@ test_invalid(void)
     close_client(client, db);
 }
 
+/* A migration of the app: a column is added and filled before the library has seen it. */
+static void
+test_new_column(void)
+{
+    fresh(known, ROWSYNC_SERVER_WINS);
+    push(APPLIED, NULL);
+    app(db, "ALTER TABLE users ADD COLUMN extra TEXT; UPDATE users SET extra = 'e'");
+    push(APPLIED, NULL);
+    ok(strstr(script.request, "\"extra\":\"e\"") != NULL, "a new column's first edit is sent");
+    close_client(client, db);
+}
+
 static const char *meanwhile;
 
 /* What another process does while the answer is on its way. */
@@ -349,6 +371,7 @@ main(void)
     test_applied();
     test_conflicts();
     test_invalid();
+    test_new_column();
     test_two_processes();
     test_hostile();
     return done();
