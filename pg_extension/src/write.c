@@ -104,6 +104,9 @@ sort_wave(Change **changes, int count)
     pfree(order);
 }
 
+/* Tries of the second path after which no further pass begins: some seconds. */
+#define MAX_TRIES 30000
+
 /* Changes that are written together or not at all. */
 typedef struct Attempt
 {
@@ -536,6 +539,29 @@ write_unit(Upload *upload, Change **changes, int count)
 }
 
 /*
+ * Says of the changes that more passes might still write that they are to be sent again: what is
+ * left of them waits for others of this request, and the next request begins where this one ended.
+ */
+static void
+put_off(Change **changes, int count)
+{
+    for (int i = 0; i < count; i++)
+    {
+        const char *state = changes[i]->sqlstate;
+
+        if (changes[i]->status != STATUS_INVALID ||
+            (strcmp(state, "23505") != 0 && strcmp(state, "23503") != 0 &&
+             strcmp(state, "23P01") != 0))
+            continue;
+        change_refuse(changes[i], REASON_INTERNAL_ERROR,
+                      "not written yet: too many changes of this request wait for each other",
+                      NULL);
+        strlcpy(changes[i]->sqlstate, unpack_sql_state(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+                sizeof(changes[i]->sqlstate));
+    }
+}
+
+/*
  * The second path: everything that can be written is. First in pieces of about the square root of
  * the whole, a failed piece unit by unit; then what is left, there and back, as long as it helps: a
  * value that a later delete frees, a parent that a later change brings.
@@ -546,6 +572,7 @@ write_in_pieces(Upload *upload, Change **changes, int count)
     int piece = Max((int)sqrt(count), 1);
     bool progress = false;
     bool forward = false;
+    int tries = 0;
     ErrorData *error;
 
     for (int first = 0; first < count;)
@@ -577,6 +604,11 @@ write_in_pieces(Upload *upload, Change **changes, int count)
     }
     while (progress)
     {
+        if (tries >= MAX_TRIES)
+        {
+            put_off(changes, count);
+            break;
+        }
         progress = false;
         for (int i = forward ? 0 : count; forward ? i < count : i > 0;)
         {
@@ -591,7 +623,10 @@ write_in_pieces(Upload *upload, Change **changes, int count)
             }
             length = unit_length(changes, first, count);
             if (changes[first]->status == STATUS_INVALID)
+            {
                 progress |= write_unit(upload, changes + first, length);
+                tries++;
+            }
             i = forward ? first + length : first;
         }
         forward = !forward;
