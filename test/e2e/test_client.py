@@ -341,6 +341,51 @@ def test_a_parent_deleted_here_and_used_there(device):
     assert everything(phone) == everything(tablet)
 
 
+def test_a_conflict_whose_row_needs_a_new_parent(device):
+    """The answer to the upload has a row that refers to one which only the pull brings."""
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    add_user(phone, "old")
+    add_post(phone, "post", "old")
+    phone.sync()
+    tablet.sync()
+    add_user(phone, "new")
+    phone.rows("UPDATE posts SET author_id = ?", (key("new"),))
+    phone.sync()
+    tablet.rows("UPDATE posts SET title = 'mine'")
+    assert tablet.sync()["statuses"]["conflict"] == 1
+    assert everything(tablet) == everything(phone)
+
+
+def test_a_conflict_that_deletes_a_parent(device):
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    add_user(phone, "ann")
+    add_post(phone, "post", "ann")
+    phone.sync()
+    tablet.sync()
+    phone.rows("DELETE FROM posts")
+    phone.rows("DELETE FROM users")
+    phone.sync()
+    tablet.rows("UPDATE users SET name = 'mine'")
+    assert tablet.sync()["statuses"]["conflict"] == 1
+    assert everything(tablet) == everything(phone)
+    assert tablet.rows("SELECT * FROM _sync_held") == []
+
+
+def test_a_refused_parent_can_be_given_up(device):
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    add_user(phone, "first", "same@sync.example")
+    phone.sync()
+    add_user(tablet, "second", "same@sync.example")
+    add_post(tablet, "post", "second")
+    assert tablet.run("sync", check=False).returncode == 3
+    tablet.run("discard", "users", key("second"))
+    assert tablet.rows("SELECT pk_text, reason FROM _sync_rejected") == [
+        (key("post"), "parent_deleted")]
+    tablet.run("discard")
+    tablet.sync()
+    assert everything(phone) == everything(tablet)
+
+
 def test_a_table_tracked_later_gets_its_rows(device):
     phone, tablet = device("ann", "phone"), device("ann", "tablet")
     add_user(phone, "ann")
