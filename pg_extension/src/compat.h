@@ -1,6 +1,6 @@
 /*
  * compat.h: the only place that looks at PG_VERSION_NUM. Everything else is written against the
- * names defined here. Known to be needed from PostgreSQL 14 on.
+ * names defined here. PostgreSQL 15 and newer.
  */
 #ifndef ROWSYNC_COMPAT_H
 #define ROWSYNC_COMPAT_H
@@ -37,12 +37,6 @@ typedef bool RowsyncIndexUpdate;
     makeJsonLexContextCstringLen(NULL, text, len, PG_UTF8, true)
 #else
 #define rowsync_make_json_lexer(text, len) makeJsonLexContextCstringLen(text, len, PG_UTF8, true)
-#endif
-
-#if PG_VERSION_NUM >= 150000
-#define rowsync_reserve_settings_prefix MarkGUCPrefixReserved
-#else
-#define rowsync_reserve_settings_prefix EmitWarningsOnPlaceholders
 #endif
 
 #endif

@@ -5,7 +5,6 @@
 
 #include "utils/guc.h"
 
-#include "compat.h"
 #include "guc.h"
 
 char *rowsync_scope = NULL;
@@ -36,5 +35,5 @@ rowsync_define_settings(void)
                             "A page always has at least one change, however large.",
                             &rowsync_page_size, 8192, 1, 524288, PGC_SUSET, GUC_UNIT_KB, NULL, NULL,
                             NULL);
-    rowsync_reserve_settings_prefix("rowsync");
+    MarkGUCPrefixReserved("rowsync");
 }
