@@ -76,7 +76,8 @@ extern "C"
      */
     typedef enum rowsync_policy
     {
-        ROWSYNC_SERVER_WINS = 0, /* the row becomes what the server has */
+        ROWSYNC_SERVER_WINS = 0, /* the row becomes what the server has; what was written here
+                                    is kept in _sync_overwritten */
         ROWSYNC_CLIENT_WINS = 1, /* the edit is sent again, on top of the server's version */
         ROWSYNC_MERGE = 2,       /* by column: columns that only one side changed are kept from that
                                     side; where both changed the same column, the server wins */
@@ -108,12 +109,13 @@ extern "C"
         int64_t unregistered_table;
         int64_t internal_error;
         int64_t other;
-        int64_t downloaded; /* changes of others that were applied here */
-        int64_t pages;      /* download pages that held changes */
-        int64_t pending;    /* rows that still wait for upload, after the call */
-        int64_t conflicts;  /* rows that wait for rowsync_resolve(), after the call */
-        int64_t rejected;   /* dead letters, after the call */
-        int64_t head;       /* position in the server's log that this database has reached */
+        int64_t downloaded;  /* changes of others that were applied here */
+        int64_t pages;       /* download pages that held changes */
+        int64_t pending;     /* rows that still wait for upload, after the call */
+        int64_t conflicts;   /* rows that wait for rowsync_resolve(), after the call */
+        int64_t rejected;    /* dead letters, after the call */
+        int64_t head;        /* position in the server's log that this database has reached */
+        int64_t overwritten; /* edits made here that lost a conflict: see _sync_overwritten */
     } rowsync_report;
 
     /* How a sync is done. NULL stands for all zero. */
@@ -280,8 +282,9 @@ extern "C"
     rowsync_code rowsync_set_token(rowsync *client, const char *token);
 
     /*
-     * Sync: hydrate where that was never done, push, pull. Each can be had alone. `options` and
-     * `report` may be NULL; the report is filled as far as things came, also after a failure.
+     * Sync: hydrate where that was never done, push, pull. Each can be had alone; push and pull too
+     * hydrate first where that was never done. `options` and `report` may be NULL; the report is
+     * filled as far as things came, also after a failure.
      */
     rowsync_code rowsync_sync(rowsync *client, const rowsync_sync_options *options,
                               rowsync_report *report);

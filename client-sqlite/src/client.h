@@ -113,6 +113,8 @@ typedef enum Statement
     SQL_HELD_GET,
     SQL_HELD_DROP,
     SQL_REJECTED_PUT,
+    SQL_OVERWRITTEN_PUT,
+    SQL_OVERWRITTEN_TRIM,
     SQL_REJECTED_SETTLE, /* by a change that was made after the refusal */
     SQL_REJECTED_DROP,
     SQL_STATEMENTS
@@ -138,6 +140,7 @@ struct rowsync
     int64_t cursor;
     int64_t window_until;
     int hydrated;
+    int64_t overwritten; /* local edits that lost a conflict, in this call */
 
     Table *tables;
     int table_count;
@@ -261,6 +264,7 @@ rowsync_code row_set_version(rowsync *client, const Table *table, const Key *key
 rowsync_code conflict_settle(rowsync *client, const Change *change, const RowState *theirs,
                              Slice server_changed);
 rowsync_code take_unedited(rowsync *client, const Change *change, const RowState *theirs);
+rowsync_code conflict_meet(rowsync *client, Table *table, const Key *key, const RowState *theirs);
 rowsync_code conflict_hold(rowsync *client, const Table *table, const Key *key,
                            const RowState *theirs, int state);
 rowsync_code held_apply(rowsync *client, Table *table, const Key *key, bool *applied);

@@ -80,13 +80,75 @@ rebase(rowsync *client, const Change *change, int64_t version, int64_t changed)
     return rs_finish(client, statement, "moving an edit");
 }
 
+/* The member of an object with this name (with its quotes). */
+static Slice
+member(Slice object, Slice name)
+{
+    JsonReader reader = scan_reader(object);
+    Slice key, value, found = {0};
+    bool first;
+
+    if (object.data == NULL || !scan_enter(&reader, '{'))
+        return found;
+    for (first = true; scan_next_member(&reader, first, &key, &value); first = false)
+        if (key.length == name.length && memcmp(key.data, name.data, name.length) == 0)
+            found = value;
+    return found;
+}
+
+/*
+ * Keeps what was written here and is about to be overwritten in the columns of `mask`, so that the
+ * app can show it. An edit that says what the server says loses nothing.
+ */
+static rowsync_code
+keep_overwritten(rowsync *client, const Change *change, const RowState *theirs, Slice local_payload,
+                 int64_t mask)
+{
+    const Table *table = change->table;
+    bool gone = change->op == OP_DELETE, lost = gone != theirs->deleted;
+    sqlite3_stmt *statement;
+    Buffer text = {0};
+    rowsync_code code;
+    int i;
+
+    for (i = 0; i < table->column_count && !gone && !lost; i++)
+    {
+        Slice name = {table->columns[i].member, strlen(table->columns[i].member) - 1};
+        Slice mine = member(local_payload, name), other = member(theirs->payload, name);
+
+        lost = (table->columns[i].mask & mask) != 0 && mine.data != NULL && other.data != NULL &&
+               (mine.length != other.length || memcmp(mine.data, other.data, mine.length) != 0);
+    }
+    if (!lost)
+        return ROWSYNC_OK;
+    if ((statement = rs_statement(client, SQL_OVERWRITTEN_PUT)) == NULL)
+        return client->code;
+    key_to_text(&text, table, &change->key);
+    sqlite3_bind_text(statement, 1, table->name, -1, SQLITE_STATIC);
+    sqlite3_bind_text64(statement, 2, buffer_string(&text), text.length, SQLITE_STATIC,
+                        SQLITE_UTF8);
+    sqlite3_bind_text(statement, 3, operation_name(change->op), -1, SQLITE_STATIC);
+    sqlite3_bind_int64(statement, 4, change->base_version);
+    sqlite3_bind_int64(statement, 5, theirs->version);
+    if (!gone)
+        sqlite3_bind_text64(statement, 6, local_payload.data, local_payload.length, SQLITE_STATIC,
+                            SQLITE_UTF8);
+    code = text.failed ? rs_nomem(client)
+                       : rs_finish(client, statement, "keeping what a conflict overwrites");
+    sqlite3_clear_bindings(statement);
+    buffer_free(&text);
+    client->overwritten++;
+    return code == ROWSYNC_OK ? rs_run(client, SQL_OVERWRITTEN_TRIM) : code;
+}
+
 /* The row becomes the server's and the edit ends; where the row cannot be stored it is kept. */
 static rowsync_code
-server_wins(rowsync *client, const Change *change, const RowState *theirs)
+server_wins(rowsync *client, const Change *change, const RowState *theirs, Slice local_payload)
 {
     bool refused;
 
-    if (row_put(client, change->table, &change->key, theirs, &refused) != ROWSYNC_OK ||
+    if (keep_overwritten(client, change, theirs, local_payload, change->changed) != ROWSYNC_OK ||
+        row_put(client, change->table, &change->key, theirs, &refused) != ROWSYNC_OK ||
         drop(client, SQL_HELD_DROP, change->table, &change->key) != ROWSYNC_OK ||
         (refused && conflict_hold(client, change->table, &change->key, theirs, 2) != ROWSYNC_OK) ||
         drop(client, SQL_REJECTED_DROP, change->table, &change->key) != ROWSYNC_OK)
@@ -119,22 +181,6 @@ array_has(Slice array, Slice name)
         if (element.length == name.length && memcmp(element.data, name.data, name.length) == 0)
             return true;
     return false;
-}
-
-/* The member of an object with this name (with its quotes). */
-static Slice
-member(Slice object, Slice name)
-{
-    JsonReader reader = scan_reader(object);
-    Slice key, value, found = {0};
-    bool first;
-
-    if (object.data == NULL || !scan_enter(&reader, '{'))
-        return found;
-    for (first = true; scan_next_member(&reader, first, &key, &value); first = false)
-        if (key.length == name.length && memcmp(key.data, name.data, name.length) == 0)
-            found = value;
-    return found;
 }
 
 /*
@@ -262,14 +308,17 @@ merge(rowsync *client, const Change *change, const RowState *theirs, Slice serve
     bool refused;
 
     if (theirs->deleted || change->op == OP_DELETE)
-        return server_wins(client, change, theirs);
+        return server_wins(client, change, theirs, local_payload);
     mask = surviving(client, change, theirs, server_changed);
     if (client->code != ROWSYNC_OK || mask == 0)
-        return client->code != ROWSYNC_OK ? client->code : server_wins(client, change, theirs);
-    if (put_around(client, change, theirs, local_payload, mask, &refused) != ROWSYNC_OK ||
+        return client->code != ROWSYNC_OK ? client->code
+                                          : server_wins(client, change, theirs, local_payload);
+    if (keep_overwritten(client, change, theirs, local_payload, change->changed & ~mask) !=
+            ROWSYNC_OK ||
+        put_around(client, change, theirs, local_payload, mask, &refused) != ROWSYNC_OK ||
         drop(client, SQL_HELD_DROP, change->table, &change->key) != ROWSYNC_OK)
         return client->code;
-    return refused ? server_wins(client, change, theirs)
+    return refused ? server_wins(client, change, theirs, local_payload)
                    : rebase(client, change, theirs->version, mask);
 }
 
@@ -293,7 +342,7 @@ settle(rowsync *client, const Change *change, const RowState *theirs, Slice serv
         case ROWSYNC_MANUAL:
             return conflict_hold(client, change->table, &change->key, theirs, 1);
         default:
-            return server_wins(client, change, theirs);
+            return server_wins(client, change, theirs, local_payload);
     }
 }
 
@@ -337,6 +386,28 @@ conflict_settle(rowsync *client, const Change *change, const RowState *theirs, S
     }
     buffer_free(&local);
     return code;
+}
+
+/*
+ * A download brings a row of which an edit is pending. An edit that knew nothing of the server's
+ * row (the app was installed again and wrote before its first sync) is decided upon now: the server
+ * would take it for a newer one of the same source. Any other waits for the answer to its upload.
+ */
+rowsync_code
+conflict_meet(rowsync *client, Table *table, const Key *key, const RowState *theirs)
+{
+    Change change = {.table = table, .key = *key};
+    Buffer ignored = {0};
+    const char *problem;
+    rowsync_code code = change_payload(client, &change, &ignored, true, &problem);
+
+    buffer_free(&ignored);
+    if (code != ROWSYNC_OK)
+        return code;
+    if (change.change_id != 0 && change.base_version == 0 && change.op == OP_INSERT &&
+        !theirs->deleted && problem == NULL)
+        return conflict_settle(client, &change, theirs, (Slice){0});
+    return conflict_hold(client, table, key, theirs, 0);
 }
 
 /* Reads what is held of a row into `text`; false when there is nothing. */

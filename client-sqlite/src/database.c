@@ -18,6 +18,9 @@
  * _sync_held keeps what the server says of a row that could not be applied: because edits of the
  * row are pending (state 0), because the app is to decide (1), or because something local is in the
  * way, such as a missing parent (2). The latest one counts.
+ *
+ * _sync_overwritten has what was written here and lost against the server in a conflict, the last
+ * thousand of it.
  */
 static const char schema_sql[] =
     "CREATE TABLE IF NOT EXISTS _sync_client_info ("
@@ -53,6 +56,10 @@ static const char schema_sql[] =
     " table_id INTEGER NOT NULL, pk NOT NULL, pk_text TEXT NOT NULL, state INTEGER NOT NULL,"
     " server_version INTEGER NOT NULL, deleted INTEGER NOT NULL, payload TEXT,"
     " PRIMARY KEY (table_id, pk)) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS _sync_overwritten ("
+    " id INTEGER PRIMARY KEY, table_name TEXT NOT NULL, pk_uuid TEXT NOT NULL, op TEXT NOT NULL,"
+    " base_version INTEGER NOT NULL, server_version INTEGER NOT NULL, payload TEXT,"
+    " overwritten_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')));"
     "CREATE VIEW IF NOT EXISTS _sync_row_meta AS SELECT t.table_name,"
     " CASE WHEN typeof(v.pk) <> 'blob' THEN CAST(v.pk AS TEXT)"
     " WHEN length(v.pk) <> 16 THEN lower(hex(v.pk)) ELSE lower(substr(hex(v.pk), 1, 8) || '-' ||"
@@ -130,10 +137,16 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
         "INSERT INTO _sync_rejected (table_id, pk, pk_text, change_id, op, base_version, changed,"
         " reason, message, details, payload, old_row) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9,"
         " ?10, ?11, old_row FROM _sync_dirty WHERE " ROW_KEY " AND change_id = ?4"
-        " ON CONFLICT (table_id, pk) DO UPDATE SET change_id = excluded.change_id, op = excluded.op, base_version ="
+        " ON CONFLICT (table_id, pk) DO UPDATE SET change_id = excluded.change_id, op = "
+        "excluded.op, base_version ="
         " excluded.base_version, changed = changed | excluded.changed, reason = excluded.reason,"
         " message = excluded.message, details = excluded.details, payload = excluded.payload,"
         " old_row = excluded.old_row, rejected_at = excluded.rejected_at",
+    [SQL_OVERWRITTEN_PUT] =
+        "INSERT INTO _sync_overwritten (table_name, pk_uuid, op, base_version, server_version,"
+        " payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    [SQL_OVERWRITTEN_TRIM] = "DELETE FROM _sync_overwritten WHERE id <="
+                             " (SELECT max(id) FROM _sync_overwritten) - 1000",
     [SQL_REJECTED_SETTLE] = "DELETE FROM _sync_rejected WHERE " ROW_KEY " AND change_id <= ?3",
     [SQL_REJECTED_DROP] = "DELETE FROM _sync_rejected WHERE " ROW_KEY,
 };
@@ -361,6 +374,7 @@ rs_enter(rowsync *client, bool writes)
 
     client->code = ROWSYNC_OK;
     client->cancelled = 0;
+    client->overwritten = 0;
     buffer_clear(&client->message);
     buffer_clear(&client->hint);
     if (writes && !sqlite3_get_autocommit(client->db))
@@ -624,6 +638,7 @@ rowsync_detach(rowsync *client, int force)
     }
     buffer_text(&sql, "DELETE FROM _sync_dirty; DELETE FROM _sync_version;"
                       "DELETE FROM _sync_held; DELETE FROM _sync_rejected;"
+                      "DELETE FROM _sync_overwritten;"
                       "UPDATE _sync_client_info SET user_id = NULL, url = NULL, hydrated = 0,"
                       " last_server_seq_seen = 0, current_window_until = 0");
     if (code == ROWSYNC_OK)

@@ -77,7 +77,7 @@ take_row(rowsync *client, Table *table, const Key *key, const RowState *state,
     if (has_edits(client, table, key, &edited) != ROWSYNC_OK)
         return client->code;
     if (edited)
-        return conflict_hold(client, table, key, state, 0);
+        return conflict_meet(client, table, key, state);
     if (row_put(client, table, key, state, &refused) != ROWSYNC_OK)
         return client->code;
     if (refused)

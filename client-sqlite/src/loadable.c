@@ -129,13 +129,14 @@ result_report(sqlite3_context *context, const rowsync_report *report)
 {
     Buffer text = {0};
 
-    buffer_printf(&text,
-                  "{\"uploaded\":%lld,\"rounds\":%lld,\"downloaded\":%lld,\"pages\":%lld,"
-                  "\"pending\":%lld,\"conflicts\":%lld,\"rejected\":%lld,\"head\":%lld}",
-                  (long long)report->uploaded, (long long)report->rounds,
-                  (long long)report->downloaded, (long long)report->pages,
-                  (long long)report->pending, (long long)report->conflicts,
-                  (long long)report->rejected, (long long)report->head);
+    buffer_printf(
+        &text,
+        "{\"uploaded\":%lld,\"rounds\":%lld,\"downloaded\":%lld,\"pages\":%lld,"
+        "\"pending\":%lld,\"conflicts\":%lld,\"rejected\":%lld,\"head\":%lld,"
+        "\"overwritten\":%lld}",
+        (long long)report->uploaded, (long long)report->rounds, (long long)report->downloaded,
+        (long long)report->pages, (long long)report->pending, (long long)report->conflicts,
+        (long long)report->rejected, (long long)report->head, (long long)report->overwritten);
     if (text.failed)
         sqlite3_result_error_nomem(context);
     else

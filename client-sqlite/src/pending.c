@@ -284,8 +284,8 @@ pending_reject(rowsync *client, const Change *change, Slice payload, const char 
     sqlite3_bind_text64(statement, 9, message.data, message.length, SQLITE_STATIC, SQLITE_UTF8);
     sqlite3_bind_text64(statement, 10, details.data, details.length, SQLITE_STATIC, SQLITE_UTF8);
     sqlite3_bind_text64(statement, 11, payload.data, payload.length, SQLITE_STATIC, SQLITE_UTF8);
-    code = text.failed ? rs_nomem(client)
-                       : rs_finish(client, statement, "keeping a refused change");
+    code =
+        text.failed ? rs_nomem(client) : rs_finish(client, statement, "keeping a refused change");
     buffer_free(&text);
     *moved = code == ROWSYNC_OK && sqlite3_changes(client->db) > 0;
     if (!*moved || (statement = rs_statement(client, SQL_DIRTY_CLEAR)) == NULL)

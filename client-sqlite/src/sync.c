@@ -48,7 +48,7 @@ run(rowsync *client, const rowsync_sync_options *given, rowsync_report *report, 
         (code = rs_attached(client)) != ROWSYNC_OK ||
         (code = take_options(client, given, &options)) != ROWSYNC_OK)
         return code;
-    if ((parts & HYDRATE) != 0 || ((parts & PULL) != 0 && client->hydrated != 2))
+    if ((parts & HYDRATE) != 0 || client->hydrated != 2)
         code = hydrate_all(client, &options, report);
     if (code == ROWSYNC_OK && (parts & PUSH) != 0)
         code = push_all(client, &options, report);
@@ -74,6 +74,7 @@ run(rowsync *client, const rowsync_sync_options *given, rowsync_report *report, 
         if (failure == ROWSYNC_OK && counted == ROWSYNC_OK)
             counted = rs_load_info(client);
         report->head = client->cursor;
+        report->overwritten = client->overwritten;
         client->code = failure != ROWSYNC_OK ? failure : counted;
     }
     return client->code;

@@ -256,6 +256,43 @@ renew_token(rowsync *client)
     return code;
 }
 
+/*
+ * Refuses a token that was signed for another user: the edits here would land among that one's
+ * rows. Only a JWT tells; its signature is the gateway's business.
+ */
+static rowsync_code
+check_subject(rowsync *client)
+{
+    static const char *const names[] = {"sub"};
+    const char *dot = strchr(client->token, '.');
+    const char *end = dot != NULL ? strchr(dot + 1, '.') : NULL;
+    Buffer text = {0}, claims = {0}, subject = {0};
+    Slice field = {0};
+    size_t i;
+
+    if (end == NULL)
+        return ROWSYNC_OK;
+    buffer_append(&text, dot + 1, (size_t)(end - dot - 1));
+    for (i = 0; i < text.length; i++) /* base64url, without padding */
+        text.data[i] = text.data[i] == '-' ? '+' : text.data[i] == '_' ? '/' : text.data[i];
+    while (text.length % 4 != 0 && !text.failed)
+        buffer_byte(&text, '=');
+    if (base64_decode((Slice){buffer_string(&text), text.length}, &claims) &&
+        scan_fields((Slice){buffer_string(&claims), claims.length}, names, &field, 1) &&
+        field.data != NULL && scan_string(field, &subject) &&
+        strcmp(buffer_string(&subject), client->user_id) != 0)
+        rs_fail(client, ROWSYNC_AUTH,
+                "Use a token of the attached user, or detach first to sync as another.",
+                "The token is of user \"%.200s\", the database belongs to \"%.200s\".",
+                buffer_string(&subject), client->user_id);
+    if (text.failed || claims.failed || subject.failed)
+        rs_nomem(client);
+    buffer_free(&text);
+    buffer_free(&claims);
+    buffer_free(&subject);
+    return client->code;
+}
+
 /* An answer that is no success, in words: what the gateway says of it, if it says something. */
 static rowsync_code
 explain(rowsync *client, const Exchange *answer)
@@ -313,6 +350,8 @@ rs_request(rowsync *client, const char *method, const char *path, const Buffer *
                                    NULL,   0,        out->stream != NULL ? SIZE_MAX : MAX_RESPONSE};
         rowsync_response *response = &out->response;
 
+        if ((code = check_subject(client)) != ROWSYNC_OK)
+            break;
         buffer_clear(&bearer);
         buffer_printf(&bearer, "Authorization: Bearer %s", client->token);
         count = 0;

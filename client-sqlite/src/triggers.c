@@ -1001,8 +1001,8 @@ install(rowsync *client, Table *table, const Script *script)
          * The bits of the mask mean other columns now, and a mark without bits may stand for a
          * column that the old trigger did not know: whole rows are sent.
          */
-        code = rs_prepare(
-            client, "UPDATE _sync_dirty SET changed = -1 WHERE table_id = ?1", &statement);
+        code = rs_prepare(client, "UPDATE _sync_dirty SET changed = -1 WHERE table_id = ?1",
+                          &statement);
         sqlite3_bind_int64(statement, 1, table->id);
         if (code == ROWSYNC_OK)
             code = rs_finish(client, statement, "marking whole rows");
@@ -1364,16 +1364,15 @@ sweep_table(rowsync *client, Table *table, bool queue, int64_t *found)
         statement = NULL;
         *found += count;
         buffer_clear(&sql);
-        buffer_printf(&sql,
-                      NEXT_ID
-                      "INSERT INTO _sync_dirty (table_id, pk, change_id, queued, base_version,"
-                      " changed) SELECT %lld, pk, id, id, base, changed FROM (SELECT *,"
-                      " (SELECT next_change_id FROM _sync_client_info) + row_number() OVER () - 1"
-                      " AS id FROM (%s UNION ALL %s)) WHERE true"
-                      " ON CONFLICT (table_id, pk) DO NOTHING;"
-                      "UPDATE _sync_client_info SET next_change_id = next_change_id + %lld",
-                      (long long)table->id, buffer_string(&gone), buffer_string(&fresh),
-                      (long long)count);
+        buffer_printf(
+            &sql,
+            NEXT_ID "INSERT INTO _sync_dirty (table_id, pk, change_id, queued, base_version,"
+                    " changed) SELECT %lld, pk, id, id, base, changed FROM (SELECT *,"
+                    " (SELECT next_change_id FROM _sync_client_info) + row_number() OVER () - 1"
+                    " AS id FROM (%s UNION ALL %s)) WHERE true"
+                    " ON CONFLICT (table_id, pk) DO NOTHING;"
+                    "UPDATE _sync_client_info SET next_change_id = next_change_id + %lld",
+            (long long)table->id, buffer_string(&gone), buffer_string(&fresh), (long long)count);
         if (queue && count > 0)
             code = sql.failed ? rs_nomem(client) : rs_exec(client, sql.data);
     }

@@ -128,8 +128,8 @@ take_applied(rowsync *client, const Change *change, const Status *status, const 
     if (row_set_version(client, change->table, &change->key, status->version,
                         change->op == OP_DELETE) != ROWSYNC_OK ||
         run_keyed(client, SQL_DIRTY_CLEAR, change, change->change_id, &cleared) != ROWSYNC_OK ||
-        (round->refusals && run_keyed(client, SQL_REJECTED_SETTLE, change, change->change_id, NULL) !=
-                                ROWSYNC_OK))
+        (round->refusals &&
+         run_keyed(client, SQL_REJECTED_SETTLE, change, change->change_id, NULL) != ROWSYNC_OK))
         return client->code;
     if (cleared == 0)
         return run_keyed(client, SQL_DIRTY_REBASE, change, status->version, NULL) == ROWSYNC_OK &&

@@ -386,6 +386,34 @@ def test_a_refused_parent_can_be_given_up(device):
     assert everything(phone) == everything(tablet)
 
 
+@pytest.mark.parametrize("command", ["sync", "push"])
+def test_an_app_that_writes_before_its_first_sync(device, database, command):
+    """Installed again under its old source id: what the server has is no edit of its own to be replaced."""
+    phone = device("ann", "phone")
+    add_user(phone, "ann")
+    phone.rows("UPDATE users SET name = 'kept'")
+    phone.sync()
+    again = device("ann", "phone")
+    add_user(again, "ann")
+    add_user(again, "new")
+    again.run(command)
+    again.sync()
+    assert name_of(again, "ann") == "kept"
+    assert sorted(database.rows("SELECT name FROM business.users")) == [("kept",), ("new",)]
+    ((pk, payload),) = again.rows("SELECT pk_uuid, payload FROM _sync_overwritten")
+    assert (pk, json.loads(payload)["name"]) == (key("ann"), "ann")
+
+
+def test_a_token_of_another_user(device, database):
+    phone, other = device("ann", "phone"), device("bob", "phone")
+    phone.sync()
+    add_user(phone, "ann")
+    phone._token = other.mint()
+    done = phone.run("sync", check=False)
+    assert (done.returncode, 'The token is of user "bob"' in done.stderr) == (1, True), done.stderr
+    assert database.value("SELECT count(*) FROM business.users") == 0
+
+
 def test_a_table_tracked_later_gets_its_rows(device):
     phone, tablet = device("ann", "phone"), device("ann", "tablet")
     add_user(phone, "ann")

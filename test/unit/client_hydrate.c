@@ -79,10 +79,12 @@ test_snapshot(void)
     fresh("INSERT INTO users VALUES ('mine', 'M', 0), ('a', 'edited', 9)");
     pull(HEADER ROWS END, NOTHING_NEW, NULL);
     is(rows(db, "SELECT group_concat(id || name) FROM (SELECT * FROM users ORDER BY id)"),
-       "aedited,bB\xc3\xb6"
+       "aAnn,bB\xc3\xb6"
        "b,mineM",
-       "edits from before the sign-in are left alone");
-    ok(report.pending == 2, "and pending");
+       "an edit from before the sign-in that knew nothing of the server's row is a conflict");
+    is(rows(db, "SELECT pk_uuid, op, server_version, payload FROM _sync_overwritten"),
+       "a,INSERT,3,{\"id\":\"a\",\"name\":\"edited\",\"n\":9}", "what was written is kept");
+    ok(report.pending == 1 && report.overwritten == 1, "and reported; other rows are pending");
     close_client(client, db);
 
     fresh("INSERT INTO users VALUES ('old', 'O', 0); DELETE FROM _sync_dirty; INSERT INTO"

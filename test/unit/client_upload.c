@@ -272,6 +272,36 @@ test_invalid(void)
     close_client(client, db);
 }
 
+/* What loses a conflict is kept; tokens of others are refused. */
+static void
+test_users_and_losers(void)
+{
+    /* {"alg":"none"} . {"sub":"bob"} */
+    static const char *const token = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJib2IifQ.x";
+
+    fresh(known, ROWSYNC_SERVER_WINS);
+    push(THEIRS, NULL);
+    is(rows(db, "SELECT pk_uuid, op, base_version, server_version, payload FROM _sync_overwritten"),
+       "a,UPDATE,7,8,{\"id\":\"a\",\"name\":\"Mine\",\"n\":1.5,\"b\":\"AQ==\"}",
+       "an edit that lost a conflict is kept");
+    ok(report.overwritten == 1, "and counted");
+    close_client(client, db);
+
+    fresh(known, ROWSYNC_SERVER_WINS);
+    app(db, "UPDATE users SET name = 'Theirs'");
+    push(THEIRS, NULL);
+    ok(report.overwritten == 0, "an edit that says the same loses nothing");
+    close_client(client, db);
+
+    fresh(known, ROWSYNC_SERVER_WINS);
+    rowsync_set_token(client, token);
+    ok(push(APPLIED, NULL) == ROWSYNC_AUTH && script.asked == 0,
+       "a token of another user: refused");
+    is(rowsync_message(client), "The token is of user \"bob\", the database belongs to \"ann\".",
+       "and says whose it is");
+    close_client(client, db);
+}
+
 /* A migration of the app: a column is added and filled before the library has seen it. */
 static void
 test_new_column(void)
@@ -371,6 +401,7 @@ main(void)
     test_applied();
     test_conflicts();
     test_invalid();
+    test_users_and_losers();
     test_new_column();
     test_two_processes();
     test_hostile();
