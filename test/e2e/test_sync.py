@@ -288,7 +288,7 @@ def test_a_gateway_killed_in_the_middle_loses_and_doubles_nothing(
     blocker.rollback()
     blocker.close()
     second = start_gateway()
-    phone.run("attach", "--url", second.url, "--user", "ann", "--source", "phone")
+    phone.run("attach", "--url", second.url, "--user", "ann", "--source", "phone", "--force")
     phone.sync()
     assert [entry[1] for entry in log(database)] == [1]
     assert phone.rows("SELECT * FROM _sync_pending") == []

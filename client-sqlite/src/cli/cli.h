@@ -37,13 +37,61 @@ typedef struct Arguments
     const char **claims;
     int batch_size;
     int page_size;
+    int limit;
     int ttl;
     int json;
     int force;
     int repair;
 } Arguments;
 
+/* What every command works with. */
+typedef struct Session
+{
+    const Arguments *arguments;
+    sqlite3 *db;
+    rowsync *client;
+    char *token;
+    rowsync_transport wire; /* libcurl, behind the transport that listens in */
+    char *heard;            /* an answer as far as it is looked into; owned */
+    size_t heard_length;
+    char problem[64]; /* the code in the last problem answer, or "" */
+    json_t *missing;  /* change id -> what the server lacks for it; owned, may be NULL */
+    int retrying;     /* the user was told that requests are sent again */
+} Session;
+
+/* main.c */
+int usage(const char *message);
+
+/* session.c */
+extern volatile int stopped;
+int session_open(Session *session, int creates);
+int session_connect(Session *session);
+void session_close(Session *session);
+void session_signals(rowsync *client);
+int session_token(Session *session);
+rowsync_code session_get(Session *session, const char *url, const char *source,
+                         const rowsync_transport *wire, rowsync_sink sink, void *context,
+                         rowsync_response *response);
+char *session_fetch(Session *session, const char *url, const char *source);
+
+/* print.c */
+int failed(const Session *session);
+int complain(const Session *session, const char *code, const char *message, const char *hint);
+void say(const Session *session, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void print_json(json_t *object);
+const char *plural(int64_t count);
+int print_rows(const Session *session, const char *sql, const char *value, int *count);
+void clear_progress(const Session *session);
+void print_report(const Session *session, const rowsync_report *report);
+
+/* clone.c, watch.c */
+int run_clone(Session *session);
+int run_watch(Session *session);
+int run_log(Session *session);
+
+/* token.c */
 int token_command(const Arguments *arguments);
 char *token_read(const Arguments *arguments);
+json_t *token_claims(const char *token);
 
 #endif

@@ -1,104 +1,19 @@
 /*
- * main.c - the rowsync command line.
+ * main.c - the rowsync command line: its commands on a file, and what they are called.
  */
 #include <popt.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "cli.h"
 
-/* The handle that a signal cancels. */
-static rowsync *volatile running;
-
-/* What every command works with. */
-typedef struct Session
-{
-    const Arguments *arguments;
-    sqlite3 *db;
-    rowsync *client;
-    char *token;
-} Session;
-
-static void
-on_signal(int number)
-{
-    (void)number;
-    if (running != NULL)
-        rowsync_cancel(running);
-}
-
-/* Reports the handle's failure: what happened, and below it what to do. */
-static int
-failed(const Session *session)
-{
-    rowsync_code code = rowsync_error(session->client);
-
-    if (session->arguments->json)
-    {
-        json_t *error =
-            json_pack("{s:{s:s, s:s, s:s}}", "error", "code", rowsync_code_name(code), "message",
-                      rowsync_message(session->client), "hint", rowsync_hint(session->client));
-
-        json_dumpf(error, stdout, JSON_COMPACT);
-        puts("");
-        json_decref(error);
-    }
-    fprintf(stderr, "rowsync: %s\n", rowsync_message(session->client));
-    if (*rowsync_hint(session->client) != '\0')
-        fprintf(stderr, "  %s\n", rowsync_hint(session->client));
-    return code == ROWSYNC_DIFFERENT ? EXIT_ATTENTION : EXIT_FAILED;
-}
-
 /* A wrong command line. */
-static int
+int
 usage(const char *message)
 {
     fprintf(stderr, "rowsync: %s\n  See rowsync --help.\n", message);
     return EXIT_USAGE;
-}
-
-/* The token callback: the source of the token may have a fresh one. */
-static int
-fresh_token(void *context, char *token, size_t size)
-{
-    const Session *session = context;
-    char *fresh = token_read(session->arguments);
-    int length = fresh != NULL ? snprintf(token, size, "%s", fresh) : -1;
-
-    free(fresh);
-    return length > 0 && (size_t)length < size ? 0 : -1;
-}
-
-/* Draws how far things are, on a terminal only. */
-static int
-draw_progress(void *context, const char *phase, int64_t done, int64_t total)
-{
-    const Session *session = context;
-
-    (void)total;
-    if (!session->arguments->json && isatty(STDERR_FILENO) && done > 0)
-        fprintf(stderr, "\r\033[K%s: %lld", phase, (long long)done);
-    return 0;
-}
-
-/* Removes the progress line. */
-static void
-clear_progress(const Session *session)
-{
-    if (!session->arguments->json && isatty(STDERR_FILENO))
-        fputs("\r\033[K", stderr);
-}
-
-/* Prints an object as one line and frees it. */
-static void
-print_json(json_t *object)
-{
-    json_dumpf(object, stdout, JSON_COMPACT);
-    puts("");
-    json_decref(object);
 }
 
 /* "server", "client", "merge", "manual" as a policy; -1 for others. */
@@ -114,18 +29,70 @@ policy_of(const char *name)
     return -1;
 }
 
+/* The first number that a query gives; `value` is its ?1. 0 where it gives none. */
+static int64_t
+number(const Session *session, const char *sql, const char *value)
+{
+    sqlite3_stmt *statement = NULL;
+    int64_t result = 0;
+
+    if (sqlite3_prepare_v2(session->db, sql, -1, &statement, NULL) == SQLITE_OK)
+    {
+        if (sqlite3_bind_parameter_count(statement) > 0)
+            sqlite3_bind_text(statement, 1, value, -1, SQLITE_STATIC);
+        if (sqlite3_step(statement) == SQLITE_ROW)
+            result = sqlite3_column_int64(statement, 0);
+    }
+    sqlite3_finalize(statement);
+    return result;
+}
+
+/* init: a second time is fine, and said. */
 static int
 run_init(Session *session)
 {
-    return rowsync_init(session->client) == ROWSYNC_OK ? EXIT_DONE : failed(session);
+    int64_t there = number(
+        session, "SELECT count(*) FROM sqlite_schema WHERE name = '_sync_client_info'", NULL);
+
+    if (rowsync_init(session->client) != ROWSYNC_OK)
+        return failed(session);
+    say(session,
+        there ? "%s has rowsync's tables already" : "%s is ready for `rowsync track` and `attach`",
+        session->arguments->file);
+    return EXIT_DONE;
 }
 
+/* Views and virtual tables have no triggers that could capture: says so, rather than what lacks. */
+static int
+refuse_what_is_no_table(const Session *session, const char *name)
+{
+    int64_t kind = number(session,
+                          "SELECT CASE WHEN type = 'view' THEN 1"
+                          " WHEN sql LIKE 'create virtual%' THEN 2 END FROM sqlite_schema"
+                          " WHERE name = ?1 COLLATE NOCASE AND type IN ('table', 'view')",
+                          name);
+    char message[600];
+
+    if (kind == 0)
+        return EXIT_DONE;
+    snprintf(message, sizeof(message), "\"%.500s\" is a %s.", name,
+             kind == 1 ? "view" : "virtual table");
+    return complain(session, "schema", message,
+                    kind == 1 ? "Track the tables that it reads."
+                              : "Only ordinary tables can be tracked: SQLite has no triggers on"
+                                " virtual ones.");
+}
+
+/* track: one line a table. */
 static int
 run_track(Session *session)
 {
+    static const char *const outcome[] = {"the server's row wins", "the edit here wins",
+                                          "columns are merged", "both sides are kept"};
     const Arguments *arguments = session->arguments;
     rowsync_track_options options = {arguments->schema, ROWSYNC_SERVER_WINS,
                                      arguments->local_columns};
+    int64_t pending;
     int i, policy;
 
     if (arguments->rest[0] == NULL)
@@ -137,11 +104,23 @@ run_track(Session *session)
         options.policy = (rowsync_policy)policy;
     }
     for (i = 0; arguments->rest[i] != NULL; i++)
+    {
+        if (refuse_what_is_no_table(session, arguments->rest[i]) != EXIT_DONE)
+            return EXIT_FAILED;
         if (rowsync_track(session->client, arguments->rest[i], &options) != ROWSYNC_OK)
             return failed(session);
+        pending = number(session,
+                         "SELECT count(*) FROM _sync_dirty JOIN _sync_table USING (table_id)"
+                         " WHERE table_name = ?1 COLLATE NOCASE",
+                         arguments->rest[i]);
+        say(session, "tracking %s as %s.%s on the server; in conflicts %s; %lld row%s to upload",
+            arguments->rest[i], arguments->schema != NULL ? arguments->schema : "public",
+            arguments->rest[i], outcome[options.policy], (long long)pending, plural(pending));
+    }
     return EXIT_DONE;
 }
 
+/* untrack: one line a table. */
 static int
 run_untrack(Session *session)
 {
@@ -151,83 +130,108 @@ run_untrack(Session *session)
     if (arguments->rest[0] == NULL)
         return usage("untrack needs the names of tables");
     for (i = 0; arguments->rest[i] != NULL; i++)
+    {
         if (rowsync_untrack(session->client, arguments->rest[i], arguments->force) != ROWSYNC_OK)
             return failed(session);
-    return EXIT_DONE;
-}
-
-static int
-run_attach(Session *session)
-{
-    const Arguments *arguments = session->arguments;
-
-    if (arguments->url == NULL || arguments->user == NULL)
-        return usage("attach needs --url and --user");
-    if (rowsync_attach(session->client, arguments->url, arguments->user, arguments->source) !=
-        ROWSYNC_OK)
-        return failed(session);
-    return EXIT_DONE;
-}
-
-static int
-run_detach(Session *session)
-{
-    return rowsync_detach(session->client, session->arguments->force) == ROWSYNC_OK
-               ? EXIT_DONE
-               : failed(session);
-}
-
-static int
-run_status(Session *session)
-{
-    rowsync_state state;
-
-    if (rowsync_get_state(session->client, &state) != ROWSYNC_OK)
-        return failed(session);
-    if (session->arguments->json)
-        print_json(json_pack("{s:s?, s:s?, s:s?, s:I, s:I, s:I, s:I, s:b, s:i}", "url", state.url,
-                             "user", state.user_id, "source", state.source_id, "pending",
-                             (json_int_t)state.pending, "conflicts", (json_int_t)state.conflicts,
-                             "rejected", (json_int_t)state.rejected, "head", (json_int_t)state.head,
-                             "hydrated", state.hydrated, "tables", state.tables));
-    else
-    {
-        if (state.url == NULL)
-            puts("not attached");
-        else
-            printf("%s as %s, source %s\n", state.url, state.user_id, state.source_id);
-        printf("%d tables, at %lld of the server's log%s\n", state.tables, (long long)state.head,
-               state.hydrated ? "" : ", not hydrated yet");
-        printf("%lld pending, %lld conflicts, %lld rejected\n", (long long)state.pending,
-               (long long)state.conflicts, (long long)state.rejected);
+        say(session, "%s is not tracked any more; its rows stay", arguments->rest[i]);
     }
     return EXIT_DONE;
 }
 
-/* The statuses of a report that occurred. */
-static json_t *
-statuses_of(const rowsync_report *report)
+/* attach: a position in one server's log means nothing to another server. */
+static int
+run_attach(Session *session)
 {
-    const struct
-    {
-        const char *name;
-        int64_t count;
-    } all[] = {{"applied", report->applied},
-               {"conflict", report->conflict},
-               {"fk_missing", report->fk_missing},
-               {"bad_payload", report->bad_payload},
-               {"constraint", report->constraint},
-               {"forbidden", report->forbidden},
-               {"unregistered_table", report->unregistered_table},
-               {"internal_error", report->internal_error},
-               {"other", report->other}};
-    json_t *statuses = json_object();
-    size_t i;
+    const Arguments *arguments = session->arguments;
+    rowsync_state state;
+    char message[600];
+    size_t length = arguments->url != NULL ? strlen(arguments->url) : 0;
 
-    for (i = 0; i < sizeof(all) / sizeof(*all); i++)
-        if (all[i].count > 0)
-            json_object_set_new(statuses, all[i].name, json_integer(all[i].count));
-    return statuses;
+    if (arguments->url == NULL || arguments->user == NULL)
+        return usage("attach needs --url and --user; --source may be left out");
+    if (rowsync_get_state(session->client, &state) != ROWSYNC_OK)
+        return failed(session);
+    while (length > 0 && arguments->url[length - 1] == '/')
+        length--;
+    if (state.url != NULL && state.head > 0 && !arguments->force &&
+        strcmp(arguments->user, state.user_id) == 0 &&
+        (strncmp(state.url, arguments->url, length) != 0 || state.url[length] != '\0'))
+    {
+        snprintf(message, sizeof(message), "The database is at %lld of the log of %.400s.",
+                 (long long)state.head, state.url);
+        return complain(session, "pending", message,
+                        "Use --force where the new URL is a door to the same server database;"
+                        " for another one, detach first.");
+    }
+    if (rowsync_attach(session->client, arguments->url, arguments->user, arguments->source) !=
+            ROWSYNC_OK ||
+        rowsync_get_state(session->client, &state) != ROWSYNC_OK)
+        return failed(session);
+    say(session, "attached to %s as %s, source %s", state.url, state.user_id, state.source_id);
+    return EXIT_DONE;
+}
+
+/* detach. */
+static int
+run_detach(Session *session)
+{
+    if (rowsync_detach(session->client, session->arguments->force) != ROWSYNC_OK)
+        return failed(session);
+    say(session, "detached; the tracked tables of %s are empty", session->arguments->file);
+    return EXIT_DONE;
+}
+
+/* What a table's line in the status has: its rows that wait, each way. */
+#define TRACKED                                                                                    \
+    "t.schema_name || '.' || t.table_name AS server,"                                              \
+    " CASE t.policy WHEN 0 THEN 'server' WHEN 1 THEN 'client' WHEN 2 THEN 'merge'"                 \
+    " ELSE 'manual' END AS policy,"                                                                \
+    " (SELECT count(*) FROM _sync_dirty d WHERE d.table_id = t.table_id) AS pending,"              \
+    " (SELECT count(*) FROM _sync_held h WHERE h.table_id = t.table_id AND h.state = 2) AS held,"  \
+    " (SELECT count(*) FROM _sync_held h WHERE h.table_id = t.table_id AND h.state = 1)"           \
+    " AS conflicts,"                                                                               \
+    " (SELECT count(*) FROM _sync_rejected r WHERE r.table_id = t.table_id) AS rejected"           \
+    " FROM _sync_table t ORDER BY t.table_name"
+
+/* status */
+static int
+run_status(Session *session)
+{
+    rowsync_state state;
+    int64_t held;
+    int count, result = EXIT_DONE;
+
+    if (rowsync_get_state(session->client, &state) != ROWSYNC_OK)
+        return failed(session);
+    held = number(session, "SELECT count(*) FROM _sync_held WHERE state = 2", NULL);
+    if (session->arguments->json)
+        print_json(json_pack("{s:s?, s:s?, s:s?, s:I, s:I, s:I, s:I, s:b, s:i, s:I}", "url",
+                             state.url, "user", state.user_id, "source", state.source_id, "pending",
+                             (json_int_t)state.pending, "conflicts", (json_int_t)state.conflicts,
+                             "rejected", (json_int_t)state.rejected, "head", (json_int_t)state.head,
+                             "hydrated", state.hydrated, "tables", state.tables, "held",
+                             (json_int_t)held));
+    else
+    {
+        if (state.url == NULL)
+            puts("not attached: `rowsync attach` says where to sync, and for whom");
+        else
+            printf("%s as %s, source %s\n", state.url, state.user_id, state.source_id);
+        printf("at %lld of the server's log%s\n", (long long)state.head,
+               state.hydrated ? "" : "; the rows on the server were not fetched yet");
+        result = print_rows(session, "SELECT t.table_name AS \"table\", " TRACKED, NULL, &count);
+        if (count == 0)
+            puts("no table is tracked: `rowsync track`");
+        printf("%lld pending, %lld conflict%s, %lld rejected\n", (long long)state.pending,
+               (long long)state.conflicts, plural(state.conflicts), (long long)state.rejected);
+        if (held > 0)
+            printf("%lld row%s of the server held back: a parent is missing here, or a unique"
+                   " value is in use\n",
+                   (long long)held, plural(held));
+    }
+    if (result == EXIT_DONE && state.conflicts + state.rejected > 0)
+        result = EXIT_ATTENTION;
+    return result;
 }
 
 /* sync, push, pull, hydrate. */
@@ -239,111 +243,83 @@ run_sync(Session *session)
     rowsync_report report;
     rowsync_code code;
 
-    running = session->client;
+    session_signals(session->client);
     code =
         strcmp(arguments->command, "push") == 0   ? rowsync_push(session->client, &options, &report)
         : strcmp(arguments->command, "pull") == 0 ? rowsync_pull(session->client, &options, &report)
         : strcmp(arguments->command, "hydrate") == 0
             ? rowsync_hydrate(session->client, &options, &report)
             : rowsync_sync(session->client, &options, &report);
-    running = NULL;
     clear_progress(session);
     if (code != ROWSYNC_OK)
         return failed(session);
-    if (arguments->json)
-        print_json(json_pack("{s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:I}", "uploaded",
-                             (json_int_t)report.uploaded, "rounds", (json_int_t)report.rounds,
-                             "statuses", statuses_of(&report), "downloaded",
-                             (json_int_t)report.downloaded, "pages", (json_int_t)report.pages,
-                             "pending", (json_int_t)report.pending, "conflicts",
-                             (json_int_t)report.conflicts, "rejected", (json_int_t)report.rejected,
-                             "head", (json_int_t)report.head));
-    else
-        printf("%lld uploaded in %lld rounds, %lld downloaded in %lld pages; "
-               "%lld pending, %lld conflicts, %lld rejected\n",
-               (long long)report.uploaded, (long long)report.rounds, (long long)report.downloaded,
-               (long long)report.pages, (long long)report.pending, (long long)report.conflicts,
-               (long long)report.rejected);
+    print_report(session, &report);
     return report.rejected + report.conflicts > 0 ? EXIT_ATTENTION : EXIT_DONE;
 }
 
-/* Prints the rows of a query: as an array of objects, or as lines with the columns apart. */
+/* Lists rows; the two queries are for JSON and for people, who read `none` where there are none. */
 static int
-print_rows(Session *session, const char *sql, int *count)
+list(Session *session, const char *json_sql, const char *sql, const char *none, int result)
 {
-    sqlite3_stmt *statement = NULL;
-    json_t *rows = json_array();
-    int i;
+    rowsync_state state;
+    int count;
 
-    *count = 0;
-    if (sqlite3_prepare_v2(session->db, sql, -1, &statement, NULL) != SQLITE_OK)
-    {
-        json_decref(rows);
-        fprintf(stderr, "rowsync: %s\n  Run rowsync init on this file first.\n",
-                sqlite3_errmsg(session->db));
+    if (rowsync_get_state(session->client, &state) != ROWSYNC_OK)
+        return failed(session);
+    if (print_rows(session, session->arguments->json ? json_sql : sql, NULL, &count) != EXIT_DONE)
         return EXIT_FAILED;
-    }
-    for (; sqlite3_step(statement) == SQLITE_ROW; ++*count)
-    {
-        json_t *row = json_object();
-
-        for (i = 0; i < sqlite3_column_count(statement); i++)
-        {
-            const char *text = (const char *)sqlite3_column_text(statement, i);
-
-            if (session->arguments->json)
-                json_object_set_new(row, sqlite3_column_name(statement, i),
-                                    text == NULL ? json_null()
-                                    : sqlite3_column_type(statement, i) == SQLITE_INTEGER
-                                        ? json_integer(sqlite3_column_int64(statement, i))
-                                        : json_string(text));
-            else
-                printf("%s%s", i > 0 ? "  " : "", text != NULL ? text : "-");
-        }
-        if (!session->arguments->json)
-            puts("");
-        json_array_append_new(rows, row);
-    }
-    sqlite3_finalize(statement);
-    if (session->arguments->json)
-        print_json(rows);
-    else
-        json_decref(rows);
-    return EXIT_DONE;
+    if (count == 0 && !session->arguments->json)
+        puts(none);
+    return count > 0 ? result : EXIT_DONE;
 }
 
 /* diff: what is pending. */
 static int
 run_diff(Session *session)
 {
-    int count;
-
-    return print_rows(session,
-                      "SELECT op, table_name, pk_uuid, base_version, payload"
-                      " FROM _sync_pending",
-                      &count);
+    return list(session, "SELECT op, table_name, pk_uuid, base_version, payload FROM _sync_pending",
+                "SELECT op AS OP, table_name AS \"TABLE\", pk_uuid AS \"KEY\","
+                " base_version AS \"MADE ON\", payload AS \"ROW\" FROM _sync_pending",
+                "nothing is pending", EXIT_DONE);
 }
 
+/* A conflict's two sides; the local one is NULL where the row was deleted here. */
+#define SIDES                                                                                      \
+    "SELECT c.*, p.op, CASE p.op WHEN 'DELETE' THEN NULL ELSE p.payload END AS local_payload"      \
+    " FROM _sync_conflict c LEFT JOIN _sync_pending p"                                             \
+    " ON p.table_name = c.table_name AND p.pk_uuid = c.pk_uuid"
+
+/* conflicts: a line for each column that differs. */
 static int
 run_conflicts(Session *session)
 {
-    int count, result = print_rows(session, "SELECT * FROM _sync_conflict", &count);
-
-    return result == EXIT_DONE && count > 0 ? EXIT_ATTENTION : result;
+    return list(
+        session, SIDES,
+        "WITH side AS (" SIDES "), cell AS (SELECT s.*, j.key AS name,"
+        " (SELECT value FROM json_each(s.local_payload) l WHERE l.key = j.key) AS here,"
+        " (SELECT value FROM json_each(s.server_payload) r WHERE r.key = j.key) AS there"
+        " FROM side s, json_each(coalesce(s.local_payload, s.server_payload, '{}')) j)"
+        " SELECT table_name AS \"TABLE\", pk_uuid AS \"KEY\", name AS \"COLUMN\","
+        " CASE WHEN local_payload IS NULL THEN '(deleted)' ELSE here END AS \"HERE\","
+        " CASE WHEN server_payload IS NULL THEN '(deleted)' ELSE there END AS \"SERVER\""
+        " FROM cell WHERE local_payload IS NULL OR server_payload IS NULL OR here IS NOT there",
+        "no conflict waits", EXIT_ATTENTION);
 }
 
+/* rejected: the dead letters. */
 static int
 run_rejected(Session *session)
 {
-    int count,
-        result =
-            print_rows(session,
-                       "SELECT t.table_name, r.pk_text AS pk, r.op, r.reason, r.message, r.payload,"
-                       " r.rejected_at FROM _sync_rejected r JOIN _sync_table t USING (table_id)"
-                       " ORDER BY r.change_id",
-                       &count);
-
-    return result == EXIT_DONE && count > 0 ? EXIT_ATTENTION : result;
+    return list(session,
+                "SELECT t.table_name, r.pk_text AS pk, r.op, r.reason, r.message, r.payload,"
+                " r.rejected_at FROM _sync_rejected r JOIN _sync_table t USING (table_id)"
+                " ORDER BY r.change_id",
+                "SELECT t.table_name AS \"TABLE\", r.pk_text AS \"KEY\", r.op AS OP,"
+                " r.reason AS REASON, coalesce(json_extract(CASE WHEN json_valid(r.details)"
+                " THEN r.details END, '$.column'), '-') AS \"COLUMN\","
+                " r.message AS MESSAGE FROM _sync_rejected r JOIN _sync_table t USING (table_id)"
+                " ORDER BY r.change_id",
+                "nothing was refused", EXIT_ATTENTION);
 }
 
 /* requeue, discard: all, those of a table, or one row. */
@@ -352,27 +328,45 @@ run_rejected_fate(Session *session)
 {
     const Arguments *arguments = session->arguments;
     const char *table = arguments->rest[0], *pk = table != NULL ? arguments->rest[1] : NULL;
-    rowsync_code code = strcmp(arguments->command, "requeue") == 0
-                            ? rowsync_requeue(session->client, table, pk)
-                            : rowsync_discard(session->client, table, pk);
+    int again = strcmp(arguments->command, "requeue") == 0;
+    int64_t before = number(session, "SELECT count(*) FROM _sync_rejected", NULL), count;
+    rowsync_code code = again ? rowsync_requeue(session->client, table, pk)
+                              : rowsync_discard(session->client, table, pk);
 
-    return code == ROWSYNC_OK ? EXIT_DONE : failed(session);
+    if (code != ROWSYNC_OK)
+        return failed(session);
+    count = before - number(session, "SELECT count(*) FROM _sync_rejected", NULL);
+    if (count == 0)
+        say(session, "nothing was refused");
+    else if (again)
+        say(session, "%lld change%s will be sent again by the next sync", (long long)count,
+            plural(count));
+    else
+        say(session, "%lld change%s given up", (long long)count, plural(count));
+    return EXIT_DONE;
 }
 
+/* resolve: one row. */
 static int
 run_resolve(Session *session)
 {
     const Arguments *arguments = session->arguments;
     int policy = policy_of(arguments->policy);
 
-    if (arguments->rest[0] == NULL || arguments->rest[1] == NULL || policy < 0)
+    if (arguments->rest[0] == NULL || arguments->rest[1] == NULL || policy < 0 ||
+        policy == ROWSYNC_MANUAL)
         return usage("resolve needs a table, a key and --policy server, client or merge");
-    return rowsync_resolve(session->client, arguments->rest[0], arguments->rest[1],
-                           (rowsync_policy)policy) == ROWSYNC_OK
-               ? EXIT_DONE
-               : failed(session);
+    if (rowsync_resolve(session->client, arguments->rest[0], arguments->rest[1],
+                        (rowsync_policy)policy) != ROWSYNC_OK)
+        return failed(session);
+    say(session, "resolved %s %s: %s", arguments->rest[0], arguments->rest[1],
+        policy == ROWSYNC_SERVER_WINS   ? "the row is the server's"
+        : policy == ROWSYNC_CLIENT_WINS ? "the edit here will be sent on top of the server's row"
+                                        : "merged; what differs from the server will be sent");
+    return EXIT_DONE;
 }
 
+/* verify */
 static int
 run_verify(Session *session)
 {
@@ -384,7 +378,7 @@ run_verify(Session *session)
     if (session->arguments->json)
         print_json(json_pack("{s:I}", "found", (json_int_t)found));
     else
-        printf("%lld changes that no trigger saw%s\n", (long long)found,
+        printf("%lld change%s that no trigger saw%s\n", (long long)found, plural(found),
                found > 0 ? ": queued" : "");
     return EXIT_DONE;
 }
@@ -396,85 +390,98 @@ static const struct
     int (*run)(Session *session);
     int creates; /* the file may not exist yet */
     int talks;   /* to the server: needs a token */
+    int most;    /* arguments after the file; -1: any number */
 } commands[] = {
-    {"init", run_init, 1, 0},
-    {"track", run_track, 0, 0},
-    {"untrack", run_untrack, 0, 0},
-    {"attach", run_attach, 0, 0},
-    {"detach", run_detach, 0, 0},
-    {"status", run_status, 0, 0},
-    {"sync", run_sync, 0, 1},
-    {"push", run_sync, 0, 1},
-    {"pull", run_sync, 0, 1},
-    {"hydrate", run_sync, 0, 1},
-    {"diff", run_diff, 0, 0},
-    {"conflicts", run_conflicts, 0, 0},
-    {"resolve", run_resolve, 0, 0},
-    {"rejected", run_rejected, 0, 0},
-    {"requeue", run_rejected_fate, 0, 0},
-    {"discard", run_rejected_fate, 0, 0},
-    {"verify", run_verify, 0, 0},
+    {"init", run_init, 1, 0, 0},
+    {"track", run_track, 0, 0, -1},
+    {"untrack", run_untrack, 0, 0, -1},
+    {"attach", run_attach, 0, 0, 0},
+    {"detach", run_detach, 0, 0, 0},
+    {"status", run_status, 0, 0, 0},
+    {"sync", run_sync, 0, 1, 0},
+    {"push", run_sync, 0, 1, 0},
+    {"pull", run_sync, 0, 1, 0},
+    {"hydrate", run_sync, 0, 1, 0},
+    {"watch", run_watch, 0, 1, 0},
+    {"log", run_log, 0, 1, 0},
+    {"diff", run_diff, 0, 0, 0},
+    {"conflicts", run_conflicts, 0, 0, 0},
+    {"resolve", run_resolve, 0, 0, 2},
+    {"rejected", run_rejected, 0, 0, 0},
+    {"requeue", run_rejected_fate, 0, 0, 2},
+    {"discard", run_rejected_fate, 0, 0, 2},
+    {"verify", run_verify, 0, 0, 0},
 };
-
-/* Opens the file as a careful app would. */
-static int
-open_file(Session *session, int creates)
-{
-    const char *file = session->arguments->file;
-    int flags = SQLITE_OPEN_READWRITE | (creates ? SQLITE_OPEN_CREATE : 0);
-
-    if (sqlite3_open_v2(file, &session->db, flags, NULL) != SQLITE_OK)
-    {
-        fprintf(stderr, "rowsync: cannot open %s: %s\n  Create it with rowsync init.\n", file,
-                sqlite3_errmsg(session->db));
-        return -1;
-    }
-    sqlite3_busy_timeout(session->db, 30000);
-    /* Keys are spread over the whole file: a small cache would read its pages again and again. */
-    sqlite3_exec(session->db, "PRAGMA foreign_keys = ON; PRAGMA cache_size = -65536", NULL, NULL,
-                 NULL);
-    return 0;
-}
 
 /* Runs one command on a file. */
 static int
 run_command(const Arguments *arguments, size_t which)
 {
     Session session = {.arguments = arguments};
-    rowsync_options options = {
-        .context = &session, .token = fresh_token, .progress = draw_progress};
     int result = EXIT_FAILED;
 
-    if (open_file(&session, commands[which].creates) == 0)
-    {
-        if (rowsync_open(session.db, &options, &session.client) != ROWSYNC_OK)
-            result = failed(&session);
-        else if (commands[which].talks && (session.token = token_read(arguments)) == NULL)
-            fprintf(stderr, "rowsync: there is no token\n  Set ROWSYNC_TOKEN, or give --token-file"
-                            " or --token-command.\n");
-        else if (rowsync_set_token(session.client, session.token) != ROWSYNC_OK)
-            result = failed(&session);
-        else
-            result = commands[which].run(&session);
-    }
-    rowsync_close(session.client);
-    sqlite3_close(session.db);
-    free(session.token);
+    if (session_open(&session, commands[which].creates) == 0 && session_connect(&session) == 0 &&
+        (!commands[which].talks || session_token(&session) == 0))
+        result = commands[which].run(&session);
+    session_close(&session);
     return result;
+}
+
+/* clone URL FILE: the file is made, so that it is not opened here. */
+static int
+clone_command(Arguments *arguments)
+{
+    Session session = {.arguments = arguments};
+    int result;
+
+    if (arguments->file == NULL || arguments->rest[0] == NULL || arguments->rest[1] != NULL)
+        return usage("clone needs a URL and the name of the new database file");
+    free(arguments->url);
+    arguments->url = strdup(arguments->file);
+    arguments->file = arguments->rest[0];
+    arguments->rest++;
+    result = run_clone(&session);
+    session_close(&session);
+    return result;
+}
+
+/* How many arguments there are from here. */
+static int
+count_of(const char **arguments)
+{
+    int count = 0;
+
+    while (arguments[count] != NULL)
+        count++;
+    return count;
 }
 
 /* Finds the command and runs it. */
 static int
-dispatch(const Arguments *arguments)
+dispatch(Arguments *arguments)
 {
+    char message[600];
     size_t i;
 
     if (strcmp(arguments->command, "token") == 0)
-        return token_command(arguments);
+        return arguments->file == NULL ? token_command(arguments)
+                                       : usage("token takes options only: --user, --source, --ttl");
+    if (strcmp(arguments->command, "clone") == 0)
+        return clone_command(arguments);
     for (i = 0; i < sizeof(commands) / sizeof(*commands); i++)
-        if (strcmp(arguments->command, commands[i].name) == 0)
-            return arguments->file != NULL ? run_command(arguments, i)
-                                           : usage("name the database file");
+    {
+        if (strcmp(arguments->command, commands[i].name) != 0)
+            continue;
+        if (arguments->file == NULL)
+            return usage("name the database file");
+        if (commands[i].most >= 0 && count_of(arguments->rest) > commands[i].most)
+        {
+            snprintf(message, sizeof(message), "%s has no use for \"%.400s\"", arguments->command,
+                     arguments->rest[commands[i].most]);
+            return usage(message);
+        }
+        return run_command(arguments, i);
+    }
     fprintf(stderr, "rowsync: there is no command \"%s\"\n  See rowsync --help.\n",
             arguments->command);
     return EXIT_USAGE;
@@ -483,6 +490,7 @@ dispatch(const Arguments *arguments)
 static const char help_text[] =
     "COMMAND [FILE] [...]\n\n"
     "Keeps a SQLite database in step with PostgreSQL.\n\n"
+    "  clone URL FILE                make a database with the server's tables and rows\n"
     "  init FILE                     create rowsync's tables in the file\n"
     "  track FILE TABLE...           capture changes of these tables\n"
     "  untrack FILE TABLE...         forget tables\n"
@@ -490,13 +498,15 @@ static const char help_text[] =
     "  detach FILE                   sign off: remove the user's rows\n"
     "  status FILE                   where things stand\n"
     "  sync FILE                     upload, then download (also: push, pull, hydrate)\n"
+    "  watch FILE                    stay in step until Ctrl-C\n"
+    "  log FILE                      the latest changes on the server\n"
     "  diff FILE                     what is pending\n"
     "  conflicts FILE                rows that wait for a decision\n"
     "  resolve FILE TABLE KEY        decide one, by --policy\n"
     "  rejected FILE                 changes that the server refused\n"
     "  requeue FILE [TABLE [KEY]]    send them again (discard: give them up)\n"
     "  verify FILE                   look for changes that no trigger saw\n"
-    "  token --user --source         print a development token\n\n"
+    "  token --user [--source]       print a development token\n\n"
     "Exit status: 0 done, 1 failed, 2 wrong command line, 3 conflicts or refused changes "
     "remain.\n\n"
     "Options";
@@ -520,11 +530,13 @@ free_options(const struct poptOption *options, size_t count)
     }
 }
 
+/* Reads the command line. */
 int
 main(int argc, char **argv)
 {
     Arguments arguments = {0};
     char **local_columns = NULL, **claims = NULL;
+    static const int default_ttl = 3600, default_limit = 20;
     static const char *nothing[] = {NULL};
     int show_version = 0;
     struct poptOption options[] = {
@@ -544,21 +556,22 @@ main(int argc, char **argv)
          "FILE"},
         {"token-command", 0, POPT_ARG_STRING, &arguments.token_command, 0,
          "command that prints the token", "COMMAND"},
+        {"limit", 0, POPT_ARG_INT, &arguments.limit, 0, "changes that log shows (20)", "N"},
         {"ttl", 0, POPT_ARG_INT, &arguments.ttl, 0, "lifetime of a development token (3600)",
          "SECONDS"},
         {"claim", 0, POPT_ARG_ARGV, &claims, 0, "another claim of it (repeat)", "NAME=VALUE"},
         {"json", 0, POPT_ARG_NONE, &arguments.json, 0, "print JSON", NULL},
-        {"force", 0, POPT_ARG_NONE, &arguments.force, 0, "even though edits are lost", NULL},
+        {"force", 0, POPT_ARG_NONE, &arguments.force, 0,
+         "even though edits are lost, or the server is another", NULL},
         {"repair", 0, POPT_ARG_NONE, &arguments.repair, 0, "queue what verify finds", NULL},
         {"version", 0, POPT_ARG_NONE, &show_version, 0, "print the version", NULL},
         POPT_AUTOHELP POPT_TABLEEND};
-    struct sigaction action = {.sa_handler = on_signal};
     poptContext context = poptGetContext("rowsync", argc, (const char **)argv, options, 0);
     int result;
 
+    arguments.ttl = default_ttl;
+    arguments.limit = default_limit;
     poptSetOtherOptionHelp(context, help_text);
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
     if ((result = poptGetNextOpt(context)) < -1)
     {
         fprintf(stderr, "rowsync: %s: %s\n  See rowsync --help.\n",

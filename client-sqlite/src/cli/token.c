@@ -3,10 +3,12 @@
  *
  * A token never comes from the argument list, which other users of the machine can read.
  */
+#include <errno.h>
 #include <openssl/hmac.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 
 #include "cli.h"
@@ -24,38 +26,84 @@ read_line(FILE *stream)
     return length > 0 && strlen(buffer) == length ? strdup(buffer) : NULL;
 }
 
+/* Says why there is no token, and what to do; `words` is what was given, `reason` what came. */
+static char *
+no_token(const char *what, const char *words, const char *reason, const char *hint)
+{
+    fprintf(stderr, "rowsync: %s%s%s%s\n  %s\n", what, words, *reason != '\0' ? ": " : "", reason,
+            hint);
+    return NULL;
+}
+
 /*
  * The token: from a command, a file, or ROWSYNC_TOKEN, in this order; for free(). NULL where there
- * is none.
+ * is none; why was printed.
  */
 char *
 token_read(const Arguments *arguments)
 {
+    static const char usable[] = "It must give the token and nothing else, on one line.";
     const char *environment = getenv("ROWSYNC_TOKEN");
+    char *token, status[48];
     FILE *stream;
-    char *token = NULL;
+    int result;
 
     if (arguments->token_command != NULL)
     {
         if ((stream = popen(arguments->token_command, "r")) == NULL)
-            return NULL;
+            return no_token("cannot run --token-command ", arguments->token_command,
+                            strerror(errno), usable);
         token = read_line(stream);
-        if (pclose(stream) != 0)
+        if ((result = pclose(stream)) != 0)
         {
             free(token);
-            token = NULL;
+            snprintf(status, sizeof(status), WIFEXITED(result) ? "exit status %d" : "signal %d",
+                     WIFEXITED(result) ? WEXITSTATUS(result) : WTERMSIG(result));
+            return no_token("the token command failed: ", arguments->token_command, status, usable);
         }
-        return token;
+        return token != NULL
+                   ? token
+                   : no_token("the token command printed no token: ", arguments->token_command, "",
+                              usable);
     }
     if (arguments->token_file != NULL)
     {
         if ((stream = fopen(arguments->token_file, "r")) == NULL)
-            return NULL;
+            return no_token("cannot read the token file ", arguments->token_file, strerror(errno),
+                            usable);
         token = read_line(stream);
         fclose(stream);
-        return token;
+        return token != NULL ? token
+                             : no_token("there is no token in ", arguments->token_file, "", usable);
     }
-    return environment != NULL && *environment != '\0' ? strdup(environment) : NULL;
+    if (environment == NULL || *environment == '\0')
+        return no_token("there is no token", "", "",
+                        "Set ROWSYNC_TOKEN, or give --token-file or --token-command.");
+    return strdup(environment);
+}
+
+/* The claims of a token, unverified: the server judges it. For json_decref(); NULL when it is none.
+ */
+json_t *
+token_claims(const char *token)
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    const char *part = strchr(token, '.'), *digit;
+    char text[16384];
+    size_t length = 0;
+    unsigned value = 0, bits = 0;
+
+    if (part == NULL)
+        return NULL;
+    for (part++; *part != '\0' && length < sizeof(text); part++)
+    {
+        if ((digit = strchr(digits, *part)) == NULL)
+            break;
+        value = value << 6 | (unsigned)(digit - digits);
+        if ((bits += 6) >= 8)
+            text[length++] = (char)(value >> (bits -= 8) & 255);
+    }
+    return json_loadb(text, length, 0, NULL);
 }
 
 /* base64url without padding (RFC 7515), appended to `out`, which has the room. */
@@ -123,9 +171,12 @@ token_command(const Arguments *arguments)
 
     if (arguments->user == NULL)
     {
-        fprintf(stderr, "rowsync: token needs --user (and mostly --source)\n");
+        fprintf(stderr, "rowsync: token needs --user (--source is optional: without it the token"
+                        " is good for any)\n  See rowsync --help.\n");
         return EXIT_USAGE;
     }
+    if (arguments->ttl <= 0)
+        return usage("--ttl is a number of seconds above 0");
     if (secret == NULL || *secret == '\0')
     {
         fprintf(stderr, "rowsync: ROWSYNC_JWT_SECRET is not set\n"
@@ -133,8 +184,7 @@ token_command(const Arguments *arguments)
         return EXIT_FAILED;
     }
     claims = json_pack("{s:s, s:s*, s:I, s:I}", "sub", arguments->user, "did", arguments->source,
-                       "iat", (json_int_t)now, "exp",
-                       (json_int_t)now + (arguments->ttl != 0 ? arguments->ttl : 3600));
+                       "iat", (json_int_t)now, "exp", (json_int_t)now + arguments->ttl);
     if (claims == NULL || add_claims(claims, arguments->claims) != 0)
     {
         json_decref(claims);

@@ -102,7 +102,7 @@ class Device:
 
     def status(self):
         """What `rowsync status --json` reports."""
-        return json.loads(self.run("status", "--json").stdout)
+        return json.loads(self.run("status", "--json", check=False).stdout)
 
     def attach(self):
         """Tells the database which server it belongs to and whose it is."""

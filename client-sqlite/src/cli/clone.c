@@ -1,0 +1,240 @@
+/*
+ * clone.c - a new database from nothing but a URL and a token: the server's tables, with all rows.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli.h"
+
+/* The text of a member; "" where it is none. */
+static const char *
+text_of(const json_t *object, const char *name)
+{
+    const char *text = json_string_value(json_object_get(object, name));
+
+    return text != NULL ? text : "";
+}
+
+/* Does the schema that --schema names, or any, have this table? */
+static int
+wanted(const Session *session, const json_t *table)
+{
+    const char *schema = session->arguments->schema;
+
+    return schema == NULL || strcmp(schema, text_of(table, "schema")) == 0;
+}
+
+/* Appends a list of columns in parentheses. */
+static void
+append_columns(sqlite3_str *sql, const json_t *names)
+{
+    const json_t *name;
+    size_t i;
+
+    json_array_foreach(names, i, name)
+        sqlite3_str_appendf(sql, "%s\"%w\"", i > 0 ? ", " : " (", json_string_value(name));
+    sqlite3_str_appendf(sql, ")");
+}
+
+/*
+ * Appends the CREATE TABLE of one table of /sync/schema. References wait for the end of the
+ * transaction, for rows may arrive before their parents; RESTRICT would not wait, and deletes come
+ * in the server's order, so that it becomes NO ACTION. What the server computes may be absent in a
+ * row made here.
+ */
+static void
+append_table(sqlite3_str *sql, const Session *session, const json_t *table)
+{
+    const json_t *one;
+    size_t i;
+
+    sqlite3_str_appendf(sql, "CREATE TABLE \"%w\" (\n", text_of(table, "table"));
+    json_array_foreach(json_object_get(table, "columns"), i, one)
+    {
+        sqlite3_str_appendf(sql, "    \"%w\" %s%s,\n", text_of(one, "name"),
+                            strcmp(text_of(one, "sqlite"), "INTEGER") == 0 ? "INTEGER"
+                            : strcmp(text_of(one, "sqlite"), "REAL") == 0  ? "REAL"
+                            : strcmp(text_of(one, "sqlite"), "BLOB") == 0  ? "BLOB"
+                                                                           : "TEXT",
+                            json_is_true(json_object_get(one, "not_null")) &&
+                                    !json_is_true(json_object_get(one, "generated"))
+                                ? " NOT NULL"
+                                : "");
+    }
+    sqlite3_str_appendf(sql, "    PRIMARY KEY");
+    append_columns(sql, json_object_get(table, "primary_key"));
+    json_array_foreach(json_object_get(table, "unique"), i, one)
+    {
+        sqlite3_str_appendf(sql, ",\n    UNIQUE");
+        append_columns(sql, one);
+    }
+    json_array_foreach(json_object_get(table, "references"), i, one)
+    {
+        const char *action = text_of(one, "on_delete");
+
+        if (!wanted(session, one))
+            continue;
+        sqlite3_str_appendf(sql, ",\n    FOREIGN KEY");
+        append_columns(sql, json_object_get(one, "columns"));
+        sqlite3_str_appendf(sql, " REFERENCES \"%w\"", text_of(one, "table"));
+        append_columns(sql, json_object_get(one, "to"));
+        sqlite3_str_appendf(sql, " ON DELETE %s DEFERRABLE INITIALLY DEFERRED",
+                            strcmp(action, "CASCADE") == 0       ? "CASCADE"
+                            : strcmp(action, "SET NULL") == 0    ? "SET NULL"
+                            : strcmp(action, "SET DEFAULT") == 0 ? "SET DEFAULT"
+                                                                 : "NO ACTION");
+    }
+    sqlite3_str_appendf(sql, "\n);\n");
+}
+
+/* Creates the tables, all or none. */
+static int
+create_tables(const Session *session, const json_t *tables)
+{
+    sqlite3_str *text = sqlite3_str_new(session->db);
+    const json_t *table;
+    char *sql, message[600], *error = NULL;
+    size_t i;
+    int result = EXIT_DONE;
+
+    sqlite3_str_appendf(text, "BEGIN;\n");
+    json_array_foreach(tables, i, table) if (wanted(session, table))
+        append_table(text, session, table);
+    sqlite3_str_appendf(text, "COMMIT;");
+    if ((sql = sqlite3_str_finish(text)) == NULL)
+        return complain(session, "nomem", "Out of memory.", NULL);
+    if (sqlite3_exec(session->db, sql, NULL, NULL, &error) != SQLITE_OK)
+    {
+        snprintf(message, sizeof(message), "The server's tables cannot be made here: %.400s.",
+                 error != NULL ? error : "");
+        result = complain(session, "schema", message,
+                          "Where two schemas have a table of one name, choose one by --schema.");
+    }
+    sqlite3_free(error);
+    sqlite3_free(sql);
+    return result;
+}
+
+/* Tracks the tables that were made. Returns their number, or -1 with the reason printed. */
+static int
+track_tables(const Session *session, const json_t *tables)
+{
+    const json_t *table;
+    size_t i;
+    int count = 0;
+
+    json_array_foreach(tables, i, table)
+    {
+        rowsync_track_options options = {text_of(table, "schema"), ROWSYNC_SERVER_WINS, NULL};
+
+        if (!wanted(session, table))
+            continue;
+        if (rowsync_track(session->client, text_of(table, "table"), &options) != ROWSYNC_OK)
+            return failed(session), -1;
+        count++;
+    }
+    return count;
+}
+
+/* Makes the new file all that it is to be. `tables` is the array of /sync/schema. */
+static int
+fill(Session *session, const json_t *tables, const char *user, const char *source)
+{
+    const Arguments *arguments = session->arguments;
+    const rowsync_sync_options options = {arguments->batch_size, arguments->page_size, 0};
+    rowsync_report report;
+    rowsync_state state;
+    int count, result;
+
+    if (session_open(session, 1) != 0 || (result = create_tables(session, tables)) != EXIT_DONE ||
+        session_connect(session) != 0)
+        return EXIT_FAILED;
+    session_signals(session->client);
+    if (rowsync_set_token(session->client, session->token) != ROWSYNC_OK ||
+        rowsync_init(session->client) != ROWSYNC_OK)
+        return failed(session);
+    if ((count = track_tables(session, tables)) < 0)
+        return EXIT_FAILED;
+    if (count == 0)
+        return complain(session, "schema", "The server has no table to sync.",
+                        "Register one there: SELECT rowsync.register_table('schema.table').");
+    if (rowsync_attach(session->client, arguments->url, user, source) != ROWSYNC_OK)
+        return failed(session);
+    if (rowsync_sync(session->client, &options, &report) != ROWSYNC_OK ||
+        rowsync_get_state(session->client, &state) != ROWSYNC_OK)
+    {
+        clear_progress(session);
+        return failed(session);
+    }
+    clear_progress(session);
+    say(session, "cloned %d table%s with %lld row%s into %s as %s, source %s", count, plural(count),
+        (long long)report.downloaded, plural(report.downloaded), arguments->file, state.user_id,
+        state.source_id);
+    return EXIT_DONE;
+}
+
+/* Removes what a failed clone made. */
+static void
+remove_file(const char *file)
+{
+    static const char *const endings[] = {"", "-journal", "-wal", "-shm"};
+    char path[4096];
+    size_t i;
+
+    for (i = 0; i < sizeof(endings) / sizeof(*endings); i++)
+    {
+        snprintf(path, sizeof(path), "%s%s", file, endings[i]);
+        unlink(path);
+    }
+}
+
+/* clone: user and source are the token's, unless given. All or nothing. */
+int
+run_clone(Session *session)
+{
+    const Arguments *arguments = session->arguments;
+    json_t *claims, *schema;
+    const char *user, *source, *separator;
+    char url[2048], message[1200], *answer = NULL;
+    int result = EXIT_FAILED;
+
+    snprintf(message, sizeof(message), "%.1000s is there already.", arguments->file);
+    if (access(arguments->file, F_OK) == 0)
+        return complain(session, "misuse", message,
+                        "clone makes a new file; into this one, `rowsync init`, `track`, `attach`"
+                        " and `sync`.");
+    if (strncmp(arguments->url, "http://", 7) != 0 && strncmp(arguments->url, "https://", 8) != 0)
+    {
+        snprintf(message, sizeof(message), "\"%.1000s\" is no URL of a rowsync gateway.",
+                 arguments->url);
+        return complain(session, "misuse", message, "It begins with https:// or http://.");
+    }
+    if (session_token(session) != 0)
+        return EXIT_FAILED;
+    claims = token_claims(session->token);
+    user = arguments->user != NULL ? arguments->user : text_of(claims, "sub");
+    source = arguments->source != NULL ? arguments->source : text_of(claims, "did");
+    separator = arguments->url[strlen(arguments->url) - 1] == '/' ? "" : "/";
+    snprintf(url, sizeof(url), "%.2000s%ssync/schema", arguments->url, separator);
+    session_signals(NULL);
+    if (*user == '\0')
+        usage("the token names no user: give --user");
+    else
+        answer = session_fetch(session, url, *source != '\0' ? source : "rowsync-clone");
+    if (answer != NULL)
+    {
+        schema = json_loads(answer, 0, NULL);
+        if (!json_is_array(json_object_get(schema, "tables")))
+            complain(session, "protocol", "The answer is no list of tables.",
+                     "Is the URL that of a rowsync gateway?");
+        else if ((result = fill(session, json_object_get(schema, "tables"), user,
+                                *source != '\0' ? source : NULL)) != EXIT_DONE)
+            remove_file(arguments->file);
+        json_decref(schema);
+    }
+    free(answer);
+    json_decref(claims);
+    return result;
+}

@@ -1,0 +1,374 @@
+/*
+ * print.c - what the command line shows: failures with what to do, rows in columns, counts in
+ * words.
+ */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "cli.h"
+
+/* A column other than the last is cut here on a terminal. */
+#define WIDEST 40
+
+/* Columns of the widest list. */
+#define MOST_COLUMNS 16
+
+/* Prints an object as one line and frees it. */
+void
+print_json(json_t *object)
+{
+    json_dumpf(object, stdout, JSON_COMPACT);
+    puts("");
+    fflush(stdout);
+    json_decref(object);
+}
+
+/* The ending of a noun for so many. */
+const char *
+plural(int64_t count)
+{
+    return count == 1 ? "" : "s";
+}
+
+/* Removes the progress line. */
+void
+clear_progress(const Session *session)
+{
+    if (!session->arguments->json && isatty(STDERR_FILENO))
+        fputs("\r\033[K", stderr);
+}
+
+/* Reports a failure: what happened, and below it what to do. `hint` may be NULL. */
+int
+complain(const Session *session, const char *code, const char *message, const char *hint)
+{
+    if (session->arguments->json)
+        print_json(json_pack("{s:{s:s, s:s, s:s}}", "error", "code", code, "message", message,
+                             "hint", hint != NULL ? hint : ""));
+    fprintf(stderr, "rowsync: %s\n", message);
+    if (hint != NULL && *hint != '\0')
+        fprintf(stderr, "  %s\n", hint);
+    return EXIT_FAILED;
+}
+
+/*
+ * A hint of the library in the words of the command line: "rowsync_x() (or y)" becomes y, and
+ * "rowsync_x()" becomes `rowsync x`.
+ */
+static void
+reword(const char *hint, char *out, size_t size)
+{
+    size_t used = 0;
+
+    while (*hint != '\0' && used + 1 < size)
+    {
+        size_t name =
+            strncmp(hint, "rowsync_", 8) == 0 ? strspn(hint + 8, "abcdefghijklmnopqrstuvwxyz_") : 0;
+        const char *after = hint + 8 + name, *end;
+
+        if (name == 0 || strncmp(after, "()", 2) != 0)
+        {
+            out[used++] = *hint++;
+            continue;
+        }
+        after += 2;
+        if (strncmp(after, " (or ", 5) == 0 && (end = strchr(after, ')')) != NULL)
+        {
+            used += (size_t)snprintf(out + used, size - used, "%.*s", (int)(end - after - 5),
+                                     after + 5);
+            after = end + 1;
+        }
+        else
+            used +=
+                (size_t)snprintf(out + used, size - used, "`rowsync %.*s`", (int)name, hint + 8);
+        hint = after;
+        if (used >= size)
+            used = size - 1;
+    }
+    out[used] = '\0';
+}
+
+/* Reports the handle's failure. */
+int
+failed(const Session *session)
+{
+    rowsync_code code = rowsync_error(session->client);
+    const char *hint = rowsync_hint(session->client);
+    char words[1024];
+
+    if (strcmp(session->problem, "source_mismatch") == 0)
+        hint = "The token is for another source than this database: get a token for the one that"
+               " `rowsync status` shows, or attach with --source as the token has it.";
+    else if (code == ROWSYNC_REFUSED && *session->problem != '\0' &&
+             strncmp(hint, "Is the URL", 10) == 0)
+        hint = "";
+    else if (code == ROWSYNC_DIFFERENT)
+        hint = "`rowsync verify --repair` queues them for upload.";
+    else if (strstr(hint, "_sync_conflict") != NULL)
+        hint = "`rowsync conflicts` shows what waits, with the keys.";
+    else if (strstr(hint, "_sync_rejected") != NULL)
+        hint = "`rowsync rejected` shows what was refused, with the keys.";
+    reword(hint, words, sizeof(words));
+    complain(session, rowsync_code_name(code), rowsync_message(session->client), words);
+    return code == ROWSYNC_DIFFERENT ? EXIT_ATTENTION : EXIT_FAILED;
+}
+
+/* Says in one line what was done. */
+void
+say(const Session *session, const char *format, ...)
+{
+    char text[2048];
+    va_list values;
+
+    va_start(values, format);
+    vsnprintf(text, sizeof(text), format, values);
+    va_end(values);
+    if (session->arguments->json)
+        print_json(json_pack("{s:s}", "done", text));
+    else
+        puts(text);
+}
+
+/* How many places a text takes: one for each code point. */
+static int
+width_of(const char *text)
+{
+    int width = 0;
+
+    for (; *text != '\0'; text++)
+        width += ((unsigned char)*text & 0xC0) != 0x80;
+    return width;
+}
+
+/* Writes a cell: control characters as blanks, filled up to `width`, cut at `most` (0: never). */
+static void
+put_cell(const char *text, int width, int most, int last)
+{
+    int wide = width_of(text), at = 0, cut = most > 0 && wide > most;
+
+    for (; *text != '\0'; text++)
+    {
+        at += ((unsigned char)*text & 0xC0) != 0x80;
+        if (cut && at >= most)
+            break;
+        putchar((unsigned char)*text < 0x20 || *text == 0x7F ? ' ' : *text);
+    }
+    if (cut)
+        fputs("…", stdout);
+    if (!last)
+        printf("%*s", width - (cut ? most : wide) + 2, "");
+}
+
+/* The text of a cell; "-" for NULL. */
+static const char *
+cell(sqlite3_stmt *statement, int column)
+{
+    const char *text = (const char *)sqlite3_column_text(statement, column);
+
+    return text != NULL ? text : "-";
+}
+
+/* The columns that the window has; 0 where standard output is none. */
+static int
+window_width(void)
+{
+    struct winsize window = {0};
+
+    if (!isatty(STDOUT_FILENO) || ioctl(STDOUT_FILENO, TIOCGWINSZ, &window) != 0)
+        return 0;
+    return window.ws_col;
+}
+
+/* Prints the rows below their headings: once to measure, once to write. */
+static void
+print_grid(sqlite3_stmt *statement, int *count)
+{
+    int widths[MOST_COLUMNS] = {0}, columns = sqlite3_column_count(statement), i, used;
+    int window = window_width();
+
+    for (i = 0; i < columns; i++)
+        widths[i] = width_of(sqlite3_column_name(statement, i));
+    for (*count = 0; sqlite3_step(statement) == SQLITE_ROW; ++*count)
+        for (i = 0; i < columns; i++)
+            if (width_of(cell(statement, i)) > widths[i])
+                widths[i] = width_of(cell(statement, i));
+    sqlite3_reset(statement);
+    if (*count == 0)
+        return;
+    for (i = 0, used = 0; i + 1 < columns; used += widths[i++] + 2)
+        if (window > 0 && widths[i] > WIDEST)
+            widths[i] = WIDEST;
+    for (i = 0; i < columns; i++)
+        put_cell(sqlite3_column_name(statement, i), widths[i], 0, i + 1 == columns);
+    puts("");
+    while (sqlite3_step(statement) == SQLITE_ROW)
+    {
+        for (i = 0; i < columns; i++)
+            put_cell(cell(statement, i), widths[i],
+                     window == 0         ? 0
+                     : i + 1 < columns   ? widths[i]
+                     : window > used + 8 ? window - used
+                                         : 8,
+                     i + 1 == columns);
+        puts("");
+    }
+}
+
+/* The rows as an array of objects. */
+static json_t *
+rows_as_json(sqlite3_stmt *statement, int *count)
+{
+    json_t *rows = json_array();
+    int i;
+
+    for (*count = 0; sqlite3_step(statement) == SQLITE_ROW; ++*count)
+    {
+        json_t *row = json_object();
+
+        for (i = 0; i < sqlite3_column_count(statement); i++)
+        {
+            const char *text = (const char *)sqlite3_column_text(statement, i);
+
+            json_object_set_new(row, sqlite3_column_name(statement, i),
+                                text == NULL ? json_null()
+                                : sqlite3_column_type(statement, i) == SQLITE_INTEGER
+                                    ? json_integer(sqlite3_column_int64(statement, i))
+                                    : json_string(text));
+        }
+        json_array_append_new(rows, row);
+    }
+    return rows;
+}
+
+/* Prints the rows of a query, whose ?1 is `value`: as JSON, or in columns with headings. */
+int
+print_rows(const Session *session, const char *sql, const char *value, int *count)
+{
+    sqlite3_stmt *statement = NULL;
+
+    *count = 0;
+    if (sqlite3_prepare_v2(session->db, sql, -1, &statement, NULL) != SQLITE_OK)
+        return complain(session, "database", sqlite3_errmsg(session->db), NULL);
+    if (sqlite3_bind_parameter_count(statement) > 0)
+        sqlite3_bind_text(statement, 1, value, -1, SQLITE_STATIC);
+    if (session->arguments->json)
+        print_json(rows_as_json(statement, count));
+    else
+        print_grid(statement, count);
+    sqlite3_finalize(statement);
+    return EXIT_DONE;
+}
+
+/* The statuses of a report that occurred. */
+static json_t *
+statuses_of(const rowsync_report *report)
+{
+    const struct
+    {
+        const char *name;
+        int64_t count;
+    } all[] = {{"applied", report->applied},
+               {"conflict", report->conflict},
+               {"fk_missing", report->fk_missing},
+               {"bad_payload", report->bad_payload},
+               {"constraint", report->constraint},
+               {"forbidden", report->forbidden},
+               {"unregistered_table", report->unregistered_table},
+               {"internal_error", report->internal_error},
+               {"other", report->other}};
+    json_t *statuses = json_object();
+    size_t i;
+
+    for (i = 0; i < sizeof(all) / sizeof(*all); i++)
+        if (all[i].count > 0)
+            json_object_set_new(statuses, all[i].name, json_integer(all[i].count));
+    return statuses;
+}
+
+/* The first few refused changes, and where the rest is. */
+static void
+print_refusals(const Session *session, int64_t rejected)
+{
+    static const char sql[] =
+        "SELECT t.table_name || ' ' || r.pk_text ||"
+        " CASE WHEN json_valid(r.details) AND json_extract(r.details, '$.column') IS NOT NULL"
+        " THEN ', column ' || json_extract(r.details, '$.column') ELSE '' END ||"
+        " ': ' || coalesce(r.message, '') || ' (' || r.reason || ')'"
+        " FROM _sync_rejected r JOIN _sync_table t USING (table_id)"
+        " ORDER BY r.rejected_at DESC, r.change_id LIMIT 3";
+    sqlite3_stmt *statement = NULL;
+    int64_t shown = 0;
+
+    puts("refused:");
+    if (sqlite3_prepare_v2(session->db, sql, -1, &statement, NULL) == SQLITE_OK)
+        for (; sqlite3_step(statement) == SQLITE_ROW; shown++)
+        {
+            fputs("  ", stdout);
+            put_cell(cell(statement, 0), 0, 0, 1);
+            puts("");
+        }
+    sqlite3_finalize(statement);
+    if (rejected > shown)
+        printf("  and %lld more\n", (long long)(rejected - shown));
+    printf("See `rowsync rejected %s`; then edit the row, or `rowsync requeue` or `discard` it.\n",
+           session->arguments->file);
+}
+
+/* The first few changes that wait for a row which the server does not have. */
+static void
+print_waiting(const Session *session)
+{
+    sqlite3_stmt *statement = NULL;
+    const char *id;
+    json_t *missing;
+    int shown = 0;
+
+    if (sqlite3_prepare_v2(session->db,
+                           "SELECT t.table_name FROM _sync_dirty d JOIN _sync_table t"
+                           " USING (table_id) WHERE d.change_id = ?1",
+                           -1, &statement, NULL) != SQLITE_OK)
+        return;
+    json_object_foreach(session->missing, id, missing)
+    {
+        sqlite3_bind_text(statement, 1, id, -1, SQLITE_STATIC);
+        if (shown < 3 && sqlite3_step(statement) == SQLITE_ROW && json_is_string(missing))
+            printf("%s  %s: the server has no %s\n", shown++ == 0 ? "waiting:\n" : "",
+                   cell(statement, 0), json_string_value(missing));
+        sqlite3_reset(statement);
+    }
+    sqlite3_finalize(statement);
+}
+
+/* What a sync came to, and what is left to do. */
+void
+print_report(const Session *session, const rowsync_report *report)
+{
+    if (session->arguments->json)
+    {
+        print_json(json_pack("{s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:I}", "uploaded",
+                             (json_int_t)report->uploaded, "rounds", (json_int_t)report->rounds,
+                             "statuses", statuses_of(report), "downloaded",
+                             (json_int_t)report->downloaded, "pages", (json_int_t)report->pages,
+                             "pending", (json_int_t)report->pending, "conflicts",
+                             (json_int_t)report->conflicts, "rejected",
+                             (json_int_t)report->rejected, "head", (json_int_t)report->head));
+        return;
+    }
+    printf("%lld uploaded in %lld round%s, %lld downloaded in %lld page%s; "
+           "%lld pending, %lld conflict%s, %lld rejected\n",
+           (long long)report->uploaded, (long long)report->rounds, plural(report->rounds),
+           (long long)report->downloaded, (long long)report->pages, plural(report->pages),
+           (long long)report->pending, (long long)report->conflicts, plural(report->conflicts),
+           (long long)report->rejected);
+    if (report->pending > 0 && session->missing != NULL)
+        print_waiting(session);
+    if (report->rejected > 0)
+        print_refusals(session, report->rejected);
+    if (report->conflicts > 0)
+        printf("See `rowsync conflicts %s`, then `rowsync resolve`.\n", session->arguments->file);
+    fflush(stdout);
+}

@@ -1,0 +1,268 @@
+"""The command line: what it says and exits with, and the commands that show the server."""
+
+import json
+import os
+import signal
+import socket
+import sqlite3
+import time
+import uuid
+
+import pytest
+import rig
+
+ANN = "550e8400-e29b-41d4-a716-446655440000"
+
+
+def add_user(device, name="Ann", key=ANN, email=None):
+    """The app creates a user."""
+    device.rows("INSERT INTO users VALUES (?, ?, ?, 1, 1)", (key, name, email or f"{name}@cli"))
+
+
+def said(device, *arguments, code=0):
+    """What a command prints on standard output, its exit status checked."""
+    done = device.run(*arguments, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout
+
+
+def complaint(device, *arguments, code=1):
+    """What a command prints on standard error, its exit status checked."""
+    done = device.run(*arguments, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stderr
+
+
+def until(condition, seconds=30):
+    """Waits for something to become true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_commands_say_what_they_did(device, gateway):
+    phone = device("ann", "phone", attached=False)
+    phone.app.execute("CREATE TABLE users (id TEXT PRIMARY KEY, name TEXT, email TEXT)")
+    phone.rows("INSERT INTO users VALUES ('x', 'X', 'x')")
+    assert "is ready" in said(phone, "init")
+    assert "already" in said(phone, "init")
+    assert "tracking users as business.users on the server; in conflicts columns are merged; " \
+        "1 row to upload" in said(phone, "track", "users", "--schema", "business",
+                                  "--policy", "merge")
+    assert f"attached to {gateway.url} as ann, source phone" in said(
+        phone, "attach", "--url", gateway.url, "--user", "ann", "--source", "phone")
+    assert json.loads(said(phone, "requeue", "--json")) == {"done": "nothing was refused"}
+    assert "its rows stay" in said(phone, "untrack", "users", "--force")
+    assert "detached" in said(phone, "detach")
+    assert "not attached" in said(phone, "status")
+
+
+def test_refusals_are_shown_with_their_reasons(device):
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    add_user(phone, email="same@cli")
+    assert said(phone, "sync").startswith("1 uploaded in 1 round, 0 downloaded in 0 pages; "
+                                          "0 pending, 0 conflicts, 0 rejected\n")
+    tablet.sync()
+    tablet.run("detach")
+    tablet.attach()
+    for number in range(5):
+        add_user(tablet, f"U{number}", str(uuid.UUID(int=number)), f"{number}@cli")
+        tablet.rows("INSERT INTO posts VALUES (?, ?, '', ?, 1, 1)",
+                    (str(uuid.UUID(int=100 + number)), str(uuid.UUID(int=number)), "a\x00b"))
+    shown = said(tablet, "sync", code=3)
+    assert "refused:\n  posts 00000000-0000-0000-0000-0000000000" in shown
+    assert "(bad_payload)" in shown and "and 2 more" in shown and "`rowsync rejected " in shown
+    status = said(tablet, "status", code=3)
+    assert "business.posts" in status and "5 rejected" in status and "POLICY" not in status
+    table = said(tablet, "rejected", code=3).splitlines()
+    assert table[0].split() == ["TABLE", "KEY", "OP", "REASON", "COLUMN", "MESSAGE"]
+    assert len(table) == 6 and table[1].index("bad_payload") == table[0].index("REASON")
+    assert "1 change given up" in said(tablet, "discard", "posts", str(uuid.UUID(int=100)))
+    assert "4 changes will be sent again" in said(tablet, "requeue")
+    assert said(tablet, "diff").startswith("OP      TABLE  KEY")
+    assert "`rowsync rejected`" in complaint(tablet, "requeue", "posts", str(uuid.UUID(int=100)))
+
+
+def test_what_waits_for_a_parent_is_named(device):
+    phone = device("ann", "phone")
+    phone.app.execute("PRAGMA foreign_keys = OFF")
+    phone.rows("INSERT INTO posts VALUES (?, ?, 'early', '', 1, 1)", (str(uuid.uuid4()), ANN))
+    assert f"waiting:\n  posts: the server has no business.users:{ANN}\n" in said(phone, "sync")
+
+
+def test_a_conflict_shows_both_sides(device):
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    tablet.run("track", "users", "--schema", "business", "--policy", "manual")
+    add_user(phone)
+    phone.sync()
+    tablet.sync()
+    phone.rows("UPDATE users SET name = 'Anna', updated_at = 2")
+    tablet.rows("UPDATE users SET name = 'Anne'")
+    phone.sync()
+    assert "1 conflict, 0 rejected\nSee `rowsync conflicts" in said(tablet, "sync", code=3)
+    lines = [line.split() for line in said(tablet, "conflicts", code=3).splitlines()]
+    assert lines[0] == ["TABLE", "KEY", "COLUMN", "HERE", "SERVER"]
+    assert ["users", ANN, "name", "Anne", "Anna"] in lines and len(lines) == 3
+    (row,) = json.loads(said(tablet, "conflicts", "--json", code=3))
+    assert json.loads(row["local_payload"])["name"] == "Anne"
+    assert "1 conflict," in said(tablet, "status", code=3)
+    assert "the edit here will be sent" in said(
+        tablet, "resolve", "users", ANN, "--policy", "client")
+    assert said(tablet, "conflicts") == "no conflict waits\n"
+
+
+def test_wrong_command_lines_and_files(device, tmp_path):
+    phone = device("ann", "phone")
+    assert 'status has no use for "extra"' in complaint(phone, "status", "extra", code=2)
+    assert 'resolve has no use for "c"' in complaint(phone, "resolve", "a", "b", "c", code=2)
+    phone.app.executescript("CREATE VIEW seen AS SELECT * FROM users;"
+                            "CREATE VIRTUAL TABLE search USING fts5(words)")
+    assert '"seen" is a view.' in complaint(phone, "track", "seen")
+    assert '"search" is a virtual table.' in complaint(phone, "track", "search")
+    assert '"SEEN" is a view.' in complaint(phone, "track", "SEEN")
+    assert "cannot read the token file nofile: No such file" in complaint(
+        phone, "sync", "--token-file", "nofile")
+    assert "the token command failed: false: exit status 1" in complaint(
+        phone, "sync", "--token-command", "false")
+    text = tmp_path / "text.db"
+    text.write_text("this is no database, and long enough to tell\n" * 100)
+    other = rig.Device(text, phone.url, "ann", "x")
+    assert "is not a SQLite database" in complaint(other, "status")
+    empty = rig.Device(tmp_path / "empty.db", phone.url, "ann", "x")
+    assert "`rowsync init` makes a new database" in complaint(empty, "status")
+    sqlite3.connect(empty.path).execute("CREATE TABLE a (b)").connection.close()
+    for command in ("status", "conflicts", "rejected", "diff", "sync"):
+        hint = complaint(empty, command)
+        assert "`rowsync init`" in hint and "()" not in hint
+    empty.run("init")
+    hint = complaint(empty, "sync")
+    assert "`rowsync attach`" in hint and "()" not in hint
+
+
+def test_development_tokens(device):
+    phone = device("ann", "phone")
+
+    def token(*arguments):
+        """Runs `rowsync token`, which takes no file."""
+        return rig.device.subprocess.run(
+            [rig.device.BINARY, "token", *arguments], capture_output=True, text=True,
+            env={**os.environ, "ROWSYNC_JWT_SECRET": phone.secret})
+    assert token("--user", "ann").returncode == 0
+    for wrong in ("0", "-5"):
+        done = token("--user", "ann", "--ttl", wrong)
+        assert done.returncode == 2 and "above 0" in done.stderr
+    assert "--source is optional" in token().stderr
+
+
+def test_a_token_for_another_source(device):
+    phone = device("ann", "phone")
+    phone._token = rig.mint("ann", "tablet")
+    hint = complaint(phone, "sync")
+    assert "another source" in hint and "Is the URL" not in hint
+
+
+def test_another_server_needs_force(device, gateway):
+    phone = device("ann", "phone")
+    phone.run("attach", "--url", "http://127.0.0.1:1", "--user", "ann")
+    phone.attach()
+    add_user(phone)
+    phone.sync()
+    phone.sync()
+    phone.run("attach", "--url", gateway.url + "/", "--user", "ann")
+    moved = ("attach", "--url", "http://127.0.0.1:1", "--user", "ann")
+    assert "Use --force" in complaint(phone, *moved)
+    phone.run(*moved, "--force")
+
+
+def test_trying_again_is_told_and_ctrl_c_ends_it(device):
+    phone = device("ann", "phone", url="http://127.0.0.1:1")
+    assert "trying again" in complaint(phone, "sync")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        phone.run("attach", "--url", f"http://127.0.0.1:{silent.getsockname()[1]}", "--user", "ann")
+        running = phone.start("sync")
+        silent.accept()
+        running.send_signal(signal.SIGINT)
+        _, errors = running.communicate(timeout=30)
+    assert running.returncode == 1 and "cancelled" in errors
+
+
+def clone(device, *arguments, check=True):
+    """Runs `rowsync clone URL FILE`."""
+    return rig.device.subprocess.run(
+        [rig.device.BINARY, "clone", device.url, device.path, *arguments], capture_output=True,
+        text=True, env=device.environment(), check=check)
+
+
+def test_clone_is_ready_to_work(device, database):
+    phone, laptop = device("ann", "phone"), device("ann", "laptop", attached=False)
+    add_user(phone)
+    phone.rows("INSERT INTO posts VALUES (?, ?, 'one', '', 1, 1)", (str(uuid.uuid4()), ANN))
+    phone.sync()
+    assert "cloned 7 tables with 2 rows" in clone(laptop).stdout
+    assert laptop.rows("SELECT title FROM posts") == [("one",)]
+    assert laptop.status()["source"] == "laptop" and laptop.status()["user"] == "ann"
+    (sql,) = laptop.rows("SELECT sql FROM sqlite_schema WHERE name = 'file_reviews'")
+    assert "ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED" in sql[0]
+    with pytest.raises(sqlite3.IntegrityError):
+        add_user(laptop, "Twin", str(uuid.uuid4()), "Ann@cli")
+    with laptop.transaction():
+        key = str(uuid.uuid4())
+        laptop.rows("INSERT INTO posts VALUES (?, ?, 'two', '', 1, 1)", (str(uuid.uuid4()), key))
+        add_user(laptop, "Bea", key)
+    assert laptop.sync()["statuses"] == {"applied": 2}
+    assert database.rows("SELECT count(*) FROM business.posts") == [(2,)]
+    assert "is there already" in clone(laptop, check=False).stderr
+    assert laptop.run("verify").returncode == 0
+
+
+def test_a_clone_that_fails_leaves_nothing(device, tmp_path):
+    one = device("ann", "laptop", attached=False)
+    for url, words in (("http://127.0.0.1:1", "was not reached"), ("ftp://x", "is no URL")):
+        one.url = url
+        done = clone(one, check=False)
+        assert done.returncode == 1 and words in done.stderr
+    one = device("ann", "laptop", attached=False)
+    one._token = "not.a.token"
+    assert "401" in clone(one, "--user", "ann", check=False).stderr
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+def test_log_shows_the_latest_changes(device, database):
+    phone = device("ann", "phone")
+    assert "nothing has happened yet" in said(phone, "log")
+    add_user(phone)
+    phone.sync()
+    database.rows("UPDATE business.users SET name = 'Ann of psql'")
+    add_user(phone, "Bea", str(uuid.uuid4()))
+    phone.sync()
+    lines = [line.split() for line in said(phone, "log").splitlines()]
+    assert lines[0] == ["SEQ", "AT", "OP", "TABLE", "KEY", "BY"]
+    assert [(line[0], line[2], line[5]) for line in lines[1:]] == [
+        ("3", "INSERT", "phone"), ("2", "UPDATE", "(server)")]
+    assert len(json.loads(said(phone, "log", "--limit", "1", "--json"))) == 1
+    assert "--limit" in complaint(phone, "log", "--limit", "0", code=2)
+
+
+def test_watch_stays_in_step_until_ctrl_c(device, start_gateway):
+    gateway = start_gateway()
+    phone, tablet = device("ann", "phone", url=gateway.url), device(
+        "ann", "tablet", url=gateway.url)
+    watching = tablet.start("watch", "--json")
+    try:
+        for name in ("One", "Two"):
+            add_user(phone, name, str(uuid.uuid4()))
+            phone.sync()
+            until(lambda: tablet.rows("SELECT 1 FROM users WHERE name = ?", (name,)))
+        gateway.stop()
+        again = start_gateway(ROWSYNC_LISTEN=gateway.url.removeprefix("http://"))
+        assert again.url == gateway.url
+        add_user(phone, "Three", str(uuid.uuid4()))
+        phone.sync()
+        until(lambda: tablet.rows("SELECT 1 FROM users WHERE name = 'Three'"))
+        watching.send_signal(signal.SIGINT)
+        output, errors = watching.communicate(timeout=30)
+    finally:
+        watching.kill()
+    assert watching.returncode == 0, errors
+    assert sum(json.loads(line).get("downloaded", 0) for line in output.splitlines()) == 3
