@@ -44,6 +44,8 @@ struct config
     int64_t body_timeout;
     int64_t idle_timeout;
     int64_t send_timeout;
+    int64_t send_rate;
+    int64_t memory_limit;
     int64_t max_connections;
     int64_t drain_timeout;
     int64_t gzip_level;

@@ -11,6 +11,7 @@
 #include "sqlstate.h"
 
 #include <stdio.h>
+#include <string.h>
 
 static const struct pg_statement on_primary = {
     "rowsync_snapshot", "SELECT rowsync.snapshot($1::pg_catalog.text, $2::pg_catalog.text)", 5, 2};
@@ -23,16 +24,17 @@ static const struct pg_statement on_replica = {
     " WHERE h.head OPERATOR(pg_catalog.>=) $3::pg_catalog.int8",
     10, 3};
 
-/* One snapshot being streamed. Lives in the request's memory. */
+/* One snapshot, waiting or being streamed. Lives in the request's memory. */
 struct stream
 {
     h2o_generator_t super;
     struct request *request;
-    PGresult *chunk; /* on its way to the client; NULL: none is */
-    bool replica;    /* the replica is being asked */
-    bool started;    /* the head of the answer is sent */
-    bool over;       /* the database has given all */
-    bool failed;     /* ... or failed: the client must not take it for all */
+    h2o_linklist_t link; /* in loop->snapshots */
+    PGresult *chunk;     /* on its way to the client; NULL: none is */
+    bool replica;        /* the replica is being asked */
+    bool started;        /* the head of the answer is sent */
+    bool over;           /* the database has given all */
+    bool failed;         /* ... or failed: the client must not take it for all */
 };
 
 /* Ends the answer. A broken one has no end: the connection is cut before the last chunk. */
@@ -117,8 +119,31 @@ on_released(struct request *request)
 {
     struct stream *stream = request->subject;
 
+    h2o_linklist_unlink(&stream->link);
     PQclear(stream->chunk);
     stream->chunk = NULL;
+}
+
+/* Has the user snapshots left? Half of the connections are for others, if there are two. */
+static bool
+within_share(struct request *request, struct problem *problem)
+{
+    const struct loop *loop = request->loop;
+    int64_t most = (loop->config->stream_pool_size + 1) / 2;
+    int64_t count = 0;
+
+    for (h2o_linklist_t *link = loop->snapshots.next; link != &loop->snapshots; link = link->next)
+    {
+        struct stream *other = H2O_STRUCT_FROM_MEMBER(struct stream, link, link);
+
+        count += strcmp(other->request->user, request->user) == 0;
+    }
+    if (count < most)
+        return true;
+    problem_set(problem, PROBLEM_TOO_MANY_REQUESTS,
+                "This user is already receiving as many snapshots as one user may at once.");
+    problem->retry_after = 5;
+    return false;
 }
 
 /* GET /sync/snapshot */
@@ -140,13 +165,14 @@ handle_snapshot(struct request *request)
         request_answer(request, "application/x-ndjson", "", 0);
         return;
     }
-    if (!request_params(request, &seen, 1, &problem))
+    if (!request_params(request, &seen, 1, &problem) || !within_share(request, &problem))
     {
         request_fail(request, &problem);
         return;
     }
     snprintf(number, ROOM, "%lld", (long long)seen.integer);
     *stream = (struct stream){.super = {on_proceed, NULL}, .request = request};
+    h2o_linklist_insert(&request->loop->snapshots, &stream->link);
     request->subject = stream;
     request->released = on_released;
     request->job.values[0] = request->user;

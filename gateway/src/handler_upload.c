@@ -7,25 +7,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Memory of an unpacked body, belonging to its request. */
-static void
-dispose_unpacked(void *memory)
-{
-    free(*(char **)memory);
-}
-
 /* Undoes gzip. False when it was answered with a problem. */
 static bool
 unpack(struct request *request, h2o_iovec_t *body)
 {
     size_t most = (size_t)request->loop->config->unpacked_limit;
-    char **hold = h2o_mem_alloc_shared(&request->req->pool, sizeof(*hold), dispose_unpacked);
+    char *unpacked;
     struct problem problem;
 
-    switch (gzip_unpack(body->base, body->len, most, hold, &body->len))
+    switch (gzip_unpack(body->base, body->len, most, &unpacked, &body->len))
     {
         case GZIP_DONE:
-            body->base = *hold;
+            body->base = unpacked;
+            request_hold(request, unpacked, body->len, free);
             return true;
         case GZIP_BROKEN:
             problem_set(&problem, PROBLEM_INVALID_REQUEST, "The body is no intact gzip.");

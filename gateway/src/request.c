@@ -204,25 +204,50 @@ request_answer(struct request *request, const char *type, const char *body, size
         send_whole(request, 200, type, body, size);
 }
 
-/* A result that belongs to a request's memory. */
-static void
-dispose_result(void *memory)
+/* Large memory that belongs to a request. */
+struct held
 {
-    PQclear(*(PGresult **)memory);
+    struct loop *loop;
+    size_t size;
+    void *memory;
+    void (*release)(void *memory);
+};
+
+/* The request that held it has ended. */
+static void
+dispose_held(void *memory)
+{
+    struct held *held = memory;
+
+    held->loop->held -= held->size;
+    held->release(held->memory);
+}
+
+void
+request_hold(struct request *request, void *memory, size_t size, void (*release)(void *memory))
+{
+    struct held *held = h2o_mem_alloc_shared(&request->req->pool, sizeof(*held), dispose_held);
+
+    *held = (struct held){request->loop, size, memory, release};
+    request->loop->held += size;
+}
+
+/* PQclear for request_hold. */
+static void
+clear_result(void *result)
+{
+    PQclear(result);
 }
 
 void
 request_answer_result(struct request *request, const char *type, PGresult *result)
 {
-    PGresult **hold;
-
     if (request->req == NULL)
     {
         PQclear(result);
         return;
     }
-    hold = h2o_mem_alloc_shared(&request->req->pool, sizeof(*hold), dispose_result);
-    *hold = result;
+    request_hold(request, result, (size_t)PQgetlength(result, 0, 0), clear_result);
     send_whole(request, 200, type, PQgetvalue(result, 0, 0), (size_t)PQgetlength(result, 0, 0));
 }
 
@@ -299,8 +324,17 @@ on_job_done(struct pg_job *job, enum pg_end end, PGresult *result)
 bool
 request_submit(struct request *request, struct pg_pool *pool, const struct pg_statement *statement)
 {
+    struct loop *loop = request->loop;
     struct problem problem;
 
+    if (loop->held != 0 && loop->held + loop->bodies > loop->memory_limit)
+    {
+        problem_set(&problem, PROBLEM_OVERLOADED,
+                    "The server holds as many bytes of requests and answers as it may.");
+        problem.retry_after = 1;
+        request_fail(request, &problem);
+        return false;
+    }
     request->job.statement = statement;
     request->job.claims = request->claims == NULL ? NULL : request->claims->json;
     request->job.application = request->application;

@@ -36,6 +36,10 @@ struct request *request_begin(h2o_req_t *req, struct loop *loop);
 /* Memory that lasts as long as the request. */
 void *request_memory(struct request *request, size_t size);
 
+/* Hands over `size` bytes of memory: `release` gets them when the request ends. */
+void request_hold(struct request *request, void *memory, size_t size,
+                  void (*release)(void *memory));
+
 /* Reads the request's query string into `params`, as params_read does. */
 bool request_params(const struct request *request, struct param *params, size_t count,
                     struct problem *problem);

@@ -8,6 +8,7 @@
  * the client's own goodbye.
  */
 #include "server.h"
+#include "early.h"
 #include "limiter.h"
 #include "log.h"
 #include "request.h"
@@ -161,6 +162,7 @@ on_connection_closed(void *subject)
             epoll_ctl(loop->departures, EPOLL_CTL_DEL, connection->linger, NULL);
         start_lingering(loop, connection->linger);
     }
+    free(connection->refusal);
     free(connection);
     if (!loop->draining && loop->connection_count < loop->connection_limit)
         set_accepting(loop, true);
@@ -288,6 +290,8 @@ expired(struct connection *connection, uint64_t now)
     {
         connection->phase = phase;
         connection->since = now;
+        connection->metered = false;
+        connection->admitted = false;
     }
     waited = now - connection->since;
     switch (phase)
@@ -304,13 +308,18 @@ expired(struct connection *connection, uint64_t now)
     /* Waiting for the database has limits of its own; here it is about a reader that does not read.
      */
     if (!h2o_socket_is_writing(connection->socket))
+    {
         connection->since = now;
+        connection->metered = false;
+    }
     else
     {
         uint64_t taken = bytes_taken(h2o_socket_get_fd(connection->socket));
+        uint64_t enough = (uint64_t)(config->send_rate * config->send_timeout / 1000);
 
-        if (taken != connection->moved)
+        if (!connection->metered || taken - connection->moved > enough)
         {
+            connection->metered = true;
             connection->moved = taken;
             connection->since = now;
         }
@@ -342,6 +351,8 @@ on_sweep(h2o_timeout_entry_t *entry)
 {
     struct loop *loop = H2O_STRUCT_FROM_MEMBER(struct loop, sweep, entry);
     uint64_t now = h2o_now(loop->http.loop);
+    size_t most = loop->memory_limit;
+    size_t bodies = 0;
     h2o_linklist_t *link;
 
     publish(loop);
@@ -349,9 +360,19 @@ on_sweep(h2o_timeout_entry_t *entry)
     {
         struct connection *connection = H2O_STRUCT_FROM_MEMBER(struct connection, link, link);
 
+        size_t size = connection->socket->input->size;
+
         if (expired(connection, now))
             shutdown(h2o_socket_get_fd(connection->socket), SHUT_RDWR);
+        else if (size > EARLY_SIZE)
+        {
+            /* The oldest stay: they come first. One body alone is always taken. */
+            if (connection->phase == PHASE_BODY)
+                early_check(connection, bodies != 0 && loop->held + bodies + size > most);
+            bodies += size;
+        }
     }
+    loop->bodies = bodies;
     while (!h2o_linklist_is_empty(&loop->lingering))
     {
         struct lingering *lingering =
@@ -456,6 +477,7 @@ open_loop(struct loop *loop)
 {
     h2o_linklist_init_anchor(&loop->connections);
     h2o_linklist_init_anchor(&loop->lingering);
+    h2o_linklist_init_anchor(&loop->snapshots);
     h2o_context_init(&loop->http, h2o_evloop_create(), &loop->server->global);
     loop->accept.ctx = &loop->http;
     loop->accept.hosts = loop->server->global.hosts;
@@ -666,6 +688,7 @@ create_loop(struct server *server, unsigned number)
     loop->next_request = random;
     loop->connection_limit =
         ((size_t)server->config->max_connections + server->loop_count - 1) / server->loop_count;
+    loop->memory_limit = (size_t)server->config->memory_limit / server->loop_count;
     loop->descriptor = -1;
     loop->auth = auth_create(server->config, server->keys);
     if (server->tls != NULL)

@@ -34,6 +34,7 @@ struct loop
     struct pg_pool *replica_streams; /* for snapshots; NULL: there is none */
     struct pg_pool *heads;           /* for the watcher: one connection */
     struct watch *watch;
+    h2o_linklist_t snapshots; /* those that wait or stream; handler_snapshot.c's */
     struct metrics metrics;
     struct limiter *limiter;    /* the process's; NULL: no limit */
     int descriptor;             /* the listener's, until the thread takes it; -1 then */
@@ -42,6 +43,9 @@ struct loop
     size_t connection_count;
     size_t connection_limit;
     bool accepting;
+    size_t held;              /* bytes of answers and unpacked bodies in memory */
+    size_t bodies;            /* bytes of large bodies in memory, at the last sweep */
+    size_t memory_limit;      /* for both together */
     h2o_linklist_t lingering; /* closed connections whose sender is being heard out */
     int departures;           /* epoll that watches for clients going away */
     h2o_socket_t *departures_socket;
@@ -71,10 +75,14 @@ struct connection
     h2o_linklist_t link;
     h2o_linklist_t requests; /* struct request, in hand */
     enum phase phase;
-    uint64_t since; /* ms of the loop's clock: in this phase, or since an answer last moved */
-    uint64_t moved; /* bytes of answers that the client is known to have taken */
-    bool watched;   /* in the loop's departures */
-    int linger;     /* duplicate descriptor for a lingering close; -1: none */
+    uint64_t since;       /* ms of the loop's clock: in this phase, or since an answer last moved */
+    uint64_t moved;       /* bytes of answers that the client is known to have taken */
+    bool watched;         /* in the loop's departures */
+    bool metered;         /* `moved` is what it was at `since` */
+    bool admitted;        /* the token of the body that is coming is good */
+    h2o_socket_cb reader; /* h2o's, once early.c has refused the request; else NULL */
+    char *refusal;        /* what it was told then; NULL: nothing */
+    int linger;           /* duplicate descriptor for a lingering close; -1: none */
 };
 
 /* The connection that a request came on. */

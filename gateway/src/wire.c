@@ -15,6 +15,22 @@ names(const char *line, size_t size, const char *name)
     return size > length && strncasecmp(line, name, length) == 0 && line[length] == ':';
 }
 
+/* Notes what stands behind an Authorization header's colon, without the spaces around it. */
+static void
+take_value(const char *line, size_t size, struct wire_head *head)
+{
+    const char *at = memchr(line, ':', size);
+    const char *end = line + size;
+
+    do
+        at++;
+    while (at < end && (*at == ' ' || *at == '\t'));
+    while (end > at && (end[-1] == ' ' || end[-1] == '\t'))
+        end--;
+    head->authorization = at;
+    head->authorization_size = (size_t)(end - at);
+}
+
 void
 wire_scan(const char *bytes, size_t size, struct wire_head *head)
 {
@@ -46,6 +62,8 @@ wire_scan(const char *bytes, size_t size, struct wire_head *head)
             head->lengths++;
         if (!first && names(line, length, "transfer-encoding"))
             head->encodings++;
+        if (!first && names(line, length, "authorization"))
+            take_value(line, length, head);
         first = false;
     }
 }

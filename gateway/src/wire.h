@@ -17,7 +17,9 @@ struct wire_head
     bool complete;    /* the empty line is there */
     size_t lengths;   /* Content-Length headers */
     size_t encodings; /* Transfer-Encoding headers */
-    bool folded;      /* a line begins with white space (obsolete folding) */
+    const char *authorization; /* value of the last Authorization header; NULL: there is none */
+    size_t authorization_size;
+    bool folded; /* a line begins with white space (obsolete folding) */
 };
 
 /* Scans the head at the beginning of `bytes`. */

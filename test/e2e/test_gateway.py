@@ -212,6 +212,46 @@ def test_a_body_over_the_limit_is_413_and_the_client_hears_it(start_gateway, min
     assert (status, body["code"]) == (413, "body_too_large")
 
 
+def half_sent(gateway, token):
+    """A peer that has sent a megabyte of a large body and now waits."""
+    peer = socket.create_connection(("127.0.0.1", gateway.port), timeout=10)
+    line = f"Authorization: Bearer {token}\r\n" if token else ""
+    peer.sendall(f"POST /sync/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n{line}\r\n"
+                 .encode() + b"x" * 1000000)
+    return peer
+
+
+def heard(peer):
+    """The answer that came before the gateway hung up."""
+    received = b""
+    while chunk := peer.recv(65536):
+        received += chunk
+    peer.close()
+    return parse(received)
+
+
+@pytest.mark.parametrize("token, code", [
+    (None, "missing_token"), ("abc", "malformed_token"), ("expired", "expired_token")])
+def test_a_large_body_needs_a_good_token_before_it_is_all_there(gateway, mint, token, code):
+    if token == "expired":
+        token = mint("ann", "phone", ttl=-100)
+    status, body = heard(half_sent(gateway, token))
+    assert (status, body["code"]) == (401, code)
+    assert any(line.get("id") == body["request_id"] and line["code"] == code
+               for line in gateway.log())
+
+
+def test_bodies_over_the_memory_limit_are_503_and_the_oldest_goes_on(start_gateway, mint):
+    gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_MEMORY_LIMIT=1500000)
+    first = half_sent(gateway, mint("ann", "phone"))
+    time.sleep(0.3)
+    status, body = heard(half_sent(gateway, mint("bob", "phone")))
+    assert (status, body["code"]) == (503, "overloaded")
+    first.sendall(b"x" * 8000000)
+    assert first.recv(100).startswith(b"HTTP/1.1 400 ")
+    first.close()
+
+
 def test_gzip_is_unpacked_up_to_a_limit(start_gateway, mint):
     gateway = start_gateway(ROWSYNC_UNPACKED_LIMIT=100000)
 
@@ -825,6 +865,42 @@ def test_a_reader_of_a_snapshot_that_goes_away_frees_its_connection(start_gatewa
             assert gateway.upload(mint("bob", "phone"), []).status == 200
     answer = gateway.request("GET", "/sync/snapshot", token=mint("ann", "tablet"))
     assert json.loads(answer.body.splitlines()[-1])["rows"] == 9000
+
+
+def test_one_user_does_not_hold_all_snapshot_connections(start_gateway, database, mint):
+    gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_STREAM_POOL_SIZE=2)
+    gateway.upload(mint("ann", "phone"), many(9000, "x" * 1000))
+    with socket.socket() as peer:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        peer.settimeout(20)
+        peer.connect(("127.0.0.1", gateway.port))
+        peer.sendall(f"GET /sync/snapshot HTTP/1.1\r\nHost: x\r\n"
+                     f"Authorization: Bearer {mint('ann', 'tablet')}\r\n\r\n".encode())
+        assert peer.recv(1000).startswith(b"HTTP/1.1 200 OK")
+        answer = gateway.request("GET", "/sync/snapshot", token=mint("ann", "laptop"))
+        problem(answer, 429, "too_many_requests",
+                "This user is already receiving as many snapshots as one user may at once.")
+        assert answer.headers["retry-after"] == "5"
+        assert gateway.request("GET", "/sync/snapshot", token=mint("bob", "phone")).status == 200
+    assert eventually(lambda: gateway.request("GET", "/sync/snapshot",
+                                              token=mint("ann", "laptop")).status == 200)
+
+
+def test_a_reader_below_the_least_rate_is_cut(start_gateway, database, mint):
+    gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_SEND_TIMEOUT=1000, ROWSYNC_SEND_RATE=100000)
+    gateway.upload(mint("ann", "phone"), many(9000, "x" * 1000))
+    with socket.socket() as peer:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        peer.settimeout(20)
+        peer.connect(("127.0.0.1", gateway.port))
+        peer.sendall(f"GET /sync/snapshot HTTP/1.1\r\nHost: x\r\n"
+                     f"Authorization: Bearer {mint('ann', 'tablet')}\r\n\r\n".encode())
+        # It never stops reading, about 10 kB a second.
+        deadline = time.monotonic() + 20
+        while not any(line.get("route") == "/sync/snapshot" for line in gateway.log()):
+            assert time.monotonic() < deadline
+            peer.recv(500)
+            time.sleep(0.05)
 
 
 class Watching:

@@ -38,5 +38,12 @@ main(void)
     ok(head.folded, "a folded line");
     scan("Content-Length: 5 HTTP/1.1\r\n\r\n");
     ok(head.lengths == 0, "the request line is no header");
+    scan("POST / HTTP/1.1\r\nAUTHorization: \t Bearer x \r\n\r\nAuthorization: Bearer y\r\n");
+    ok(head.authorization_size == 8 && memcmp(head.authorization, "Bearer x", 8) == 0,
+       "the token's header, without the spaces around it");
+    scan("POST / HTTP/1.1\r\nAuthorization:\r\n\r\n");
+    ok(head.authorization != NULL && head.authorization_size == 0, "an empty one");
+    scan("POST / HTTP/1.1\r\nX-Authorization: Bearer x\r\n\r\n");
+    ok(head.authorization == NULL, "none");
     return done();
 }
