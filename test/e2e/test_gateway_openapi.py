@@ -1,5 +1,6 @@
 """The documents about the gateway are true: real answers fit them, and they name what there is."""
 
+import hashlib
 import json
 import pathlib
 import re
@@ -108,6 +109,40 @@ def test_a_snapshot_is_as_described(gateway, mint):
     assert len(rows) == 2
     for row in rows:
         fits(row, "SnapshotRow")
+
+
+def test_the_digest_is_what_the_protocol_defines(gateway, mint):
+    token = mint("ann", "phone")
+    gateway.upload(token, [change(1), change(2), change(3)])
+    gateway.upload(token, [change(4, pk=f"{KEY}1", op="DELETE", server_version=1, payload=None)])
+    header, *rows, last = [json.loads(line) for line in gateway.request(
+        "GET", "/sync/snapshot", token=token).body.splitlines()]
+    halves = [0, 0]
+    for place, version, key, *_ in rows:
+        table = header["tables"][place]
+        text = "\x1f".join([table["schema"], table["table"], key, str(version)])
+        first = hashlib.sha256(text.encode()).digest()[:16]
+        for half in (0, 1):
+            halves[half] += int.from_bytes(first[8 * half:8 * half + 8], "big")
+    expected = "".join(f"{half % 2 ** 64:016x}" for half in halves)
+    assert (last["rows"], last["digest"]) == (2, expected)
+    assert gateway.request("GET", "/sync/digest", token=token).body == {
+        "at": header["seq"], "rows": 2, "digest": expected}
+
+
+def test_what_is_no_text_and_what_is_no_new_change_is_refused_alone(gateway, mint):
+    token = mint("ann", "phone")
+    body = json.dumps({"last_server_seq_seen": 0, "changes": [
+        change(1), change(2, payload={"id": f"{KEY}2", "name": "\u0000"}),
+        change(3, payload={"id": f"{KEY}3", "name": "\ud800"})]}).encode()
+    statuses = gateway.request("POST", "/sync/upload", body, token=token).body["statuses"]
+    assert [status["status"] for status in statuses] == ["applied", "invalid", "invalid"]
+    assert [status["invalid"]["reason"] for status in statuses[1:]] == ["bad_payload"] * 2
+    (status,) = gateway.upload(token, [change(2, source_change_id=1)]).body["statuses"]
+    message = "source_change_id was used before, for a change of another row"
+    assert (status["invalid"]["reason"], status["invalid"]["details"]["error"]) == (
+        "bad_payload", message)
+    assert message in (ROOT / "docs" / "protocol.md").read_text().replace("\n  ", " ")
 
 
 def test_answers_of_a_gateway_without_a_database_are_as_described(start_gateway, mint):
