@@ -12,6 +12,7 @@
 #include "utils/memutils.h"
 
 #include "miscadmin.h"
+#include "payload.h"
 #include "upload.h"
 
 /* Whether every change of the row after version base came from the uploading source. */
@@ -37,19 +38,6 @@ moved_only_by_self(Upload *upload, Change *change, int64 base)
     return version == base;
 }
 
-/* The value of a column in the payload of a stored change; NULL if it has none. */
-static const JsonValue *
-stored_value(const JsonMember *members, int nmembers, const SyncedColumn *column)
-{
-    for (int i = 0; i < nmembers; i++)
-    {
-        if (members[i].name_len == column->name_len &&
-            memcmp(members[i].name, column->name, column->name_len) == 0)
-            return &members[i].value;
-    }
-    return NULL;
-}
-
 /* Whether two JSON values, both as rowsync writes them, are the same. */
 static bool
 same_value(const JsonValue *a, const JsonValue *b)
@@ -68,7 +56,7 @@ sent_equals(Change *change, const JsonMember *members, int nmembers)
 
     while ((i = bms_next_member(change->apply.columns, i)) >= 0)
     {
-        const JsonValue *there = stored_value(members, nmembers, &table->columns[i]);
+        const JsonValue *there = payload_value(members, nmembers, &table->columns[i]);
         StringInfoData text;
         JsonMember *sent;
         int nsent;
@@ -139,7 +127,7 @@ changed_since(Upload *upload, Change *change, const StoredChange *current, int64
     {
         SyncedColumn *column = &change->table->columns[i];
 
-        if (same_value(stored_value(now, nnow, column), stored_value(then, nthen, column)))
+        if (same_value(payload_value(now, nnow, column), payload_value(then, nthen, column)))
             continue;
         if (out.len > 1)
             appendStringInfoChar(&out, ',');
@@ -205,7 +193,7 @@ complete_parents(Upload *upload, Change *change)
 
             parts[i] = change->given[reference->columns[i]];
             if (parts[i] == NULL)
-                parts[i] = stored_value(members, nmembers, column);
+                parts[i] = payload_value(members, nmembers, column);
             if (parts[i] == NULL)
                 parts[i] = &json_null;
         }
@@ -245,7 +233,7 @@ change_answer_again(Upload *upload, Change *change, int64 seq)
         SyncedColumn *column = &change->table->columns[i];
 
         if (!bms_is_member(i, change->apply.columns))
-            same = same_value(stored_value(now, nnow, column), stored_value(then, nthen, column));
+            same = same_value(payload_value(now, nnow, column), payload_value(then, nthen, column));
     }
     if (same)
         return;

@@ -74,6 +74,19 @@ append_values(StringInfo out, SyncedTable *table, const char *payload, int len)
     return end - p == 1 && *p == '}';
 }
 
+/* The value of a column among the members of a payload; NULL if it has none. */
+const JsonValue *
+payload_value(const JsonMember *members, int nmembers, const SyncedColumn *column)
+{
+    for (int i = 0; i < nmembers; i++)
+    {
+        if (members[i].name_len == column->name_len &&
+            memcmp(members[i].name, column->name, column->name_len) == 0)
+            return &members[i].value;
+    }
+    return NULL;
+}
+
 /* The same for a payload from when the table had other columns: what it lacks is null. */
 static void
 append_parsed_values(StringInfo out, SyncedTable *table, const char *payload, int len)
@@ -87,14 +100,8 @@ append_parsed_values(StringInfo out, SyncedTable *table, const char *payload, in
                                table->qualified_name)));
     for (int i = 0; i < table->ncolumns; i++)
     {
-        const JsonValue *value = NULL;
+        const JsonValue *value = payload_value(members, nmembers, &table->columns[i]);
 
-        for (int m = 0; m < nmembers && value == NULL; m++)
-        {
-            if (members[m].name_len == table->columns[i].name_len &&
-                memcmp(members[m].name, table->columns[i].name, members[m].name_len) == 0)
-                value = &members[m].value;
-        }
         appendStringInfoChar(out, ',');
         if (value == NULL)
             appendStringInfoString(out, "null");

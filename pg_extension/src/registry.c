@@ -459,6 +459,40 @@ load_key(SyncedTable *table, Relation relation)
     }
 }
 
+/* Unique constraints other than the key, over plain columns that travel. */
+static void
+load_uniques(SyncedTable *table, Relation relation)
+{
+    List *indexes = RelationGetIndexList(relation);
+    ListCell *cell;
+
+    table->uniques = palloc0((list_length(indexes) + 1) * sizeof(SyncedUnique));
+    foreach (cell, indexes)
+    {
+        Relation index = index_open(lfirst_oid(cell), AccessShareLock);
+        int count = IndexRelationGetNumberOfKeyAttributes(index);
+        SyncedUnique *unique = &table->uniques[table->nuniques];
+        bool usable = index->rd_index->indisunique && !index->rd_index->indisprimary;
+
+        unique->columns = palloc(count * sizeof(int));
+        unique->ncolumns = 0;
+        for (int i = 0; usable && i < count; i++)
+        {
+            int att = index->rd_index->indkey.values[i];
+
+            if (att == table->scope_attnum)
+                continue;
+            usable = att > 0 && table->column_of_att[att - 1] >= 0;
+            if (usable)
+                unique->columns[unique->ncolumns++] = table->column_of_att[att - 1];
+        }
+        if (usable && unique->ncolumns > 0)
+            table->nuniques++;
+        index_close(index, AccessShareLock);
+    }
+    list_free(indexes);
+}
+
 /* Foreign keys to registered tables. */
 static void
 load_references(SyncedTable *table, Relation relation)
@@ -544,6 +578,7 @@ make_table(const RegistryEntry *entry)
     load_columns(table, relation);
     load_key(table, relation);
     load_references(table, relation);
+    load_uniques(table, relation);
     relation_close(relation, AccessShareLock);
     MemoryContextSwitchTo(old);
     MemoryContextSetParent(context, registry_context);

@@ -81,6 +81,13 @@ typedef struct SyncedReference
     int *columns; /* indexes into the child's columns */
 } SyncedReference;
 
+/* A unique constraint other than the key. */
+typedef struct SyncedUnique
+{
+    int ncolumns;
+    int *columns; /* indexes into columns; the scope column left out */
+} SyncedUnique;
+
 typedef struct SyncedTable
 {
     Oid relid;
@@ -110,6 +117,8 @@ typedef struct SyncedTable
     bool row_security;
     int nreferences;
     SyncedReference *references;
+    int nuniques;
+    SyncedUnique *uniques;
     List *plans; /* of ApplyPlan, apply.c */
     MemoryContext context;
     bool stale;

@@ -61,6 +61,9 @@ typedef struct Change
     const char *converting;  /* the column whose value is being read */
     int nparents;
     Parent *parents;
+    int nwaits;
+    struct Change **waits;       /* changes that give up a unique value that this one takes */
+    bool in_order;               /* waits is known: rows are written in the order of their units */
     char log_op;                 /* what the log will call it */
     struct varlena *log_payload; /* the row as stored */
     bool wrong_in_itself;        /* refused whatever becomes of the rest */
@@ -114,6 +117,8 @@ void change_decide(Upload *upload, Change *change);
 void change_answer_again(Upload *upload, Change *change, int64 seq);
 void change_answer_pruned(Upload *upload, Change *change);
 bool change_parents_there(Upload *upload, Change *change);
+/* handover.c */
+bool upload_find_handovers(Upload *upload, Change **changes, int count);
 /* write.c */
 void upload_log_change(Upload *upload, Change *change);
 void upload_write_wave(Upload *upload, Change **changes, int count);

@@ -45,21 +45,26 @@ typedef struct WaveGraph
     Change **changes;
 } WaveGraph;
 
-/* The references of a change to other changes of the wave. */
+/* What a change needs of the wave before it: its parents, and who gives up a value it takes. */
 static int
 wave_edge(void *graph, int node, int n)
 {
     Change *change = ((WaveGraph *)graph)->changes[node];
     RowState *row;
-    Change *parent;
+    Change *before;
 
-    if (n >= change->nparents)
+    if (n >= change->nparents + change->nwaits)
         return COMPONENT_LAST_EDGE;
-    row = change->parents[n].row;
-    parent = row ? row->user : NULL;
-    if (parent == NULL || parent->status != STATUS_OPEN || parent->request->op == 'D')
+    if (n < change->nparents)
+    {
+        row = change->parents[n].row;
+        before = row ? row->user : NULL;
+    }
+    else
+        before = change->waits[n - change->nparents];
+    if (before == NULL || before->status != STATUS_OPEN || before->request->op == 'D')
         return COMPONENT_NO_EDGE;
-    return parent->unit;
+    return before->unit;
 }
 
 /*
@@ -135,7 +140,10 @@ compare_statements(const void *a, const void *b)
     columns = left_delete ? 0 : bms_compare(left->apply.columns, right->apply.columns);
     if (columns != 0)
         return columns;
-    /* The checks of a statement come at its end: its rows may come as the indexes like them. */
+    if (left->in_order && left->unit != right->unit)
+        return left->unit < right->unit ? -1 : 1;
+    /* References are checked at the end of a statement: its rows may come as the indexes like them.
+     */
     return rowkey_compare(left->key, right->key);
 }
 
@@ -650,7 +658,16 @@ upload_write_wave(Upload *upload, Change **changes, int count)
     if (left == 0 || attempt(upload, changes, left, &error))
         return;
     if (left == 1)
+    {
         refuse_unit(changes, 1, error);
-    else
-        write_in_pieces(upload, changes, left);
+        return;
+    }
+    if (upload_find_handovers(upload, changes, left))
+    {
+        sort_wave(changes, left);
+        if (error != NULL && error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION &&
+            attempt(upload, changes, left, &error))
+            return;
+    }
+    write_in_pieces(upload, changes, left);
 }
