@@ -1,0 +1,43 @@
+# Completion of rowsync for bash: commands, then files, then the names of tables and options.
+
+# The tables of a file that are not rowsync's or SQLite's own, where sqlite3 is there to ask.
+_rowsync_tables() {
+    sqlite3 -readonly "$1" "SELECT name FROM sqlite_schema WHERE type = 'table'
+        AND name NOT GLOB '_sync_*' AND name NOT GLOB 'sqlite_*'" 2>/dev/null
+}
+
+# Fills COMPREPLY for the word under the cursor.
+_rowsync() {
+    local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]}
+    local commands="clone init track untrack attach detach status sync push pull hydrate watch log
+        diff conflicts resolve rejected requeue discard verify token"
+    local options="--url --user --source --schema --policy --local --batch-size --page-size
+        --token-file --token-command --limit --ttl --claim --json --force --repair --version --help"
+
+    COMPREPLY=()
+    case $before in
+        --policy)
+            mapfile -t COMPREPLY < <(compgen -W "server client merge manual" -- "$word")
+            return ;;
+        --token-file)
+            mapfile -t COMPREPLY < <(compgen -f -- "$word")
+            return ;;
+        --url | --user | --source | --schema | --local | --batch-size | --page-size | \
+            --token-command | --limit | --ttl | --claim)
+            return ;;
+    esac
+    if [[ $word == -* ]]; then
+        mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word")
+    elif ((COMP_CWORD == 1)); then
+        mapfile -t COMPREPLY < <(compgen -W "$commands" -- "$word")
+    elif ((COMP_CWORD == 2)) && [[ ${COMP_WORDS[1]} != @(clone|token) ]]; then
+        mapfile -t COMPREPLY < <(compgen -f -- "$word")
+    elif ((COMP_CWORD >= 3)) && [[ ${COMP_WORDS[1]} == @(track|untrack) ]] ||
+        { ((COMP_CWORD == 3)) && [[ ${COMP_WORDS[1]} == @(resolve|requeue|discard) ]]; }; then
+        mapfile -t COMPREPLY < <(compgen -W "$(_rowsync_tables "${COMP_WORDS[2]}")" -- "$word")
+    elif ((COMP_CWORD == 3)) && [[ ${COMP_WORDS[1]} == clone ]]; then
+        mapfile -t COMPREPLY < <(compgen -f -- "$word")
+    fi
+}
+
+complete -o filenames -F _rowsync rowsync
