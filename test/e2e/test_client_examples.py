@@ -1,0 +1,107 @@
+"""What `make install` puts in place, and the example apps built and run against it."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import rig
+from rig.place import ROOT
+
+CLIENT = ROOT / "client-sqlite"
+EXAMPLES = CLIENT / "examples"
+
+
+def run(*command, check=True, **environment):
+    """Runs a command to its end and returns what it printed."""
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True,
+                          env={**os.environ, **environment})
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A folder that the client is installed in."""
+    prefix = tmp_path_factory.mktemp("installed")
+    build = rig.device.BINARY.parents[1]
+    run("make", "-C", CLIENT, f"BUILD={build}", f"PREFIX={prefix}", "install")
+    return prefix
+
+
+def pkg_config(prefix, *arguments):
+    """What pkg-config says of the installed library."""
+    return run("pkg-config", *arguments, "rowsync",
+               PKG_CONFIG_PATH=str(prefix / "lib" / "pkgconfig")).split()
+
+
+def test_what_is_installed(installed):
+    for path in ("bin/rowsync", "lib/librowsync.a", "lib/librowsync.so.0", "lib/rowsync/rowsync.so",
+                 "include/rowsync.h", "share/man/man1/rowsync.1",
+                 "share/bash-completion/completions/rowsync"):
+        assert (installed / path).is_file(), path
+    header = (installed / "include" / "rowsync.h").read_text()
+    version = re.search(r'ROWSYNC_VERSION "(.*)"', header).group(1)
+    assert pkg_config(installed, "--modversion") == [version]
+    assert run(installed / "bin" / "rowsync", "--version") == f"rowsync {version}\n"
+    assert f'"rowsync {version}"' in (installed / "share/man/man1/rowsync.1").read_text()
+
+
+def test_the_manual_page_has_every_command_and_option(installed):
+    page = (installed / "share/man/man1/rowsync.1").read_text().replace("\\-", "-")
+    words = run(installed / "bin" / "rowsync", "--help")
+    commands = re.findall(r"^  (\w+) ", words.split("Exit status")[0], re.MULTILINE)
+    options = re.findall(r"(--[\w-]+)", words)
+    completion = (installed / "share/bash-completion/completions/rowsync").read_text()
+    assert len(commands) > 15 and len(options) > 15
+    for name in [*commands, *options]:
+        assert name in completion or name == "--usage", name
+        assert re.search(rf"\b{name.lstrip('-')}\b", page) or name == "--usage", name
+
+
+def test_completion_offers_commands_tables_and_policies(installed, tmp_path):
+    path = tmp_path / "app.db"
+    run("sqlite3", path, "CREATE TABLE users (id)", "CREATE TABLE posts (id)")
+    script = installed / "share/bash-completion/completions/rowsync"
+
+    def offers(*words):
+        """What is offered for the last of these words."""
+        return run("bash", "-c", 'source "$0"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); '
+                   '_rowsync; printf "%s\\n" "${COMPREPLY[@]}"', script, "rowsync", *words).split()
+    assert offers("re") == ["resolve", "rejected", "requeue"]
+    assert sorted(offers("track", path, "")) == ["posts", "users"]
+    assert offers("track", path, "posts", "--policy", "m") == ["merge", "manual"]
+    assert offers("sync", path, "--b") == ["--batch-size"]
+
+
+def test_notes_in_c_and_in_python(installed, database, gateway, tmp_path):
+    for statement in (EXAMPLES / "notes.sql").read_text().strip().split(";\n"):
+        database.rows(statement.rstrip(";"))
+    database.rows("GRANT SELECT, INSERT, UPDATE, DELETE ON public.notes TO business_gateway")
+    assert len((EXAMPLES / "notes.c").read_text().splitlines()) < 150
+    binary = tmp_path / "notes"
+    run(os.environ.get("CC", "cc"), "-Wall", "-Wextra", "-Werror", EXAMPLES / "notes.c", "-o",
+        binary, *pkg_config(installed, "--cflags", "--libs"))
+    environment = {"LD_LIBRARY_PATH": str(installed / "lib"),
+                   "ROWSYNC_EXTENSION": str(installed / "lib" / "rowsync" / "rowsync"),
+                   "ROWSYNC_TOKEN": rig.mint("ann", None)}
+
+    def in_c(*arguments):
+        """The C app on its database."""
+        return run(binary, tmp_path / "c.db", *arguments, **environment)
+
+    def in_python(*arguments):
+        """The Python app on its own."""
+        return run(sys.executable, EXAMPLES / "notes.py", tmp_path / "python.db", *arguments,
+                   **environment)
+    for app in (in_c, in_python):
+        app("setup", gateway.url, "ann")
+    in_c("add", "Buy milk")
+    in_python("add", "Call Bea")
+    assert in_c("sync") == "1 up, 0 down\n"
+    assert in_python("sync") == "1 up, 1 down\n"
+    in_python("done", "1")
+    in_python("sync")
+    in_c("sync")
+    assert in_c("list") == in_python("list") == "1 [x] Buy milk\n2 [ ] Call Bea\n"
