@@ -94,6 +94,7 @@ typedef enum Statement
     SQL_APPLY_OFF,
     SQL_INFO,
     SQL_CURSOR,
+    SQL_EPOCH,
     SQL_TAKE_CHANGE_ID,
     SQL_COUNTS,
     SQL_ASIDE,
@@ -140,6 +141,8 @@ struct rowsync
     int64_t cursor;
     int64_t window_until;
     int hydrated;
+    int64_t epoch;       /* of the server's log when it was last read; 0: not yet told */
+    int64_t new_epoch;   /* the server was restored from a backup and says this one; else 0 */
     int64_t overwritten; /* local edits that lost a conflict, in this call */
 
     Table *tables;
@@ -264,6 +267,8 @@ rowsync_code row_set_version(rowsync *client, const Table *table, const Key *key
 rowsync_code conflict_settle(rowsync *client, const Change *change, const RowState *theirs,
                              Slice server_changed);
 rowsync_code take_unedited(rowsync *client, const Change *change, const RowState *theirs);
+rowsync_code row_drop(rowsync *client, Statement which, const Table *table, const Key *key);
+rowsync_code queue_again(rowsync *client, const Table *table, const Key *key, int64_t base);
 rowsync_code conflict_meet(rowsync *client, Table *table, const Key *key, const RowState *theirs);
 rowsync_code conflict_hold(rowsync *client, const Table *table, const Key *key,
                            const RowState *theirs, int state);
@@ -294,6 +299,8 @@ rowsync_code push_all(rowsync *client, const rowsync_sync_options *options, rows
 rowsync_code take_row(rowsync *client, Table *table, const Key *key, const RowState *state,
                       rowsync_report *report);
 rowsync_code take_out_orphans(rowsync *client);
+rowsync_code has_edits(rowsync *client, const Table *table, const Key *key, bool *edited);
+rowsync_code note_epoch(rowsync *client, int64_t epoch);
 rowsync_code move_cursor(rowsync *client, int64_t cursor, int64_t window_until, int hydrated);
 
 rowsync_code hydrate_all(rowsync *client, const rowsync_sync_options *options,

@@ -37,8 +37,8 @@ conflict_hold(rowsync *client, const Table *table, const Key *key, const RowStat
 }
 
 /* Runs one of the statements that take a table and a key. */
-static rowsync_code
-drop(rowsync *client, Statement which, const Table *table, const Key *key)
+rowsync_code
+row_drop(rowsync *client, Statement which, const Table *table, const Key *key)
 {
     sqlite3_stmt *statement = rs_statement(client, which);
 
@@ -141,6 +141,27 @@ keep_overwritten(rowsync *client, const Change *change, const RowState *theirs, 
     return code == ROWSYNC_OK ? rs_run(client, SQL_OVERWRITTEN_TRIM) : code;
 }
 
+/* Marks a row as it is here now for upload on top of that version, edits of it included. */
+rowsync_code
+queue_again(rowsync *client, const Table *table, const Key *key, int64_t base)
+{
+    const Change change = {.table = (Table *)table, .key = *key};
+    sqlite3_stmt *put;
+    int64_t id = 0;
+    rowsync_code code;
+
+    if (take_change_id(client, &id) != ROWSYNC_OK ||
+        (put = rs_statement(client, SQL_DIRTY_PUT)) == NULL)
+        return client->code;
+    sqlite3_bind_int64(put, 1, table->id);
+    key_bind(put, 2, key);
+    sqlite3_bind_int64(put, 3, id);
+    sqlite3_bind_int64(put, 4, base);
+    sqlite3_bind_int64(put, 5, -1);
+    code = rs_finish(client, put, "queueing a row");
+    return code == ROWSYNC_OK ? rebase(client, &change, base, -1) : code;
+}
+
 /* The row becomes the server's and the edit ends; where the row cannot be stored it is kept. */
 static rowsync_code
 server_wins(rowsync *client, const Change *change, const RowState *theirs, Slice local_payload)
@@ -149,11 +170,11 @@ server_wins(rowsync *client, const Change *change, const RowState *theirs, Slice
 
     if (keep_overwritten(client, change, theirs, local_payload, change->changed) != ROWSYNC_OK ||
         row_put(client, change->table, &change->key, theirs, &refused) != ROWSYNC_OK ||
-        drop(client, SQL_HELD_DROP, change->table, &change->key) != ROWSYNC_OK ||
+        row_drop(client, SQL_HELD_DROP, change->table, &change->key) != ROWSYNC_OK ||
         (refused && conflict_hold(client, change->table, &change->key, theirs, 2) != ROWSYNC_OK) ||
-        drop(client, SQL_REJECTED_DROP, change->table, &change->key) != ROWSYNC_OK)
+        row_drop(client, SQL_REJECTED_DROP, change->table, &change->key) != ROWSYNC_OK)
         return client->code;
-    return drop(client, SQL_DIRTY_DROP, change->table, &change->key);
+    return row_drop(client, SQL_DIRTY_DROP, change->table, &change->key);
 }
 
 /* The edit is sent again, whole, on the server's version. */
@@ -162,7 +183,7 @@ client_wins(rowsync *client, const Change *change, const RowState *theirs)
 {
     if (row_set_version(client, change->table, &change->key, theirs->version, theirs->deleted) !=
             ROWSYNC_OK ||
-        drop(client, SQL_HELD_DROP, change->table, &change->key) != ROWSYNC_OK)
+        row_drop(client, SQL_HELD_DROP, change->table, &change->key) != ROWSYNC_OK)
         return client->code;
     return rebase(client, change, theirs->version, change->op == OP_DELETE ? 0 : -1);
 }
@@ -316,7 +337,7 @@ merge(rowsync *client, const Change *change, const RowState *theirs, Slice serve
     if (keep_overwritten(client, change, theirs, local_payload, change->changed & ~mask) !=
             ROWSYNC_OK ||
         put_around(client, change, theirs, local_payload, mask, &refused) != ROWSYNC_OK ||
-        drop(client, SQL_HELD_DROP, change->table, &change->key) != ROWSYNC_OK)
+        row_drop(client, SQL_HELD_DROP, change->table, &change->key) != ROWSYNC_OK)
         return client->code;
     return refused ? server_wins(client, change, theirs, local_payload)
                    : rebase(client, change, theirs->version, mask);
@@ -474,7 +495,7 @@ held_apply(rowsync *client, Table *table, const Key *key, bool *applied)
             if (client->code == ROWSYNC_OK && (refused || (!orphans && rs_orphans(client))))
                 rs_run(client, SQL_UNDO);
             else if (client->code == ROWSYNC_OK)
-                *applied = drop(client, SQL_HELD_DROP, table, key) == ROWSYNC_OK;
+                *applied = row_drop(client, SQL_HELD_DROP, table, key) == ROWSYNC_OK;
             rs_run(client, SQL_RELEASE);
         }
     }
@@ -757,10 +778,10 @@ walk_rejected(rowsync *client, const char *table_name, const char *pk, bool requ
                 /* The server's content is not at hand: it comes with the next hydration. */
                 code = rs_exec(client, "UPDATE _sync_client_info SET hydrated = 0");
                 if (code == ROWSYNC_OK)
-                    code = drop(client, SQL_VERSION_DROP, change.table, &change.key);
+                    code = row_drop(client, SQL_VERSION_DROP, change.table, &change.key);
             }
             if (code == ROWSYNC_OK)
-                code = drop(client, SQL_DIRTY_DROP, change.table, &change.key);
+                code = row_drop(client, SQL_DIRTY_DROP, change.table, &change.key);
         }
     }
     sqlite3_finalize(statement);

@@ -31,6 +31,7 @@ static const char schema_sql[] =
     " current_window_until INTEGER NOT NULL DEFAULT 0,"
     " hydrated INTEGER NOT NULL DEFAULT 0,"
     " format INTEGER NOT NULL DEFAULT 1,"
+    " epoch INTEGER NOT NULL DEFAULT 0,"
     " user_id TEXT, source_id TEXT, url TEXT);"
     "INSERT OR IGNORE INTO _sync_client_info (id, next_change_id)"
     " VALUES (1," ROWSYNC_CLOCK ");"
@@ -83,7 +84,8 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
     [SQL_APPLY_ON] = "UPDATE _sync_client_info SET apply_mode = 1",
     [SQL_APPLY_OFF] = "UPDATE _sync_client_info SET apply_mode = 0",
     [SQL_INFO] = "SELECT url, user_id, source_id, last_server_seq_seen, current_window_until,"
-                 " hydrated, format FROM _sync_client_info",
+                 " hydrated, format, epoch FROM _sync_client_info",
+    [SQL_EPOCH] = "UPDATE _sync_client_info SET epoch = ?1",
     [SQL_CURSOR] = "UPDATE _sync_client_info SET last_server_seq_seen = ?1,"
                    " current_window_until = ?2, hydrated = ?3",
     /* As the triggers do: never below the clock. */
@@ -350,6 +352,7 @@ rs_load_info(rowsync *client)
         client->cursor = sqlite3_column_int64(statement, 3);
         client->window_until = sqlite3_column_int64(statement, 4);
         client->hydrated = sqlite3_column_int(statement, 5);
+        client->epoch = sqlite3_column_int64(statement, 7);
     }
     sqlite3_reset(statement);
     return code;
@@ -375,6 +378,7 @@ rs_enter(rowsync *client, bool writes)
     client->code = ROWSYNC_OK;
     client->cancelled = 0;
     client->overwritten = 0;
+    client->new_epoch = 0;
     buffer_clear(&client->message);
     buffer_clear(&client->hint);
     if (writes && !sqlite3_get_autocommit(client->db))
@@ -640,7 +644,7 @@ rowsync_detach(rowsync *client, int force)
                       "DELETE FROM _sync_held; DELETE FROM _sync_rejected;"
                       "DELETE FROM _sync_overwritten;"
                       "UPDATE _sync_client_info SET user_id = NULL, url = NULL, hydrated = 0,"
-                      " last_server_seq_seen = 0, current_window_until = 0");
+                      " last_server_seq_seen = 0, current_window_until = 0, epoch = 0");
     if (code == ROWSYNC_OK)
         code = sql.failed ? rs_nomem(client) : rs_exec(client, sql.data);
     buffer_free(&sql);

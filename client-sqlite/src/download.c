@@ -17,6 +17,7 @@ typedef struct Page
     Slice changes;
     int64_t next_after;
     int64_t window_until;
+    int64_t epoch; /* 0: not told */
     bool has_more;
 } Page;
 
@@ -24,11 +25,12 @@ typedef struct Page
 static rowsync_code
 read_page(rowsync *client, const Exchange *answer, int64_t after, Page *page)
 {
-    static const char *const names[] = {"changes", "has_more", "next_after", "window_until"};
-    Slice fields[4];
+    static const char *const names[] = {"changes", "has_more", "next_after", "window_until",
+                                        "epoch"};
+    Slice fields[5];
 
     if (!scan_fields((Slice){buffer_string(&answer->body), answer->body.length}, names, fields,
-                     4) ||
+                     5) ||
         fields[0].data == NULL || fields[0].data[0] != '[' ||
         !scan_boolean(fields[1], &page->has_more) || !scan_int64(fields[2], &page->next_after) ||
         !scan_int64(fields[3], &page->window_until) || page->next_after < after ||
@@ -36,12 +38,14 @@ read_page(rowsync *client, const Exchange *answer, int64_t after, Page *page)
         return rs_fail(client, ROWSYNC_PROTOCOL, "Is the URL that of a rowsync gateway?",
                        "The answer to a download after %lld is no page of changes.",
                        (long long)after);
+    if (!scan_int64(fields[4], &page->epoch) || page->epoch < 0)
+        page->epoch = 0;
     page->changes = fields[0];
     return ROWSYNC_OK;
 }
 
 /* Are edits of the row pending, or was one refused? */
-static rowsync_code
+rowsync_code
 has_edits(rowsync *client, const Table *table, const Key *key, bool *edited)
 {
     sqlite3_stmt *statement = rs_statement(client, SQL_EDITED);
@@ -321,7 +325,24 @@ fetch(rowsync *client, const rowsync_sync_options *options, int64_t after, int64
     if (code == ROWSYNC_OK && answer->status != 200)
         return rs_fail(client, ROWSYNC_PROTOCOL, "Is the URL that of a rowsync gateway?",
                        "The server answered %ld to a download.", answer->status);
-    return code == ROWSYNC_OK ? read_page(client, answer, after, page) : code;
+    if (code != ROWSYNC_OK || (code = read_page(client, answer, after, page)) != ROWSYNC_OK ||
+        page->epoch == 0 || client->epoch == 0 || page->epoch == client->epoch)
+        return code;
+    client->new_epoch = page->epoch;
+    return rs_fail(client, ROWSYNC_PRUNED, "Hydrate the database from a snapshot.",
+                   "The server was restored from a backup; its log is another one now.");
+}
+
+/* Remembers which log the cursor counts in. */
+rowsync_code
+note_epoch(rowsync *client, int64_t epoch)
+{
+    sqlite3_stmt *statement = rs_statement(client, SQL_EPOCH);
+
+    if (statement == NULL)
+        return client->code;
+    sqlite3_bind_int64(statement, 1, epoch);
+    return rs_finish(client, statement, "noting the epoch");
 }
 
 /* Moves the cursor, in the transaction of the rows that it counts. */
@@ -366,6 +387,8 @@ take_pages(rowsync *client, const rowsync_sync_options *options, bool hydrate, E
         code = held_retry(client);
     if (code == ROWSYNC_OK)
         code = take_out_orphans(client);
+    if (code == ROWSYNC_OK && page->epoch > 0 && client->epoch == 0)
+        code = note_epoch(client, page->epoch);
     if (code == ROWSYNC_OK)
         code = move_cursor(client, page->next_after, page->has_more ? page->window_until : 0,
                            !hydrate         ? client->hydrated

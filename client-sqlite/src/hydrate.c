@@ -240,6 +240,36 @@ insert_row(Reader *reader, Source *source, int64_t version, bool *done)
     return row_set_version(client, source->table, &reader->key, version, false);
 }
 
+/*
+ * A row of a server that was restored from a backup. Versions above the server's are of the log
+ * that is gone: what the device has is newer and is sent again. Below, equal numbers may mean other
+ * content, so the server's is taken.
+ */
+static rowsync_code
+take_restored(rowsync *client, Table *table, const Key *key, const RowState *state,
+              rowsync_report *report)
+{
+    int64_t version;
+    bool deleted, edited, refused;
+
+    if (row_version(client, table, key, &version, &deleted) != ROWSYNC_OK ||
+        has_edits(client, table, key, &edited) != ROWSYNC_OK)
+        return client->code;
+    if (version > state->version)
+    {
+        if (row_drop(client, SQL_VERSION_DROP, table, key) != ROWSYNC_OK ||
+            row_set_version(client, table, key, state->version, false) != ROWSYNC_OK)
+            return client->code;
+        return queue_again(client, table, key, state->version);
+    }
+    if (edited)
+        return version < state->version ? conflict_meet(client, table, key, state) : ROWSYNC_OK;
+    report->downloaded += version < state->version;
+    if (row_put(client, table, key, state, &refused) != ROWSYNC_OK || !refused)
+        return client->code;
+    return conflict_hold(client, table, key, state, 2);
+}
+
 /* Takes the row at hand in as a download would be. */
 static rowsync_code
 take_in(Reader *reader, Source *source, int64_t version)
@@ -262,7 +292,8 @@ take_in(Reader *reader, Source *source, int64_t version)
     if (object->failed)
         return rs_nomem(reader->client);
     state.payload = (Slice){object->data, object->length};
-    code = take_row(reader->client, source->table, &reader->key, &state, reader->report);
+    code = (reader->client->new_epoch != 0 ? take_restored : take_row)(
+        reader->client, source->table, &reader->key, &state, reader->report);
     if (code != ROWSYNC_OK || reader->plain)
         return code;
     if ((seen = rs_statement(reader->client, SQL_SEEN_PUT)) == NULL)
@@ -404,7 +435,10 @@ had_table(const Reader *reader, const Table *table)
     return false;
 }
 
-/* Removes the rows that the snapshot did not have, but for those with edits. */
+/*
+ * Removes the rows that the snapshot did not have, but for those with edits. A server that was
+ * restored has lost them: they are sent as new.
+ */
 static rowsync_code
 remove_unseen(Reader *reader)
 {
@@ -425,8 +459,12 @@ remove_unseen(Reader *reader)
 
         if (table == NULL || !had_table(reader, table))
             continue;
-        if ((code = key_column(client, statement, 1, &key)) == ROWSYNC_OK)
+        if ((code = key_column(client, statement, 1, &key)) != ROWSYNC_OK)
+            continue;
+        if (client->new_epoch == 0)
             code = take_row(client, table, &key, &gone, &ignored);
+        else if ((code = row_drop(client, SQL_VERSION_DROP, table, &key)) == ROWSYNC_OK)
+            code = queue_again(client, table, &key, 0);
     }
     sqlite3_finalize(statement);
     key_free(&key);
@@ -454,6 +492,9 @@ hydrate_once(rowsync *client, bool *absent, rowsync_report *report)
                          " FROM _sync_dirty) OR EXISTS (SELECT 1 FROM _sync_rejected)",
                          &used);
         reader.plain = used == 0;
+        /* What was kept of the log that is gone would pass for newer than anything of this one. */
+        if (code == ROWSYNC_OK && client->new_epoch != 0)
+            code = rs_exec(client, "DELETE FROM _sync_held WHERE state <> 1");
         if (code == ROWSYNC_OK)
         {
             /* What the sink met is the reason, not that it broke off. */
@@ -470,6 +511,8 @@ hydrate_once(rowsync *client, bool *absent, rowsync_report *report)
         {
             if (!reader.plain)
                 code = remove_unseen(&reader);
+            if (code == ROWSYNC_OK && client->new_epoch != 0)
+                code = note_epoch(client, client->new_epoch);
             if (code == ROWSYNC_OK)
                 code = held_retry(client);
             if (code == ROWSYNC_OK)
@@ -519,6 +562,9 @@ hydrate_snapshot(rowsync *client, const rowsync_sync_options *options, bool *abs
     sqlite3_exec(client->db, restore.data, NULL, NULL, NULL);
     buffer_free(&restore);
     if (code == ROWSYNC_OK)
+    {
+        client->new_epoch = 0;
         code = rs_load_info(client);
+    }
     return code;
 }

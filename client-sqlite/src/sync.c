@@ -56,11 +56,18 @@ run(rowsync *client, const rowsync_sync_options *given, rowsync_report *report, 
         code = pull_all(client, &options, false, report);
     if (code == ROWSYNC_PRUNED)
     {
-        /* Away for longer than the server keeps its log: what it has now is taken whole. */
+        /*
+         * Away for longer than the server keeps its log, or the log is not the one that was read:
+         * what it has now is taken whole. What only this device has is sent again.
+         */
+        bool restored = client->new_epoch != 0;
+
         client->code = ROWSYNC_OK;
         if ((code = hydrate_snapshot(client, &options, &absent, report)) == ROWSYNC_OK && absent)
             code = rs_fail(client, ROWSYNC_PRUNED, "Use a gateway that has /sync/snapshot.",
                            "The server no longer has the changes that this database lacks.");
+        if (code == ROWSYNC_OK && restored && (parts & PUSH) != 0)
+            code = push_all(client, &options, report);
         if (code == ROWSYNC_OK && (parts & PULL) != 0)
             code = pull_all(client, &options, false, report);
     }

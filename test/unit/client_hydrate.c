@@ -87,6 +87,21 @@ test_snapshot(void)
     ok(report.pending == 1 && report.overwritten == 1, "and reported; other rows are pending");
     close_client(client, db);
 
+    fresh("INSERT INTO users VALUES ('only', 'O', 0), ('b', 'newer', 1), ('a', 'other', 2);"
+          "DELETE FROM _sync_dirty; INSERT INTO _sync_version VALUES (1, 'only', 50, 0),"
+          " (1, 'b', 60, 0), (1, 'a', 3, 0); UPDATE _sync_client_info SET hydrated = 2, epoch = 1,"
+          " last_server_seq_seen = 61");
+    ok(pull("{\"changes\":[],\"has_more\":false,\"next_after\":61,\"window_until\":61,\"epoch\":2}",
+            HEADER ROWS END, NOTHING_NEW) == ROWSYNC_OK,
+       "a server that was restored from a backup: the snapshot is taken");
+    is(rows(db, "SELECT group_concat(id || name) FROM (SELECT * FROM users ORDER BY id)"),
+       "aAnn,bnewer,onlyO", "what the device has and the server lost stays");
+    is(rows(db, "SELECT pk, base_version, changed FROM _sync_dirty ORDER BY pk"),
+       "b,4,-1|only,0,-1", "and is sent again");
+    is(rows(db, "SELECT last_server_seq_seen, epoch FROM _sync_client_info"), "45,2",
+       "the cursor counts in the new log");
+    close_client(client, db);
+
     fresh("INSERT INTO users VALUES ('old', 'O', 0); DELETE FROM _sync_dirty; INSERT INTO"
           " _sync_version VALUES (1, 'old', 2, 0); UPDATE _sync_client_info SET hydrated = 2");
     ok(pull("410 {\"code\":\"history_pruned\"}", HEADER ROWS END, NOTHING_NEW) == ROWSYNC_OK,
