@@ -27,7 +27,6 @@ struct entry
 
 struct auth
 {
-    const struct config *config;
     struct jwt_keys *keys;
     struct jwt_rules rules;
     unsigned char salt[DIGEST_SIZE];
@@ -96,7 +95,6 @@ auth_create(const struct config *config, struct jwt_keys *keys)
 
     if (auth == NULL)
         abort();
-    auth->config = config;
     auth->keys = jwt_keys_hold(keys);
     auth->rules = (struct jwt_rules){config->jwt_issuer, config->jwt_audience, config->jwt_leeway};
     auth->sets = sets;
@@ -113,6 +111,12 @@ forget(struct entry *entry)
 {
     jwt_claims_release(entry->claims);
     entry->claims = NULL;
+}
+
+void
+auth_set_rules(struct auth *auth, const struct config *config)
+{
+    auth->rules = (struct jwt_rules){config->jwt_issuer, config->jwt_audience, config->jwt_leeway};
 }
 
 void

@@ -470,6 +470,68 @@ config_load(struct config *config, const char *path, char *error, size_t error_s
     return good || refuse(error, error_size, "%s: %s", path, reason);
 }
 
+/* Is a setting one that takes effect while the gateway runs? Others need a restart. */
+static bool
+is_live(const struct setting *setting)
+{
+    static const char *const live[] = {
+        "tls_certificate", "tls_key",      "jwt_secret",   "jwks_file",    "jwt_issuer",
+        "jwt_audience",    "jwt_leeway",   "cors_origins", "log_level",    "unpacked_limit",
+        "header_timeout",  "body_timeout", "idle_timeout", "send_timeout", "send_rate",
+        "drain_timeout",   "metrics",
+    };
+
+    for (size_t i = 0; i < sizeof(live) / sizeof(live[0]); i++)
+        if (strcmp(setting->name, live[i]) == 0)
+            return true;
+    return false;
+}
+
+/* Gives `config` the value that `other` has, and says whether that was another one. */
+static bool
+take_value(struct config *config, const struct config *other, const struct setting *setting)
+{
+    char *slot = (char *)config + setting->offset;
+    const char *from = (const char *)other + setting->offset;
+    size_t size = setting->kind == KIND_INTEGER ? sizeof(int64_t) : sizeof(bool);
+    bool differs;
+
+    if (setting->kind == KIND_TEXT)
+    {
+        const char *mine = *text_slot(config, setting);
+        const char *theirs = *(char *const *)(const void *)from;
+
+        differs = (mine == NULL) != (theirs == NULL) ||
+                  (mine != NULL && theirs != NULL && strcmp(mine, theirs) != 0);
+        if (differs)
+            set_text(config, setting, theirs);
+        return differs;
+    }
+    differs = memcmp(slot, from, size) != 0;
+    memcpy(slot, from, size);
+    return differs;
+}
+
+void
+config_keep(struct config *config, const struct config *old, char *names, size_t names_size)
+{
+    /* Whether there is TLS at all stands in the address that clients know. */
+    bool other_kind = (config->tls_certificate == NULL) != (old->tls_certificate == NULL);
+    size_t used = 0;
+
+    names[0] = '\0';
+    for (size_t i = 0; i < SETTING_COUNT; i++)
+    {
+        const struct setting *setting = &settings[i];
+
+        if (is_live(setting) && !(other_kind && strncmp(setting->name, "tls_", 4) == 0))
+            continue;
+        if (take_value(config, old, setting) && used < names_size)
+            used += (size_t)snprintf(names + used, names_size - used, "%s%s", used == 0 ? "" : ", ",
+                                     setting->name);
+    }
+}
+
 void
 config_free(struct config *config)
 {

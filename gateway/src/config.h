@@ -65,6 +65,12 @@ bool config_load(struct config *config, const char *path, char *error, size_t er
 bool config_parse(struct config *config, const char *json, size_t size, char *error,
                   size_t error_size);
 
+/*
+ * Gives `config` the values that `old` has for the settings that only a restart can change, and
+ * writes the names of those that differed into `names`, by commas.
+ */
+void config_keep(struct config *config, const struct config *old, char *names, size_t names_size);
+
 void config_free(struct config *config);
 
 /* Writes the table of settings that docs/gateway.md shows. */

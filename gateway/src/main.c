@@ -29,7 +29,7 @@ static const char usage[] =
     "  -h, --help          print this\n"
     "\n"
     "SIGTERM and SIGINT let requests in hand end, then the process exits with 0.\n"
-    "SIGHUP reads keys and certificates again; broken ones leave the old ones in force.\n";
+    "SIGHUP reads settings, keys and certificates again; anything wrong leaves all as it was.\n";
 
 /* Sets the log's level from a configuration that config.c has checked. */
 static void
@@ -42,30 +42,78 @@ apply_log_level(const struct config *config)
             log_set_level((enum log_level)level);
 }
 
-/* SIGHUP: new keys and certificates, or the old ones and a word in the log. */
-static void
-reload(struct server *server, const struct config *config)
+/*
+ * The settings since one reload. Requests may point into old ones for as long as they last, so all
+ * are kept: a reload costs a kilobyte.
+ */
+struct generation
 {
-    char error[768];
-    SSL_CTX *tls = NULL;
-    struct jwt_keys *keys = auth_load_keys(config, error, sizeof(error));
+    struct config config;
+    struct generation *older;
+};
 
-    if (keys == NULL || !tls_load(config, &tls, error, sizeof(error)))
-        log_message(LOG_ERROR, "reload_failed", "%s; the old keys and certificates stay in force",
-                    error);
+/*
+ * SIGHUP: settings, keys and certificates anew, or the old ones and a word in the log. What only a
+ * restart can change is named, and stays.
+ */
+static void
+reload(struct server *server, const char *path, struct generation **current)
+{
+    struct generation *next = calloc(1, sizeof(*next));
+    struct jwt_keys *keys = NULL;
+    SSL_CTX *tls = NULL;
+    char error[1024];
+    char kept[1024];
+    bool good;
+
+    if (next == NULL)
+        abort();
+    good = config_load(&next->config, path, error, sizeof(error));
+    if (good)
+    {
+        config_keep(&next->config, &(*current)->config, kept, sizeof(kept));
+        keys = auth_load_keys(&next->config, error, sizeof(error));
+    }
+    if (keys == NULL || !tls_load(&next->config, &tls, error, sizeof(error)))
+    {
+        log_message(LOG_ERROR, "reload_failed", "%s; everything stays as it was", error);
+        if (good)
+            config_free(&next->config);
+        free(next);
+    }
     else
     {
-        server_renew(server, keys, tls);
-        log_message(LOG_INFO, "reloaded", "keys and certificates read again");
+        next->older = *current;
+        *current = next;
+        server_renew(server, &next->config, keys, tls);
+        apply_log_level(&next->config);
+        if (kept[0] != '\0')
+            log_message(LOG_WARNING, "restart_needed",
+                        "these settings have changed and wait for a restart: %s", kept);
+        log_message(LOG_INFO, "reloaded", "settings, keys and certificates read again");
     }
     SSL_CTX_free(tls);
     if (keys != NULL)
         jwt_keys_release(keys);
 }
 
+/* Frees all settings that ever were. */
+static void
+free_generations(struct generation *generation)
+{
+    while (generation != NULL)
+    {
+        struct generation *older = generation->older;
+
+        config_free(&generation->config);
+        free(generation);
+        generation = older;
+    }
+}
+
 /* Waits for signals until one asks to end. */
 static void
-serve(struct server *server, const struct config *config, const sigset_t *signals)
+serve(struct server *server, const char *path, struct generation **current, const sigset_t *signals)
 {
     int received;
 
@@ -75,7 +123,7 @@ serve(struct server *server, const struct config *config, const sigset_t *signal
             continue;
         if (received != SIGHUP)
             break;
-        reload(server, config);
+        reload(server, path, current);
     }
     notify_manager("STOPPING=1");
     log_message(LOG_INFO, "draining", "%s", strsignal(received));
@@ -85,8 +133,9 @@ serve(struct server *server, const struct config *config, const sigset_t *signal
 
 /* Runs the server to its end. Returns the exit status. */
 static int
-run(const struct config *config, struct jwt_keys *keys, SSL_CTX *tls)
+run(const char *path, struct generation **current, struct jwt_keys *keys, SSL_CTX *tls)
 {
+    const struct config *config = &(*current)->config;
     char error[512];
     struct server *server;
     sigset_t signals;
@@ -110,7 +159,7 @@ run(const struct config *config, struct jwt_keys *keys, SSL_CTX *tls)
     fflush(stdout);
     log_message(LOG_INFO, "started", "listening on %s", server_url(server));
     notify_manager("READY=1");
-    serve(server, config, &signals);
+    serve(server, path, current, &signals);
     canceller_stop();
     server_free(server);
     return EXIT_SUCCESS;
@@ -130,10 +179,10 @@ main(int argc, char **argv)
         {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0}};
     const char *path = NULL;
     bool check = false;
-    struct config config;
+    struct generation *settings = calloc(1, sizeof(*settings));
     struct jwt_keys *keys;
     SSL_CTX *tls = NULL;
-    char error[768];
+    char error[1024];
     int option;
     int status;
 
@@ -166,26 +215,29 @@ main(int argc, char **argv)
         fprintf(stderr, "rowsync-gateway: unexpected argument \"%s\"\n%s", argv[optind], usage);
         return EXIT_USAGE;
     }
-    if (!config_load(&config, path, error, sizeof(error)))
+    if (settings == NULL)
+        abort();
+    if (!config_load(&settings->config, path, error, sizeof(error)))
     {
         fprintf(stderr, "rowsync-gateway: %s\n", error);
+        free(settings);
         return EXIT_USAGE;
     }
-    apply_log_level(&config);
-    keys = auth_load_keys(&config, error, sizeof(error));
-    if (keys == NULL || !tls_load(&config, &tls, error, sizeof(error)))
+    apply_log_level(&settings->config);
+    keys = auth_load_keys(&settings->config, error, sizeof(error));
+    if (keys == NULL || !tls_load(&settings->config, &tls, error, sizeof(error)))
     {
         if (keys != NULL)
             jwt_keys_release(keys);
         fprintf(stderr, "rowsync-gateway: %s\n", error);
-        config_free(&config);
+        free_generations(settings);
         return EXIT_USAGE;
     }
     if (check)
         puts("rowsync-gateway: the configuration is good");
-    status = check ? EXIT_SUCCESS : run(&config, keys, tls);
+    status = check ? EXIT_SUCCESS : run(path, &settings, keys, tls);
     SSL_CTX_free(tls);
     jwt_keys_release(keys);
-    config_free(&config);
+    free_generations(settings);
     return status;
 }

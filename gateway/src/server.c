@@ -772,11 +772,20 @@ take_tls(struct loop *loop, void *tls)
     loop->accept.ssl_ctx = tls;
 }
 
+/* Takes over other settings. The new keys that follow make the cache forget by which it judged. */
+static void
+take_config(struct loop *loop, void *config)
+{
+    loop->config = config;
+    auth_set_rules(loop->auth, config);
+}
+
 void
-server_renew(struct server *server, struct jwt_keys *keys, SSL_CTX *tls)
+server_renew(struct server *server, struct config *config, struct jwt_keys *keys, SSL_CTX *tls)
 {
     for (unsigned i = 0; i < server->loop_count; i++)
     {
+        post(&server->loops[i], take_config, config);
         post(&server->loops[i], take_keys, jwt_keys_hold(keys));
         if (tls != NULL)
         {

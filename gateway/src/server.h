@@ -117,8 +117,12 @@ const char *server_url(const struct server *server);
 void server_write_metrics(const struct server *server, const char *const *routes,
                           struct text *text);
 
-/* Hands new keys and, unless NULL, a new TLS context to every loop. References are taken. */
-void server_renew(struct server *server, struct jwt_keys *keys, SSL_CTX *tls);
+/*
+ * Hands other settings, which must outlive the server, new keys and, unless NULL, a new TLS context
+ * to every loop. References to the latter two are taken.
+ */
+void server_renew(struct server *server, struct config *config, struct jwt_keys *keys,
+                  SSL_CTX *tls);
 
 /* Stops accepting, lets requests in hand end within the drain timeout, and waits for it. */
 void server_drain(struct server *server);

@@ -457,6 +457,35 @@ def test_every_loop_of_a_gateway_that_is_alone_gets_clients(start_gateway):
         "rowsync-request-id"][:8] for _ in range(10)}) == 2)
 
 
+def test_sighup_reads_the_configuration_again(start_gateway, tmp_path, mint):
+    config = tmp_path / "gateway.json"
+    config.write_text('{"jwt_issuer": "one"}')
+    gateway = start_gateway(arguments=["--config", str(config)])
+
+    def reload(content, event, count):
+        config.write_text(content)
+        gateway.server.send_signal(signal.SIGHUP)
+        assert eventually(lambda: len([1 for line in gateway.log() if line["event"] == event])
+                          == count)
+        return [line["message"] for line in gateway.log() if line["event"] == event][-1]
+
+    def status(issuer):
+        return gateway.request("GET", "/sync/download",
+                               token=mint("ann", "phone", iss=issuer)).status
+    assert (status("one"), status("two")) == (200, 401)
+    assert 'unknown setting "jwt_isuer": did you mean "jwt_issuer"?; everything stays' in reload(
+        '{"jwt_isuer": "two"}', "reload_failed", 1)
+    assert (status("one"), status("two")) == (200, 401)
+    reload('{"jwt_issuer": "two"}', "reloaded", 1)
+    assert eventually(lambda: (status("one"), status("two")) == (401, 200))
+    reload('{"jwt_issuer": "two", "pool_size": 3, "body_limit": 2000}', "reloaded", 2)
+    assert [line["message"] for line in gateway.log() if line["event"] == "restart_needed"] == [
+        "these settings have changed and wait for a restart: pool_size, body_limit"]
+    assert gateway.request("POST", "/sync/upload", b"x" * 2001,
+                           token=mint("ann", "phone", iss="two")).status == 400
+    assert gateway.stop() == 0
+
+
 def test_sigterm_ends_an_idle_gateway_at_once(start_gateway):
     # libh2o alone would keep the idle connection for minutes; the rig gives up long before.
     gateway = start_gateway(ROWSYNC_DRAIN_TIMEOUT=3600000)
