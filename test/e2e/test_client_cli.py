@@ -74,7 +74,8 @@ def test_refusals_are_shown_with_their_reasons(device):
     assert "refused:\n  posts 00000000-0000-0000-0000-0000000000" in shown
     assert "(bad_payload)" in shown and "and 2 more" in shown and "`rowsync rejected " in shown
     status = said(tablet, "status", code=3)
-    assert "business.posts" in status and "5 rejected" in status and "POLICY" not in status
+    assert "business.posts" in status and "5 rejected" in status
+    assert "TABLE         SERVER                 POLICY  PENDING" in status
     table = said(tablet, "rejected", code=3).splitlines()
     assert table[0].split() == ["TABLE", "KEY", "OP", "REASON", "COLUMN", "MESSAGE"]
     assert len(table) == 6 and table[1].index("bad_payload") == table[0].index("REASON")
@@ -110,6 +111,17 @@ def test_a_conflict_shows_both_sides(device):
     assert "the edit here will be sent" in said(
         tablet, "resolve", "users", ANN, "--policy", "client")
     assert said(tablet, "conflicts") == "no conflict waits\n"
+
+
+def test_an_edit_that_lost_is_told(device):
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    add_user(phone)
+    phone.sync()
+    tablet.sync()
+    for one, name in ((phone, "Anna"), (tablet, "Anne")):
+        one.rows("UPDATE users SET name = ?", (name,))
+    assert phone.sync()["overwritten"] == 0
+    assert "1 edit lost to the server: kept in the table _sync_overwritten" in said(tablet, "sync")
 
 
 def test_wrong_command_lines_and_files(device, tmp_path):

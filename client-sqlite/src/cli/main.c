@@ -183,14 +183,14 @@ run_detach(Session *session)
 
 /* What a table's line in the status has: its rows that wait, each way. */
 #define TRACKED                                                                                    \
-    "t.schema_name || '.' || t.table_name AS server,"                                              \
+    "t.schema_name || '.' || t.table_name AS SERVER,"                                              \
     " CASE t.policy WHEN 0 THEN 'server' WHEN 1 THEN 'client' WHEN 2 THEN 'merge'"                 \
-    " ELSE 'manual' END AS policy,"                                                                \
-    " (SELECT count(*) FROM _sync_dirty d WHERE d.table_id = t.table_id) AS pending,"              \
-    " (SELECT count(*) FROM _sync_held h WHERE h.table_id = t.table_id AND h.state = 2) AS held,"  \
+    " ELSE 'manual' END AS POLICY,"                                                                \
+    " (SELECT count(*) FROM _sync_dirty d WHERE d.table_id = t.table_id) AS PENDING,"              \
+    " (SELECT count(*) FROM _sync_held h WHERE h.table_id = t.table_id AND h.state = 2) AS HELD,"  \
     " (SELECT count(*) FROM _sync_held h WHERE h.table_id = t.table_id AND h.state = 1)"           \
-    " AS conflicts,"                                                                               \
-    " (SELECT count(*) FROM _sync_rejected r WHERE r.table_id = t.table_id) AS rejected"           \
+    " AS CONFLICTS,"                                                                               \
+    " (SELECT count(*) FROM _sync_rejected r WHERE r.table_id = t.table_id) AS REJECTED"           \
     " FROM _sync_table t ORDER BY t.table_name"
 
 /* status */
@@ -219,7 +219,7 @@ run_status(Session *session)
             printf("%s as %s, source %s\n", state.url, state.user_id, state.source_id);
         printf("at %lld of the server's log%s\n", (long long)state.head,
                state.hydrated ? "" : "; the rows on the server were not fetched yet");
-        result = print_rows(session, "SELECT t.table_name AS \"table\", " TRACKED, NULL, &count);
+        result = print_rows(session, "SELECT t.table_name AS \"TABLE\", " TRACKED, NULL, &count);
         if (count == 0)
             puts("no table is tracked: `rowsync track`");
         printf("%lld pending, %lld conflict%s, %lld rejected\n", (long long)state.pending,

@@ -349,13 +349,13 @@ print_report(const Session *session, const rowsync_report *report)
 {
     if (session->arguments->json)
     {
-        print_json(json_pack("{s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:I}", "uploaded",
-                             (json_int_t)report->uploaded, "rounds", (json_int_t)report->rounds,
-                             "statuses", statuses_of(report), "downloaded",
-                             (json_int_t)report->downloaded, "pages", (json_int_t)report->pages,
-                             "pending", (json_int_t)report->pending, "conflicts",
-                             (json_int_t)report->conflicts, "rejected",
-                             (json_int_t)report->rejected, "head", (json_int_t)report->head));
+        print_json(json_pack(
+            "{s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "uploaded",
+            (json_int_t)report->uploaded, "rounds", (json_int_t)report->rounds, "statuses",
+            statuses_of(report), "downloaded", (json_int_t)report->downloaded, "pages",
+            (json_int_t)report->pages, "pending", (json_int_t)report->pending, "conflicts",
+            (json_int_t)report->conflicts, "rejected", (json_int_t)report->rejected, "overwritten",
+            (json_int_t)report->overwritten, "head", (json_int_t)report->head));
         return;
     }
     printf("%lld uploaded in %lld round%s, %lld downloaded in %lld page%s; "
@@ -364,6 +364,9 @@ print_report(const Session *session, const rowsync_report *report)
            (long long)report->downloaded, (long long)report->pages, plural(report->pages),
            (long long)report->pending, (long long)report->conflicts, plural(report->conflicts),
            (long long)report->rejected);
+    if (report->overwritten > 0)
+        printf("%lld edit%s lost to the server: kept in the table _sync_overwritten\n",
+               (long long)report->overwritten, plural(report->overwritten));
     if (report->pending > 0 && session->missing != NULL)
         print_waiting(session);
     if (report->rejected > 0)
