@@ -46,6 +46,7 @@ typedef enum TableStatement
 {
     TABLE_READ,   /* the columns of a row by its key */
     TABLE_DELETE, /* a row by its key */
+    TABLE_CLINGS, /* 1 where a row of a table that is not tracked refers to the row */
     TABLE_STATEMENTS
 } TableStatement;
 
@@ -67,7 +68,8 @@ typedef struct Table
     sqlite3_stmt *statements[TABLE_STATEMENTS];
     /* The upsert for the columns that the last downloaded row had, and which those are. */
     sqlite3_stmt *upsert;
-    int *shape; /* for each member of the payload its column, or -1 */
+    bool updates; /* it has columns to write besides the key */
+    int *shape;   /* for each member of the payload its column, or -1 */
     Slice *shape_names;
     Buffer shape_text;
     int shape_count;

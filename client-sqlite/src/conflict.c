@@ -475,17 +475,18 @@ rs_orphans(rowsync *client)
  * Applies what is held of a row whose edits are gone. What still cannot be stored stays held.
  * Inside a transaction with capture off. *applied says whether it was.
  */
-rowsync_code
-held_apply(rowsync *client, Table *table, const Key *key, bool *applied)
+static rowsync_code
+apply(rowsync *client, Table *table, const Key *key, bool together, bool *applied)
 {
     Buffer text = {0};
     RowState theirs;
     int64_t version;
     int state;
-    bool deleted, refused = false, orphans = rs_orphans(client);
+    bool deleted, refused = false, orphans = together || rs_orphans(client);
 
     *applied = false;
     if (read_held(client, table, key, &theirs, &state, &text) && state != 1 &&
+        !(together && theirs.deleted) &&
         row_version(client, table, key, &version, &deleted) == ROWSYNC_OK)
     {
         if (rs_run(client, SQL_SAVE) == ROWSYNC_OK)
@@ -503,9 +504,19 @@ held_apply(rowsync *client, Table *table, const Key *key, bool *applied)
     return client->code;
 }
 
-/* Applies what is held, again and again as long as that brings something forward. */
+/* Applies what is held of one row, unless that would leave an orphan. */
+rowsync_code
+held_apply(rowsync *client, Table *table, const Key *key, bool *applied)
+{
+    return apply(client, table, key, false, applied);
+}
+
+/*
+ * Applies what is held, again and again as long as that brings something forward; `together` for
+ * rows that need each other, whatever orphans there are in between.
+ */
 static rowsync_code
-retry(rowsync *client)
+retry(rowsync *client, bool together)
 {
     sqlite3_stmt *statement = NULL;
     rowsync_code code = ROWSYNC_OK;
@@ -531,7 +542,7 @@ retry(rowsync *client)
             if (table == NULL || !table->exists)
                 continue;
             if ((code = key_column(client, statement, 1, &key)) == ROWSYNC_OK)
-                code = held_apply(client, table, &key, &applied);
+                code = apply(client, table, &key, together, &applied);
             progress |= applied;
         }
         key_free(&key);
@@ -634,13 +645,16 @@ count_stuck(rowsync *client)
 rowsync_code
 held_retry(rowsync *client)
 {
-    rowsync_code code = retry(client);
+    rowsync_code code = retry(client, false);
 
+    /* Rows that refer to each other in a circle go in together; what stays an orphan comes out. */
+    if (code == ROWSYNC_OK && count_stuck(client) > 1 && (code = retry(client, true)) == ROWSYNC_OK)
+        code = take_out_orphans(client);
     if (code != ROWSYNC_OK || count_stuck(client) == 0)
         return client->code;
     if ((code = rs_exec(client, "SAVEPOINT _sync_vacate")) != ROWSYNC_OK)
         return code;
-    if ((code = vacate(client)) == ROWSYNC_OK && (code = retry(client)) == ROWSYNC_OK)
+    if ((code = vacate(client)) == ROWSYNC_OK && (code = retry(client, false)) == ROWSYNC_OK)
         code = rs_exec(client, count_stuck(client) == 0
                                    ? "RELEASE _sync_vacate"
                                    : "ROLLBACK TO _sync_vacate; RELEASE _sync_vacate");

@@ -230,8 +230,13 @@ insert_row(Reader *reader, Source *source, int64_t version, bool *done)
                                 reader->values[i], &client->scratch);
     if (result == SQLITE_OK)
         result = sqlite3_step(source->insert);
-    *done = result == SQLITE_DONE;
-    if (!*done && (result & 0xFF) != SQLITE_CONSTRAINT)
+    *done = result == SQLITE_DONE && sqlite3_changes(client->db) > 0;
+    if (sqlite3_get_autocommit(client->db))
+        rs_fail(client, ROWSYNC_DATABASE,
+                "Use RAISE(ABORT) and ON CONFLICT ABORT in tracked tables, not ROLLBACK.",
+                "A constraint or trigger of \"%s\" ended the transaction of the sync.",
+                source->table->name);
+    else if (!*done && result != SQLITE_DONE && (result & 0xFF) != SQLITE_CONSTRAINT)
         rs_fail_sqlite(client, "storing a row of the snapshot");
     sqlite3_reset(source->insert);
     if (client->code != ROWSYNC_OK || !*done)

@@ -154,6 +154,7 @@ take_shape(rowsync *client, Table *table, Slice payload)
         buffer_text(&sql, i > 0 ? ", " : "");
         buffer_name(&sql, table->columns[table->keys[i]].name);
     }
+    table->updates = updates.length > 0;
     if (updates.length > 0)
         buffer_printf(&sql, ") DO UPDATE SET %s", updates.data);
     else
@@ -188,6 +189,25 @@ bind_row(const Table *table, const Key *key, Slice payload, Buffer *scratch)
                                : result;
 }
 
+/* Does a row of a table that is not tracked forbid to delete this one? */
+static bool
+clings(rowsync *client, Table *table, const Key *key)
+{
+    sqlite3_stmt *statement;
+    int enforced = 0;
+    bool found = false;
+
+    sqlite3_db_config(client->db, SQLITE_DBCONFIG_ENABLE_FKEY, -1, &enforced);
+    if (!enforced || (statement = table_statement(client, table, TABLE_CLINGS)) == NULL)
+        return false;
+    if (sqlite3_bind_parameter_count(statement) > 0)
+        key_bind_columns(table, statement, 1, key);
+    found = sqlite3_step(statement) == SQLITE_ROW && sqlite3_column_int(statement, 0);
+    sqlite3_reset(statement);
+    sqlite3_clear_bindings(statement);
+    return found;
+}
+
 /*
  * Makes the row what `state` says and notes its version. Where a constraint of the local table
  * stands against it, *refused is set and nothing has changed. Inside a transaction with capture
@@ -202,6 +222,9 @@ row_put(rowsync *client, Table *table, const Key *key, const RowState *state, bo
     *refused = false;
     if (state->deleted)
     {
+        *refused = clings(client, table, key);
+        if (*refused || client->code != ROWSYNC_OK)
+            return client->code;
         if ((statement = table_statement(client, table, TABLE_DELETE)) == NULL)
             return client->code;
         result = key_bind_columns(table, statement, 1, key);
@@ -217,7 +240,16 @@ row_put(rowsync *client, Table *table, const Key *key, const RowState *state, bo
     }
     if (result == SQLITE_OK)
         result = sqlite3_step(statement);
-    if ((result & 0xFF) == SQLITE_CONSTRAINT)
+    /* A column that says ON CONFLICT IGNORE, or a trigger: nothing was stored, without an error. */
+    if (result == SQLITE_DONE && !state->deleted && table->updates &&
+        sqlite3_changes(client->db) == 0)
+        result = SQLITE_CONSTRAINT;
+    if (sqlite3_get_autocommit(client->db))
+        rs_fail(client, ROWSYNC_DATABASE,
+                "Use RAISE(ABORT) and ON CONFLICT ABORT in tracked tables, not ROLLBACK.",
+                "A constraint or trigger of \"%s\" ended the transaction of the sync: %s.",
+                table->name, sqlite3_errmsg(client->db));
+    else if ((result & 0xFF) == SQLITE_CONSTRAINT)
     {
         *refused = true;
         rs_log(client, "a row of %s cannot be stored here yet: %s", table->name,

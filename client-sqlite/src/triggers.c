@@ -287,18 +287,70 @@ table_by_id(rowsync *client, int64_t id)
     return NULL;
 }
 
+/* NEW."column" or OLD."column" or another alias. */
+static void
+append_field(Buffer *sql, const char *alias, const char *column)
+{
+    buffer_text(sql, alias);
+    buffer_byte(sql, '.');
+    buffer_name(sql, column);
+}
+
 /* "a" = ?1 AND "b" = ?2 … for the key columns. */
 static void
-append_key_match(Buffer *sql, const Table *table)
+append_key_match(Buffer *sql, const Table *table, const char *alias)
 {
     int i;
 
     for (i = 0; i < table->key_count; i++)
     {
         buffer_text(sql, i > 0 ? " AND " : "");
+        buffer_text(sql, alias);
         buffer_name(sql, table->columns[table->keys[i]].name);
         buffer_printf(sql, " = ?%d", i + 1);
     }
+}
+
+/*
+ * SELECT 0 OR EXISTS (…) …: does a table that is not tracked refer to the row, in a way that
+ * forbids to delete it? Such rows are not the library's to take out.
+ */
+static void
+append_clings(rowsync *client, Buffer *sql, const Table *table)
+{
+    sqlite3_stmt *statement = NULL;
+    int i;
+
+    buffer_text(sql, "SELECT 0");
+    if (rs_prepare(client,
+                   "SELECT m.name, f.seq, f.\"from\", coalesce(f.\"to\", (SELECT name FROM"
+                   " pragma_table_xinfo(?1, 'main') WHERE pk = f.seq + 1))"
+                   " FROM main.sqlite_schema m JOIN pragma_foreign_key_list(m.name, 'main') f"
+                   " WHERE m.type = 'table' AND f.\"table\" = ?1 COLLATE NOCASE AND f.on_delete NOT"
+                   " IN ('CASCADE', 'SET NULL') AND m.name NOT IN (SELECT table_name FROM"
+                   " _sync_table) ORDER BY m.name, f.id, f.seq",
+                   &statement) != ROWSYNC_OK)
+        return;
+    sqlite3_bind_text(statement, 1, table->name, -1, SQLITE_STATIC);
+    for (i = 0; sqlite3_step(statement) == SQLITE_ROW; i++)
+    {
+        if (sqlite3_column_int(statement, 1) == 0)
+        {
+            buffer_text(sql, i > 0 ? ") OR EXISTS (SELECT 1 FROM main."
+                                   : " OR EXISTS (SELECT 1 FROM main.");
+            buffer_name(sql, (const char *)sqlite3_column_text(statement, 0));
+            buffer_text(sql, " c JOIN main.");
+            buffer_name(sql, table->name);
+            buffer_text(sql, " p WHERE ");
+            append_key_match(sql, table, "p.");
+        }
+        buffer_text(sql, " AND ");
+        append_field(sql, "c", (const char *)sqlite3_column_text(statement, 2));
+        buffer_text(sql, " = ");
+        append_field(sql, "p", (const char *)sqlite3_column_text(statement, 3));
+    }
+    buffer_text(sql, i > 0 ? ")" : "");
+    sqlite3_finalize(statement);
 }
 
 /* A statement of the table, reset; NULL with the error remembered. */
@@ -311,16 +363,21 @@ table_statement(rowsync *client, Table *table, TableStatement which)
 
     if (*slot == NULL)
     {
-        buffer_text(&sql, which == TABLE_READ ? "SELECT " : "DELETE");
-        for (i = 0; i < table->column_count && which == TABLE_READ; i++)
+        if (which == TABLE_CLINGS)
+            append_clings(client, &sql, table);
+        else
         {
-            buffer_text(&sql, i > 0 ? ", " : "");
-            buffer_name(&sql, table->columns[i].name);
+            buffer_text(&sql, which == TABLE_READ ? "SELECT " : "DELETE");
+            for (i = 0; i < table->column_count && which == TABLE_READ; i++)
+            {
+                buffer_text(&sql, i > 0 ? ", " : "");
+                buffer_name(&sql, table->columns[i].name);
+            }
+            buffer_text(&sql, " FROM main.");
+            buffer_name(&sql, table->name);
+            buffer_text(&sql, " WHERE ");
+            append_key_match(&sql, table, "");
         }
-        buffer_text(&sql, " FROM main.");
-        buffer_name(&sql, table->name);
-        buffer_text(&sql, " WHERE ");
-        append_key_match(&sql, table);
         if (sql.failed)
             rs_nomem(client);
         else
@@ -330,15 +387,6 @@ table_statement(rowsync *client, Table *table, TableStatement which)
     if (*slot != NULL)
         sqlite3_reset(*slot);
     return *slot;
-}
-
-/* NEW."column" or OLD."column" or another alias. */
-static void
-append_field(Buffer *sql, const char *alias, const char *column)
-{
-    buffer_text(sql, alias);
-    buffer_byte(sql, '.');
-    buffer_name(sql, column);
 }
 
 /* An expression for a BLOB as text: a uuid's canonical form where it may be one, else \x and hex.

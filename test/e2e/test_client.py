@@ -439,6 +439,46 @@ def test_a_server_restored_from_a_backup(device, database):
     assert database.value("SELECT count(*) FROM business.users") == 3
 
 
+def test_held_rows_that_refer_to_each_other(device):
+    """A team and its captain, whom a unique name of the tablet keeps out for a while."""
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    tablet.app.execute("CREATE UNIQUE INDEX one_name ON team_members (name)")
+    phone.rows("INSERT INTO teams VALUES (?, 'first', NULL)", (key("t"),))
+    phone.rows("INSERT INTO team_members VALUES (?, ?, 'N')", (key("m"), key("t")))
+    phone.sync()
+    tablet.sync()
+    with phone.transaction():
+        phone.rows("INSERT INTO teams VALUES (?, 'second', ?)", (key("t2"), key("m2")))
+        phone.rows("INSERT INTO team_members VALUES (?, ?, 'N')", (key("m2"), key("t2")))
+    phone.sync()
+    tablet.sync()
+    assert tablet.value("SELECT count(*) FROM _sync_held") == 2
+    tablet.rows("UPDATE team_members SET name = 'other'")
+    for one in (tablet, phone):
+        one.sync()
+    assert everything(phone) == everything(tablet)
+    assert tablet.rows("SELECT * FROM _sync_held") == []
+
+
+def test_rows_outside_that_refer_to_a_deleted_one(device):
+    """A table that is not synced holds on to its parent, and to nothing else."""
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    tablet.app.executescript(
+        "CREATE TABLE drafts (id INTEGER PRIMARY KEY, u TEXT REFERENCES users (id)) ")
+    add_user(phone, "ann")
+    phone.sync()
+    tablet.sync()
+    tablet.rows("INSERT INTO drafts VALUES (1, ?)", (key("ann"),))
+    phone.rows("DELETE FROM users")
+    add_user(phone, "new")
+    phone.sync()
+    tablet.sync()
+    assert tablet.rows("SELECT name FROM users ORDER BY name") == [("ann",), ("new",)]
+    tablet.rows("DELETE FROM drafts")
+    tablet.sync()
+    assert everything(phone) == everything(tablet)
+
+
 def test_a_table_tracked_later_gets_its_rows(device):
     phone, tablet = device("ann", "phone"), device("ann", "tablet")
     add_user(phone, "ann")

@@ -62,6 +62,39 @@ static const char state[] =
     " posts), (SELECT count(*) FROM _sync_dirty), last_server_seq_seen, hydrated FROM"
     " _sync_client_info";
 
+/* Constraints and triggers of the app that let rows vanish, or end the transaction. */
+static void
+test_stubborn_tables(void)
+{
+    fresh("");
+    app(db, "CREATE TRIGGER no BEFORE INSERT ON users WHEN NEW.name = 'Ann' BEGIN SELECT"
+            " RAISE(IGNORE); END; UPDATE _sync_client_info SET hydrated = 2");
+    ok(pull("{\"changes\":[" CHANGE("1", "users", "a",
+                                    "{\"name\":\"Ann\"}") "],\"has_more\":false,"
+                                                          "\"next_after\":1,\"window_until\":1}",
+            NULL, NULL) == ROWSYNC_OK,
+       "a trigger passes a row over");
+    is(rows(db, "SELECT count(*) FROM _sync_version"), "0", "which is not taken for stored");
+    is(rows(db, "SELECT pk_text, state FROM _sync_held"), "a,2", "but held");
+    close_client(client, db);
+
+    fresh("");
+    app(db, "CREATE TRIGGER no BEFORE INSERT ON users WHEN NEW.name = 'Ann' BEGIN SELECT"
+            " RAISE(ROLLBACK, 'no'); END; UPDATE _sync_client_info SET hydrated = 2");
+    ok(pull("{\"changes\":[" CHANGE("1", "users", "b", "{\"name\":\"B\"}") "," CHANGE(
+                "2", "users", "a",
+                "{\"name\":\"Ann\"}") "," CHANGE("3", "users", "c",
+                                                 "{\"name\":\"C\"}") "],\"has_more\":false,"
+                                                                     "\"next_after\":3,\"window_"
+                                                                     "until\":3}",
+            NULL, NULL) == ROWSYNC_DATABASE,
+       "a trigger ends the transaction");
+    is(rows(db, "SELECT (SELECT count(*) FROM users), (SELECT count(*) FROM _sync_dirty)"), "0,0",
+       "and nothing is written outside of one");
+    ok(strstr(rowsync_message(client), "ended the transaction") != NULL, "the message says so");
+    close_client(client, db);
+}
+
 static void
 test_snapshot(void)
 {
@@ -294,6 +327,7 @@ test_memory(void)
 int
 main(void)
 {
+    test_stubborn_tables();
     test_snapshot();
     test_broken();
     test_pages();
