@@ -76,12 +76,13 @@ extern "C"
      */
     typedef enum rowsync_policy
     {
-        ROWSYNC_SERVER_WINS = 0, /* the row becomes what the server has; what was written here
-                                    is kept in _sync_overwritten */
-        ROWSYNC_CLIENT_WINS = 1, /* the edit is sent again, on top of the server's version */
-        ROWSYNC_MERGE = 2,       /* by column: columns that only one side changed are kept from that
-                                    side; where both changed the same column, the server wins */
-        ROWSYNC_MANUAL = 3       /* both sides are kept in _sync_conflict until rowsync_resolve() */
+        ROWSYNC_KEEP_POLICY = -1, /* to rowsync_track() only: as it is, or the server wins */
+        ROWSYNC_SERVER_WINS = 0,  /* the row becomes what the server has; what was written here
+                                     is kept in _sync_overwritten */
+        ROWSYNC_CLIENT_WINS = 1,  /* the edit is sent again, on top of the server's version */
+        ROWSYNC_MERGE = 2, /* by column: columns that only one side changed are kept from that
+                              side; where both changed the same column, the server wins */
+        ROWSYNC_MANUAL = 3 /* both sides are kept in _sync_conflict until rowsync_resolve() */
     } rowsync_policy;
 
     /* A conflict, as the conflict callback sees it. All strings belong to the library. */
@@ -211,10 +212,10 @@ extern "C"
     /* How a table is tracked. */
     typedef struct rowsync_track_options
     {
-        const char *schema;    /* the server's schema; NULL: "public" */
+        const char *schema;    /* the server's schema; NULL: as it is, or "public" */
         rowsync_policy policy; /* for conflicts */
         const char *const
-            *local_columns; /* columns that stay on the device, ended by NULL, or NULL */
+            *local_columns; /* columns that stay on the device, ended by NULL; NULL: as they are */
     } rowsync_track_options;
 
     /* Memory functions of the whole process; to be set before the first rowsync_open(). */
@@ -253,7 +254,8 @@ extern "C"
      * Captures every change to a table from now on, and marks the rows that it already has as to be
      * uploaded. The table has the name, the key and the columns of a table on the server. Its key
      * must be declared and of a type that compares exactly: TEXT, INTEGER, BLOB (a uuid's 16
-     * bytes). Tracking a tracked table again changes its options and leaves what is pending.
+     * bytes). Tracking a tracked table again changes the options that are given, and leaves
+     * what is pending.
      */
     rowsync_code rowsync_track(rowsync *client, const char *table,
                                const rowsync_track_options *options);

@@ -145,6 +145,7 @@ struct rowsync
     int hydrated;
     int64_t epoch;       /* of the server's log when it was last read; 0: not yet told */
     int64_t new_epoch;   /* the server was restored from a backup and says this one; else 0 */
+    int64_t renewed;     /* edits put on top of another version, in this call */
     int64_t overwritten; /* local edits that lost a conflict, in this call */
 
     Table *tables;

@@ -77,6 +77,7 @@ rebase(rowsync *client, const Change *change, int64_t version, int64_t changed)
     sqlite3_bind_int64(statement, 3, version);
     sqlite3_bind_int64(statement, 4, id);
     sqlite3_bind_int64(statement, 5, changed);
+    client->renewed++;
     return rs_finish(client, statement, "moving an edit");
 }
 

@@ -377,7 +377,7 @@ rs_enter(rowsync *client, bool writes)
 
     client->code = ROWSYNC_OK;
     client->cancelled = 0;
-    client->overwritten = 0;
+    client->overwritten = client->renewed = 0;
     client->new_epoch = 0;
     buffer_clear(&client->message);
     buffer_clear(&client->hint);

@@ -78,7 +78,7 @@ sql_track(sqlite3_context *context, int count, sqlite3_value **values)
     static const char *const names[] = {"server", "client", "merge", "manual"};
     rowsync *client = client_of(context);
     const char *policy = argument(count, values, 2);
-    rowsync_track_options options = {argument(count, values, 1), ROWSYNC_SERVER_WINS, NULL};
+    rowsync_track_options options = {argument(count, values, 1), ROWSYNC_KEEP_POLICY, NULL};
     int i;
 
     if (client == NULL)
@@ -89,7 +89,7 @@ sql_track(sqlite3_context *context, int count, sqlite3_value **values)
         sqlite3_result_error(context, "rowsync: the policy is server, client, merge or manual", -1);
     else
     {
-        options.policy = policy != NULL ? (rowsync_policy)i : ROWSYNC_SERVER_WINS;
+        options.policy = policy != NULL ? (rowsync_policy)i : ROWSYNC_KEEP_POLICY;
         finish(context, client, rowsync_track(client, argument(count, values, 0), &options));
     }
 }

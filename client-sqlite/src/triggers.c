@@ -1198,6 +1198,19 @@ check_trackable(rowsync *client, const Table *table)
     return ROWSYNC_OK;
 }
 
+/* Refuses a local column that the table does not have: it would travel under its right name. */
+static rowsync_code
+check_local(rowsync *client, const Table *table, const char *const *columns)
+{
+    for (; columns != NULL && *columns != NULL; columns++)
+        if (sqlite3_table_column_metadata(client->db, "main", table->name, *columns, NULL, NULL,
+                                          NULL, NULL, NULL) != SQLITE_OK)
+            return rs_fail(client, ROWSYNC_SCHEMA, "Name a column of the table.",
+                           "Table \"%s\" has no column \"%s\" to keep local.", table->name,
+                           *columns);
+    return ROWSYNC_OK;
+}
+
 /* Marks the rows that a table already has, as INSERTs on version 0. */
 static rowsync_code
 mark_existing(rowsync *client, const Table *table)
@@ -1229,7 +1242,7 @@ mark_existing(rowsync *client, const Table *table)
 rowsync_code
 rowsync_track(rowsync *client, const char *table_name, const rowsync_track_options *options)
 {
-    static const rowsync_track_options standard = {0};
+    static const rowsync_track_options standard = {NULL, ROWSYNC_KEEP_POLICY, NULL};
     sqlite3_stmt *statement = NULL;
     Buffer local = {0};
     Table *table = NULL;
@@ -1257,19 +1270,22 @@ rowsync_track(rowsync *client, const char *table_name, const rowsync_track_optio
         code = rs_nomem(client);
     else if ((code = rs_run(client, SQL_BEGIN)) == ROWSYNC_OK)
     {
-        code = rs_prepare(client,
-                          "INSERT INTO _sync_table (table_name, schema_name, policy, local_columns)"
-                          " VALUES (?1, ?2, ?3, ?4) ON CONFLICT (table_name) DO UPDATE SET"
-                          " schema_name = excluded.schema_name, policy = excluded.policy,"
-                          " local_columns = excluded.local_columns RETURNING table_id",
-                          &statement);
+        code =
+            rs_prepare(client,
+                       "INSERT INTO _sync_table (table_name, schema_name, policy, local_columns)"
+                       " VALUES (?1, coalesce(?2, 'public'), coalesce(?3, 0), coalesce(?4, '[]'))"
+                       " ON CONFLICT (table_name) DO UPDATE SET"
+                       " schema_name = coalesce(?2, schema_name), policy = coalesce(?3, policy),"
+                       " local_columns = coalesce(?4, local_columns) RETURNING table_id",
+                       &statement);
         if (code == ROWSYNC_OK)
         {
             sqlite3_bind_text(statement, 1, table_name, -1, SQLITE_STATIC);
-            sqlite3_bind_text(statement, 2, options->schema != NULL ? options->schema : "public",
-                              -1, SQLITE_STATIC);
-            sqlite3_bind_int(statement, 3, (int)options->policy);
-            sqlite3_bind_text(statement, 4, local.data, -1, SQLITE_STATIC);
+            sqlite3_bind_text(statement, 2, options->schema, -1, SQLITE_STATIC);
+            if (options->policy != ROWSYNC_KEEP_POLICY)
+                sqlite3_bind_int(statement, 3, (int)options->policy);
+            if (options->local_columns != NULL)
+                sqlite3_bind_text(statement, 4, local.data, -1, SQLITE_STATIC);
             code = rs_finish(client, statement, "noting the table");
         }
         sqlite3_finalize(statement);
@@ -1280,6 +1296,8 @@ rowsync_track(rowsync *client, const char *table_name, const rowsync_track_optio
                 table = &client->tables[i];
         if (code == ROWSYNC_OK)
             code = check_trackable(client, table);
+        if (code == ROWSYNC_OK)
+            code = check_local(client, table, options->local_columns);
         if (code == ROWSYNC_OK)
             code = tables_check(client, true, &stale);
         if (code == ROWSYNC_OK)

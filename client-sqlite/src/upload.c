@@ -14,6 +14,8 @@
 
 #define FIRST_BATCH 200
 #define LARGEST_BATCH 5000
+/* How often a push begins anew for edits that met a conflict: others may go on writing the row. */
+#define RENEWALS 3
 
 /* One status of the answer. */
 typedef struct Status
@@ -420,7 +422,8 @@ push_all(rowsync *client, const rowsync_sync_options *options, rowsync_report *r
     Queue queue = {0};
     Batch batch = {0};
     rowsync_code code = ROWSYNC_OK;
-    int i;
+    int64_t renewed = client->renewed;
+    int i, again = 0;
 
     for (i = 0; i < client->table_count; i++)
         if (!client->tables[i].exists)
@@ -438,7 +441,19 @@ push_all(rowsync *client, const rowsync_sync_options *options, rowsync_report *r
             queue.done = false;
             code = push_pass(client, &queue, &batch, &size, fixed, last, options->max_tries, &pass,
                              report);
-            if (code != ROWSYNC_OK || pass.deferred == 0 || (last && pass.settled == 0))
+            if (code != ROWSYNC_OK)
+                break;
+            if (client->renewed > renewed && again < RENEWALS)
+            {
+                /* Edits that a conflict put on top of the server's version are news. */
+                renewed = client->renewed;
+                again++;
+                last = false;
+                if ((code = queue_start(client, &queue)) != ROWSYNC_OK)
+                    break;
+                continue;
+            }
+            if (pass.deferred == 0 || (last && pass.settled == 0))
                 break;
             last = pass.settled == 0;
         }

@@ -302,6 +302,31 @@ test_users_and_losers(void)
     close_client(client, db);
 }
 
+/* Tracking again changes only what is given; an edit that survives goes out in the same push. */
+static void
+test_options_and_renewals(void)
+{
+    static const char *const local[] = {"n", NULL}, *const wrong[] = {"m", NULL};
+    rowsync_track_options track = {NULL, ROWSYNC_KEEP_POLICY, local};
+
+    fresh("", ROWSYNC_MERGE);
+    ok(rowsync_track(client, "users", &track) == ROWSYNC_OK &&
+           rowsync_track(client, "users", NULL) == ROWSYNC_OK,
+       "tracked again");
+    is(rows(db, "SELECT schema_name, policy, local_columns FROM _sync_table"), "business,2,[\"n\"]",
+       "what was not given stays");
+    track.local_columns = wrong;
+    ok(rowsync_track(client, "users", &track) == ROWSYNC_SCHEMA, "unknown local columns: refused");
+    is(rowsync_message(client), "Table \"users\" has no column \"m\" to keep local.", "by name");
+    close_client(client, db);
+
+    fresh(known, ROWSYNC_CLIENT_WINS);
+    push(THEIRS, "{}");
+    ok(script.asked == 2 && strstr(script.request, "\"server_version\":8") != NULL,
+       "an edit that won its conflict is sent again by the same push");
+    close_client(client, db);
+}
+
 /* A migration of the app: a column is added and filled before the library has seen it. */
 static void
 test_new_column(void)
@@ -402,6 +427,7 @@ main(void)
     test_conflicts();
     test_invalid();
     test_users_and_losers();
+    test_options_and_renewals();
     test_new_column();
     test_two_processes();
     test_hostile();
