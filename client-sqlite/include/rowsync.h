@@ -320,7 +320,8 @@ extern "C"
 
     /*
      * Looks for changes that no trigger can see (a row replaced through its rowid, a table that
-     * lost its triggers), and queues them where `repair`. *found is their number. Returns
+     * lost its triggers), and queues them where `repair`: rows that came
+     * or went. An UPDATE that no trigger saw leaves no trace. *found is their number. Returns
      * ROWSYNC_DIFFERENT when there are some and they were not repaired.
      */
     rowsync_code rowsync_verify(rowsync *client, int repair, int64_t *found);
