@@ -90,11 +90,11 @@ run_track(Session *session)
     static const char *const outcome[] = {"the server's row wins", "the edit here wins",
                                           "columns are merged", "both sides are kept"};
     const Arguments *arguments = session->arguments;
-    rowsync_track_options options = {
-        arguments->schema, ROWSYNC_KEEP_POLICY,
-        arguments->local_columns != NULL && arguments->local_columns[0] != NULL
-            ? arguments->local_columns
-            : NULL};
+    rowsync_track_options options = {arguments->schema, ROWSYNC_KEEP_POLICY,
+                                     arguments->local_columns != NULL &&
+                                             arguments->local_columns[0] != NULL
+                                         ? arguments->local_columns
+                                         : NULL};
     int64_t pending, decides;
     int i, policy;
 
@@ -116,9 +116,9 @@ run_track(Session *session)
                          "SELECT count(*) FROM _sync_dirty JOIN _sync_table USING (table_id)"
                          " WHERE table_name = ?1 COLLATE NOCASE",
                          arguments->rest[i]);
-        decides = number(session,
-                         "SELECT policy FROM _sync_table WHERE table_name = ?1 COLLATE NOCASE",
-                         arguments->rest[i]);
+        decides =
+            number(session, "SELECT policy FROM _sync_table WHERE table_name = ?1 COLLATE NOCASE",
+                   arguments->rest[i]);
         say(session, "tracking %s as %s.%s on the server; in conflicts %s; %lld row%s to upload",
             arguments->rest[i], arguments->schema != NULL ? arguments->schema : "public",
             arguments->rest[i], outcome[decides & 3], (long long)pending, plural(pending));
