@@ -348,7 +348,7 @@ append_missing(StringInfo out, const Parent *parent)
  * the change is refused with what is missing; the caller may open it again.
  */
 bool
-change_parents_there(Upload *upload, Change *change)
+change_parents_there(Change *change)
 {
     StringInfoData missing;
 
@@ -358,8 +358,6 @@ change_parents_there(Upload *upload, Change *change)
         Parent *parent = &change->parents[i];
         Change *coming;
 
-        if (parent->row == NULL)
-            parent->row = changelog_row(upload->log, parent->table->table_id, parent->key);
         coming = parent->row->user;
         if (!parent->row->deleted ||
             (coming != NULL && coming->status == STATUS_OPEN && coming->request->op != 'D'))

@@ -74,7 +74,6 @@ static MemoryContext registry_context = NULL;
 static HTAB *entries = NULL;
 static bool entries_valid = false;
 static Oid relations[OWN_RELATION_COUNT];
-static Oid owner = InvalidOid;
 static int32 schema_version = 1;
 static List *retired = NIL; /* SyncedTables to free at the end of the transaction */
 
@@ -218,7 +217,6 @@ load_entries(void)
     fresh = hash_create("rowsync registry", 64, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 
     relation = table_open(relations[REL_SYNCED_TABLE], AccessShareLock);
-    owner = relation->rd_rel->relowner;
     snapshot = RegisterSnapshot(GetLatestSnapshot());
     scan = systable_beginscan(relation, InvalidOid, false, snapshot, 0, NULL);
     while (HeapTupleIsValid(tuple = systable_getnext(scan)))
@@ -296,14 +294,6 @@ registry_relation(OwnRelation which)
 {
     ensure_entries();
     return relations[which];
-}
-
-/* The role that owns rowsync's tables. */
-Oid
-registry_owner(void)
-{
-    ensure_entries();
-    return owner;
 }
 
 /* An operator, ready for SQL whatever the search_path. */

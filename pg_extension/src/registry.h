@@ -125,7 +125,6 @@ typedef struct SyncedTable
 } SyncedTable;
 
 Oid registry_relation(OwnRelation which);
-Oid registry_owner(void);
 SyncedTable *registry_find_relid(Oid relid);
 SyncedTable *registry_find_name(const char *schema, const char *name);
 SyncedTable *registry_find_id(int32 table_id);

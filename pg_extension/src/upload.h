@@ -43,7 +43,7 @@ typedef struct Parent
 {
     SyncedTable *table;
     RowKey key;
-    RowState *row; /* NULL until decided */
+    RowState *row; /* NULL until its change is decided */
 } Parent;
 
 typedef struct Change
@@ -116,7 +116,7 @@ bool change_add_parent(Change *change, SyncedTable *parent, const JsonValue *con
 void change_decide(Upload *upload, Change *change);
 void change_answer_again(Upload *upload, Change *change, int64 seq);
 void change_answer_pruned(Upload *upload, Change *change);
-bool change_parents_there(Upload *upload, Change *change);
+bool change_parents_there(Change *change);
 /* handover.c */
 bool upload_find_handovers(Upload *upload, Change **changes, int count);
 /* write.c */

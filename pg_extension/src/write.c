@@ -39,17 +39,11 @@ compare_tables(const void *a, const void *b)
     return left < right ? -1 : left > right;
 }
 
-/* A wave as a graph of references. */
-typedef struct WaveGraph
-{
-    Change **changes;
-} WaveGraph;
-
 /* What a change needs of the wave before it: its parents, and who gives up a value it takes. */
 static int
 wave_edge(void *graph, int node, int n)
 {
-    Change *change = ((WaveGraph *)graph)->changes[node];
+    Change *change = ((Change **)graph)[node];
     RowState *row;
     Change *before;
 
@@ -77,7 +71,6 @@ sort_wave(Change **changes, int count)
     Change **sorted = palloc(Max(count, 1) * sizeof(Change *));
     int *component = palloc(Max(count, 1) * sizeof(int));
     int *order = palloc(Max(count, 1) * sizeof(int));
-    WaveGraph graph = {changes};
     int upserts = 0;
     int units;
 
@@ -96,7 +89,7 @@ sort_wave(Change **changes, int count)
     /* Until it has its unit, a change has its place there. */
     for (int i = 0; i < upserts; i++)
         changes[i]->unit = i;
-    units = find_components(upserts, wave_edge, &graph, component, order);
+    units = find_components(upserts, wave_edge, changes, component, order);
     for (int i = 0; i < upserts; i++)
         sorted[i] = changes[order[i]];
     for (int i = 0; i < upserts; i++)
@@ -504,7 +497,7 @@ write_members(Upload *upload, Change **changes, int count)
         change->status = STATUS_OPEN;
         /* From here on each is tried by itself. */
         change->unit = -1 - upload->dissolved++;
-        if (change_parents_there(upload, change))
+        if (change_parents_there(change))
         {
             if (attempt(upload, &changes[i], 1, &error))
                 progress = true;
@@ -533,7 +526,7 @@ write_unit(Upload *upload, Change **changes, int count)
     for (int i = 0; i < count; i++)
         changes[i]->status = STATUS_OPEN;
     for (int i = 0; i < count && there; i++)
-        there = change_parents_there(upload, changes[i]);
+        there = change_parents_there(changes[i]);
     if (there && attempt(upload, changes, count, &error))
         return true;
     if (count > 1)
@@ -591,7 +584,7 @@ write_in_pieces(Upload *upload, Change **changes, int count)
         while (last < count && last - first < piece)
             last += unit_length(changes, last, count);
         for (int i = first; i < last && there && last - first > 1; i++)
-            there = change_parents_there(upload, changes[i]);
+            there = change_parents_there(changes[i]);
         if (last - first > 1)
         {
             for (int i = first; i < last; i++)
@@ -652,7 +645,7 @@ upload_write_wave(Upload *upload, Change **changes, int count)
     /* Parents first, so that who misses a parent is known to its own children. */
     for (int i = 0; i < count; i++)
     {
-        if (change_parents_there(upload, changes[i]))
+        if (change_parents_there(changes[i]))
             changes[left++] = changes[i];
     }
     if (left == 0 || attempt(upload, changes, left, &error))
