@@ -104,3 +104,13 @@ def device(request, tmp_path):
     yield make
     for one in made:
         one.close()
+
+
+@pytest.fixture
+def blocked(database):
+    """Holds a lock that every upload needs; call it to let go."""
+    holder = database.connect()
+    holder.autocommit = False
+    holder.cursor().execute("LOCK TABLE rowsync.scope IN ACCESS EXCLUSIVE MODE")
+    yield holder.close
+    holder.close()

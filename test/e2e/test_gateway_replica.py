@@ -7,7 +7,7 @@ import psycopg2
 import pytest
 import rig
 from rig import process
-from test_gateway import eventually, many
+from gateway_parts import eventually, many
 
 
 @pytest.fixture

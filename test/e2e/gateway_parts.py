@@ -1,0 +1,105 @@
+"""What the tests of the gateway share: raw bytes, problems, uploads in threads, event streams."""
+
+import http.client
+import json
+import socket
+import threading
+import time
+
+
+def problem(answer, status, code, detail):
+    """The answer is this problem, in full and in the right form."""
+    assert (answer.status, answer.body["code"], answer.body["detail"]) == (status, code, detail)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.body["status"] == status
+    assert answer.body["type"] == "urn:rowsync:problem:" + code
+    assert answer.body["title"]
+    assert answer.body["request_id"] == answer.headers["rowsync-request-id"]
+
+
+def talk(gateway, data, seconds=10):
+    """Sends bytes as they are and reads until the gateway hangs up."""
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=seconds) as peer:
+        peer.sendall(data)
+        received = b""
+        while chunk := peer.recv(65536):
+            received += chunk
+        return received
+
+
+def parse(received):
+    """The one answer in the bytes: its status and its body as JSON."""
+    head, _, body = received.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)
+
+
+def eventually(condition, seconds=20):
+    """Waits until the condition holds; whether it does at last."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+CHANGE = {"source_change_id": 1, "schema": "business", "table": "users", "op": "INSERT",
+          "pk": "00000000-0000-4000-8000-000000000001", "server_version": 0,
+          "payload": {"id": "00000000-0000-4000-8000-000000000001", "name": "Ann",
+                      "email": "ann@gateway.example", "created_at": 1, "updated_at": 1}}
+
+
+def many(count, name="x", first=1):
+    """So many users to upload."""
+    keys = [f"00000000-0000-4000-8000-{number:012}" for number in range(first, first + count)]
+    return [{**CHANGE, "source_change_id": number, "pk": key,
+             "payload": {**CHANGE["payload"], "id": key, "email": f"{key}@gateway.example",
+                         "name": name}}
+            for number, key in enumerate(keys, first)]
+
+
+# What our backends do: the gateway names itself and the request in application_name.
+RUNNING = ("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+           "AND state = 'active' AND application_name LIKE 'rowsync-gateway ________________'")
+
+
+class Asking:
+    """Uploads in threads of their own, while the test does something about it."""
+
+    def __init__(self, gateway, token, count=1):
+        self.answers = []
+        self.threads = [threading.Thread(target=self._ask, args=(gateway, token))
+                        for _ in range(count)]
+        for thread in self.threads:
+            thread.start()
+
+    def _ask(self, gateway, token):
+        self.answers.append(gateway.upload(token, [CHANGE]))
+
+    def wait(self):
+        """The answers, once all are there."""
+        for thread in self.threads:
+            thread.join(60)
+        return self.answers
+
+
+class Watching:
+    """One event stream."""
+
+    def __init__(self, gateway, token):
+        self.connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=20)
+        self.connection.request("GET", "/sync/watch", headers={"Authorization": "Bearer " + token})
+        self.response = self.connection.getresponse()
+        assert self.response.status == 200
+        assert self.response.headers["content-type"] == "text/event-stream"
+
+    def event(self):
+        """The next event, as (name, data); comments are passed over. None at the end."""
+        fields = {}
+        while line := self.response.readline():
+            name, colon, value = line.decode().rstrip("\n").partition(": ")
+            if colon:
+                fields[name] = value
+            elif fields:
+                return fields["event"], json.loads(fields["data"])
+        return None

@@ -1,0 +1,159 @@
+"""The database behind the gateway: sessions, cancelling, queues, timeouts, PgBouncer."""
+
+import json
+import socket
+import time
+
+from gateway_parts import CHANGE, RUNNING, Asking, eventually, problem
+
+
+def test_claims_reach_the_database_and_nothing_stays_in_the_session(start_gateway, database, mint):
+    gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_POOL_SIZE=1)
+    database.rows("""
+        CREATE TABLE public.seen (claims text, name text);
+        GRANT INSERT ON public.seen TO business_gateway;
+        CREATE FUNCTION public.see() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            INSERT INTO public.seen VALUES (current_setting('request.jwt.claims', true),
+                                            current_setting('application_name'));
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER see AFTER INSERT ON business.users EXECUTE FUNCTION public.see();""")
+    answer = gateway.upload(mint("ann", "phone", role="editor", tags=["a", "ä"]), [CHANGE])
+    assert answer.body["statuses"][0]["status"] == "applied"
+    ((claims, name),) = database.rows("SELECT claims, name FROM public.seen")
+    claims = json.loads(claims)
+    assert (claims["sub"], claims["role"], claims["tags"]) == ("ann", "editor", ["a", "ä"])
+    assert name == "rowsync-gateway " + answer.headers["rowsync-request-id"]
+    # The same connection, asked by a probe that brings no claims of its own.
+    database.rows("""CREATE OR REPLACE FUNCTION rowsync.schema_version() RETURNS integer
+        LANGUAGE plpgsql AS $$
+        BEGIN
+            INSERT INTO public.seen VALUES (coalesce(current_setting('request.jwt.claims', true), ''),
+                                            current_setting('application_name'));
+            RETURN 1;
+        END $$""")
+    time.sleep(0.6)
+    assert gateway.request("GET", "/readyz").status == 200
+    assert database.rows("SELECT * FROM public.seen OFFSET 1") == [("", "rowsync-gateway")]
+
+
+def test_an_error_at_commit_is_no_success(gateway, database, mint):
+    """The statement's own result comes before the commit; only the commit makes it true."""
+    database.rows("""
+        CREATE TABLE public.parent (id int PRIMARY KEY);
+        CREATE TABLE public.child (id int REFERENCES public.parent DEFERRABLE INITIALLY DEFERRED);
+        GRANT ALL ON public.parent, public.child TO business_gateway;
+        CREATE OR REPLACE FUNCTION rowsync.schema_version() RETURNS integer LANGUAGE plpgsql AS $$
+        BEGIN INSERT INTO public.child VALUES (1); RETURN 1; END $$""")
+    answer = gateway.request("GET", "/sync/schema-version", token=mint("ann", "phone"))
+    problem(answer, 500, "internal_error",
+            "The server failed on this request; its log has more under the request id.")
+    (line,) = [line for line in gateway.log() if line["event"] == "database_error"]
+    assert (line["id"], line["sqlstate"]) == (answer.body["request_id"], "23503")
+    assert database.value("SELECT count(*) FROM public.child") == 0
+
+
+def test_a_client_that_goes_away_takes_its_query_with_it(gateway, database, blocked, mint):
+    body = json.dumps({"last_server_seq_seen": 0, "changes": [CHANGE]})
+    with socket.create_connection(("127.0.0.1", gateway.port)) as peer:
+        peer.sendall((f"POST /sync/upload HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+                      f"Authorization: Bearer {mint('ann', 'phone')}\r\n\r\n{body}").encode())
+        assert eventually(lambda: database.value(RUNNING) == 1)
+    assert eventually(lambda: database.value(RUNNING) == 0)
+    assert eventually(lambda: any(line.get("code") == "client_gone" for line in gateway.log()))
+    blocked()
+    answer = gateway.upload(mint("ann", "phone"), [CHANGE])
+    assert (answer.status, answer.body["statuses"][0]["status"]) == (200, "applied")
+
+
+def test_cancelling_harms_no_later_request(start_gateway, database, mint):
+    """Again and again on the same two connections, which keep their prepared statements."""
+    gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_POOL_SIZE=2)
+    token = mint("ann", "phone")
+    body = json.dumps({"last_server_seq_seen": 0, "changes": [CHANGE]})
+    for _ in range(20):
+        holder = database.connect()
+        holder.autocommit = False
+        holder.cursor().execute("LOCK TABLE rowsync.scope IN ACCESS EXCLUSIVE MODE")
+        with socket.create_connection(("127.0.0.1", gateway.port)) as peer:
+            peer.sendall((f"POST /sync/upload HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}"
+                          f"\r\nAuthorization: Bearer {token}\r\n\r\n{body}").encode())
+            assert eventually(lambda: database.value(RUNNING) == 1)
+        assert eventually(lambda: database.value(RUNNING) == 0)
+        holder.close()
+        assert gateway.upload(token, [CHANGE]).status == 200
+
+
+def test_a_statement_that_takes_too_long_is_503_and_changes_nothing(start_gateway, database,
+                                                                   blocked, mint):
+    gateway = start_gateway(ROWSYNC_STATEMENT_TIMEOUT=300)
+    answer = gateway.upload(mint("ann", "phone"), [CHANGE])
+    problem(answer, 503, "timeout",
+            "The database took longer than the statement timeout. Nothing was changed.")
+    assert answer.headers["retry-after"] == "1"
+    blocked()
+    assert database.value("SELECT count(*) FROM business.users") == 0
+
+
+def test_what_the_queue_cannot_hold_is_503_at_once(start_gateway, database, blocked, mint):
+    gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_POOL_SIZE=1, ROWSYNC_QUEUE_LENGTH=2,
+                            ROWSYNC_QUEUE_TIMEOUT=60000)
+    assert eventually(lambda: gateway.request("GET", "/readyz").status == 200)
+    asking = Asking(gateway, mint("ann", "phone"), 8)
+    # One runs and two wait; the other five are refused while nothing moves.
+    assert eventually(lambda: len(asking.answers) == 5)
+    for answer in asking.answers:
+        problem(answer, 503, "overloaded",
+                "The server has as many requests waiting as it may hold.")
+        assert answer.headers["retry-after"] == "1"
+    blocked()
+    assert sorted(answer.status for answer in asking.wait()) == [200] * 3 + [503] * 5
+
+
+def test_waiting_for_a_connection_has_an_end(start_gateway, database, blocked, mint):
+    gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_POOL_SIZE=1, ROWSYNC_QUEUE_TIMEOUT=300)
+    asking = Asking(gateway, mint("ann", "phone"))
+    assert eventually(lambda: database.value(RUNNING) == 1)
+    problem(gateway.upload(mint("ann", "phone"), [CHANGE]), 503, "overloaded",
+            "No database connection became free in time. Nothing was changed.")
+    blocked()
+    assert [answer.status for answer in asking.wait()] == [200]
+
+
+def test_a_user_beyond_the_rate_is_429_and_others_are_not(start_gateway, mint):
+    gateway = start_gateway(ROWSYNC_RATE_LIMIT=1, ROWSYNC_RATE_BURST=5)
+
+    def ask(user):
+        return gateway.request("GET", "/sync/schema-version", token=mint(user, "phone"))
+    answers = [ask("ann") for _ in range(10)]
+    assert [answer.status for answer in answers[:5]] == [200] * 5
+    refused = [answer for answer in answers if answer.status != 200]
+    assert len(refused) >= 3
+    for answer in refused:
+        problem(answer, 429, "too_many_requests",
+                "This user sends more than 1 requests a second.")
+        assert answer.headers["retry-after"] == "1"
+    assert ask("bob").status == 200
+    assert eventually(lambda: ask("ann").status == 200)
+
+
+def test_without_prepared_statements_everything_works_too(start_gateway, mint):
+    """What PgBouncer in transaction mode asks of us."""
+    gateway = start_gateway(ROWSYNC_PGBOUNCER="true", ROWSYNC_POOL_SIZE=1)
+    for _ in range(3):
+        answer = gateway.upload(mint("ann", "phone"), [CHANGE])
+        assert answer.body["statuses"][0]["status"] == "applied"
+    assert len(gateway.download(mint("ann", "tablet")).body["changes"]) == 1
+
+
+def test_a_large_answer_renews_its_connection(start_gateway, database, mint):
+    gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_POOL_SIZE=1, ROWSYNC_RECYCLE_SIZE=65536)
+    backend = ("SELECT array_agg(pid) FROM pg_stat_activity WHERE usename = 'business_gateway' "
+               "AND datname = current_database()")
+    large = {**CHANGE, "payload": {**CHANGE["payload"], "name": "x" * 100000}}
+    assert gateway.request("GET", "/readyz").status == 200
+    before = database.value(backend)
+    assert gateway.upload(mint("ann", "phone"), [large]).body["statuses"][0]["status"] == "applied"
+    assert eventually(lambda: database.value(backend) not in (before, None))
+    assert len(gateway.download(mint("ann", "tablet")).body["changes"]) == 1

@@ -1,0 +1,226 @@
+"""The process: how it is configured, started, told to reload and to end, and what it logs and counts."""
+
+import http.client
+import json
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+import rig
+from gateway_parts import CHANGE, RUNNING, Asking, Watching, eventually
+
+
+def run(*arguments, **environment):
+    """Runs the binary to its end."""
+    return subprocess.run([rig.gateway.BINARY, *arguments], capture_output=True, text=True,
+                          timeout=20, env={"PATH": "/usr/bin:/bin", **environment})
+
+
+def test_the_command_line(tmp_path):
+    good = {"DATABASE_URL": "dbname=x", "ROWSYNC_JWT_SECRET": "s" * 32}
+    done = run("--check-config", **good)
+    assert (done.returncode, done.stdout) == (0, "rowsync-gateway: the configuration is good\n")
+    done = run("--check-config", DATABASE_URL="dbname=x")
+    assert done.returncode == 2
+    assert done.stderr == ("rowsync-gateway: neither jwt_secret nor jwks_file is set: without a "
+                           "key no token can be verified\n")
+    done = run("--check-config", ROWSYNC_TLS_CERTIFICATE=str(tmp_path / "none"),
+               ROWSYNC_TLS_KEY="none", **good)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"rowsync-gateway: {tmp_path}/none: ")
+    done = run("--check-config", ROWSYNC_TLS_KEY="none", **good)
+    assert done.stderr == ("rowsync-gateway: tls_certificate and tls_key belong together: one of "
+                           "them is not set\n")
+    assert re.fullmatch(r"rowsync-gateway \d+\.\d+\S*\n", run("--version").stdout)
+    assert run("--help").stdout.startswith("Usage: rowsync-gateway ")
+    for wrong in (["--nonsense"], ["argument"]):
+        done = run(*wrong, **good)
+        assert done.returncode == 2 and "rowsync-gateway" in done.stderr
+
+
+def test_a_wrong_configuration_is_refused_at_the_start(start_gateway, tmp_path):
+    for settings, message in (
+            ({"ROWSYNC_JWT_SECRET": None}, "neither jwt_secret nor jwks_file is set"),
+            ({"ROWSYNC_JWT_SECRET": "short"}, "jwt_secret has 5 bytes"),
+            ({"DATABASE_URL": None}, "database_url is not set"),
+            ({"ROWSYNC_LISTEN": "nowhere"}, 'listen: "nowhere" is no numeric address and port'),
+            ({"ROWSYNC_LISTEN": "192.0.2.1:0"}, "cannot listen on 192.0.2.1:0: Cannot assign"),
+            ({"ROWSYNC_POOL_SIZE": "0"}, "ROWSYNC_POOL_SIZE must be from 1 to 1000"),
+            ({"ROWSYNC_JWKS_FILE": "/nonexistent"}, "/nonexistent: No such file")):
+        with pytest.raises(RuntimeError, match=re.escape("rowsync-gateway: " + message)):
+            start_gateway(**settings)
+    config = tmp_path / "gateway.json"
+    config.write_text('{"pool_sice": 3}')
+    with pytest.raises(RuntimeError, match='unknown setting "pool_sice": did you mean "pool_size"'):
+        start_gateway(arguments=["--config", str(config)])
+    config.write_text('{"body_limit": 2000, "log_level": "error"}')
+    gateway = start_gateway(arguments=["--config", str(config)])
+    assert gateway.request("POST", "/sync/upload", b"x" * 2001).status == 413
+    assert gateway.log() == []
+
+
+def test_sighup_reads_the_configuration_again(start_gateway, tmp_path, mint):
+    config = tmp_path / "gateway.json"
+    config.write_text('{"jwt_issuer": "one"}')
+    gateway = start_gateway(arguments=["--config", str(config)])
+
+    def reload(content, event, count):
+        config.write_text(content)
+        gateway.server.send_signal(signal.SIGHUP)
+        assert eventually(lambda: len([1 for line in gateway.log() if line["event"] == event])
+                          == count)
+        return [line["message"] for line in gateway.log() if line["event"] == event][-1]
+
+    def status(issuer):
+        return gateway.request("GET", "/sync/download",
+                               token=mint("ann", "phone", iss=issuer)).status
+    assert (status("one"), status("two")) == (200, 401)
+    assert 'unknown setting "jwt_isuer": did you mean "jwt_issuer"?; everything stays' in reload(
+        '{"jwt_isuer": "two"}', "reload_failed", 1)
+    assert (status("one"), status("two")) == (200, 401)
+    reload('{"jwt_issuer": "two"}', "reloaded", 1)
+    assert eventually(lambda: (status("one"), status("two")) == (401, 200))
+    reload('{"jwt_issuer": "two", "pool_size": 3, "body_limit": 2000}', "reloaded", 2)
+    assert [line["message"] for line in gateway.log() if line["event"] == "restart_needed"] == [
+        "these settings have changed and wait for a restart: pool_size, body_limit"]
+    assert gateway.request("POST", "/sync/upload", b"x" * 2001,
+                           token=mint("ann", "phone", iss="two")).status == 400
+    assert gateway.stop() == 0
+
+
+def test_sigterm_ends_an_idle_gateway_at_once(start_gateway):
+    # libh2o alone would keep the idle connection for minutes; the rig gives up long before.
+    gateway = start_gateway(ROWSYNC_DRAIN_TIMEOUT=3600000)
+    idle = http.client.HTTPConnection("127.0.0.1", gateway.port)
+    idle.request("GET", "/healthz")
+    assert idle.getresponse().read()
+    assert gateway.stop() == 0
+    idle.close()
+
+
+def test_sigterm_lets_a_request_in_hand_end(start_gateway, database, blocked, mint):
+    gateway = start_gateway()
+    asking = Asking(gateway, mint("ann", "phone"))
+    assert eventually(lambda: database.value(RUNNING) == 1)
+    gateway.server.send_signal(signal.SIGTERM)
+
+    def refuses():
+        try:
+            socket.create_connection(("127.0.0.1", gateway.port)).close()
+            return False
+        except ConnectionRefusedError:
+            return True
+    assert eventually(refuses)
+    blocked()
+    (answer,) = asking.wait()
+    assert (answer.status, answer.headers["connection"]) == (200, "close")
+    assert gateway.server.wait(20) == 0
+
+
+def test_draining_has_an_end(start_gateway, database, blocked, mint):
+    gateway = start_gateway(ROWSYNC_DRAIN_TIMEOUT=300)
+    with socket.create_connection(("127.0.0.1", gateway.port)) as peer:
+        body = json.dumps({"last_server_seq_seen": 0, "changes": [CHANGE]})
+        peer.sendall((f"POST /sync/upload HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+                      f"Authorization: Bearer {mint('ann', 'phone')}\r\n\r\n{body}").encode())
+        assert eventually(lambda: database.value(RUNNING) == 1)
+        gateway.server.send_signal(signal.SIGTERM)
+        assert gateway.server.wait(20) == 0
+
+
+def test_the_log_has_a_line_for_each_request_and_never_a_token(gateway, mint):
+    token = mint("ann", "phone")
+    answer = gateway.request("GET", "/sync/download?after=x", token=token)
+    gateway.request("POST", "/sync/upload", b"x" * 20_000_000, token=token)
+    assert gateway.stop() == 0
+    lines = [line for line in gateway.log() if line["event"] == "request"]
+    (line,) = [line for line in lines if line["id"] == answer.body["request_id"]]
+    assert (line["method"], line["route"], line["status"], line["code"], line["user"],
+            line["source"]) == ("GET", "/sync/download", 400, "invalid_parameter", "ann", "phone")
+    assert line["total_us"] >= 0 and line["sent"] > 0
+    assert [line["code"] for line in lines if line["status"] == 413] == ["body_too_large"]
+    text = gateway.log_path.read_text()
+    assert token not in text
+    assert all(part not in text for part in token.split("."))
+
+
+def series(text):
+    """Prometheus' text format, read strictly: {(name, labels): value}, and each name's type."""
+    values, types = {}, {}
+    for line in text.splitlines():
+        if line.startswith("# HELP "):
+            assert re.fullmatch(r"# HELP [a-z_]+ \S.*", line)
+        elif line.startswith("# TYPE "):
+            name, kind = re.fullmatch(r"# TYPE ([a-z_]+) (counter|gauge|histogram)", line).groups()
+            assert name not in types
+            types[name] = kind
+        else:
+            name, labels, value = re.fullmatch(
+                r'([a-z_]+)(\{[a-z_]+="[^"\\]*"(?:,[a-z_]+="[^"\\]*")*\})? (\d+(?:\.\d+)?)',
+                line).groups()
+            assert (name, labels) not in values
+            family = re.sub("_(bucket|sum|count)$", "", name)
+            assert name in types or types.get(family) == "histogram"
+            assert name.endswith("_total") == (types.get(name) == "counter")
+            values[name, labels] = float(value)
+    return values, types
+
+
+def test_metrics_count_what_happened(start_gateway, mint):
+    gateway = start_gateway()
+    gateway.upload(mint("ann", "phone"), [CHANGE])
+    for _ in range(3):
+        gateway.request("GET", "/sync/download")
+    gateway.request("GET", "/nothing")
+    watching = Watching(gateway, mint("ann", "phone"))
+    assert watching.event() == ("head", {"head": 1})
+    time.sleep(0.5)
+    answer = gateway.request("GET", "/metrics")
+    assert answer.status == 200
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    values, types = series(answer.body.decode())
+    assert answer.body.endswith(b"\n")
+    assert values["rowsync_requests_total", '{route="/sync/upload",status="200"}'] == 1
+    assert values["rowsync_requests_total", '{route="/sync/download",status="401"}'] == 3
+    assert values["rowsync_requests_total", '{route="none",status="404"}'] == 1
+    assert values["rowsync_problems_total", '{code="missing_token",status="401"}'] == 3
+    assert values["rowsync_event_streams", None] == 1
+    assert values["rowsync_pool_connected", '{pool="requests"}'] == \
+        values["rowsync_pool_size", '{pool="requests"}'] > 0
+    assert values["rowsync_received_bytes_total", None] > 100
+    buckets = [value for (name, labels), value in values.items()
+               if name == "rowsync_request_seconds_bucket" and "/sync/download" in labels]
+    assert buckets == sorted(buckets)
+    assert buckets[-1] == values["rowsync_request_seconds_count", '{route="/sync/download"}'] == 3
+    off = start_gateway(ROWSYNC_METRICS="false")
+    assert off.request("GET", "/metrics").status == 404
+
+
+def test_the_service_manager_is_told(start_gateway, tmp_path):
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        manager.settimeout(20)
+        gateway = start_gateway(NOTIFY_SOCKET=path)
+        assert manager.recv(100) == b"READY=1"
+        assert gateway.stop() == 0
+        assert manager.recv(100) == b"STOPPING=1"
+
+
+def test_the_unit_and_the_manual_are_sound():
+    folder = pathlib.Path(__file__).resolve().parents[2] / "gateway"
+    manual = subprocess.run(["man", "--warnings", "-l", "-Tutf8", folder / "rowsync-gateway.1"],
+                            capture_output=True, text=True) if shutil.which("man") else None
+    assert manual is None or (manual.returncode == 0 and manual.stderr == "")
+    text = (folder / "rowsync-gateway.1").read_text().replace("\\-", "-")
+    for option in re.findall(r"--[a-z-]+", run("--help").stdout):
+        assert option in text
+    if shutil.which("systemd-analyze"):
+        done = subprocess.run(["systemd-analyze", "security", "--offline=true", "--threshold=30",
+                               folder / "rowsync-gateway.service"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
