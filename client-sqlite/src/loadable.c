@@ -2,16 +2,17 @@
  * loadable.c - the library as an extension of SQLite, for every language that can load one:
  *
  *     SELECT rowsync_init();
- *     SELECT rowsync_track('notes');            -- or ('notes', 'schema') or ('notes', 'schema',
- * 'merge') SELECT rowsync_attach('https://…', 'ann');  -- or with a source id SELECT
- * rowsync_token('eyJ…'); SELECT rowsync_sync();                    -- a report as JSON; also
- * rowsync_push, rowsync_pull
+ *     SELECT rowsync_track('notes');                 -- also: schema, policy
+ *     SELECT rowsync_attach('https://…', 'ann');     -- also: source
+ *     SELECT rowsync_token('eyJ…');
+ *     SELECT rowsync_sync();                         -- a report as JSON
+ *     SELECT * FROM rowsync_rejected;                -- loadable_table.c
  *
  * Each connection has one client, made by the first call. A failure is an SQL error whose message
  * also has the hint. The functions write, so they are for top-level SQL only (SQLITE_DIRECTONLY):
  * no trigger or view of a foreign file can call them.
  */
-#include "client.h"
+#include "loadable.h"
 
 #include <string.h>
 
@@ -72,26 +73,46 @@ sql_init(sqlite3_context *context, int count, sqlite3_value **values)
         finish(context, client, rowsync_init(client));
 }
 
+/* The policy of a name, ROWSYNC_KEEP_POLICY for NULL; false with an error set for other texts. */
+static bool
+read_policy(sqlite3_context *context, const char *name, rowsync_policy *policy)
+{
+    static const char *const names[] = {"server", "client", "merge", "manual"};
+
+    *policy = ROWSYNC_KEEP_POLICY;
+    if (name == NULL)
+        return true;
+    for (int i = 0; i < 4; i++)
+        if (strcmp(name, names[i]) == 0)
+        {
+            *policy = (rowsync_policy)i;
+            return true;
+        }
+    sqlite3_result_error(context, "rowsync: the policy is server, client, merge or manual", -1);
+    return false;
+}
+
+/* rowsync_track(table [, schema [, policy]]) */
 static void
 sql_track(sqlite3_context *context, int count, sqlite3_value **values)
 {
-    static const char *const names[] = {"server", "client", "merge", "manual"};
     rowsync *client = client_of(context);
-    const char *policy = argument(count, values, 2);
     rowsync_track_options options = {argument(count, values, 1), ROWSYNC_KEEP_POLICY, NULL};
-    int i;
 
-    if (client == NULL)
-        return;
-    for (i = 0; policy != NULL && i < 4 && strcmp(policy, names[i]) != 0; i++)
-        ;
-    if (policy != NULL && i == 4)
-        sqlite3_result_error(context, "rowsync: the policy is server, client, merge or manual", -1);
-    else
-    {
-        options.policy = policy != NULL ? (rowsync_policy)i : ROWSYNC_KEEP_POLICY;
+    if (client != NULL && read_policy(context, argument(count, values, 2), &options.policy))
         finish(context, client, rowsync_track(client, argument(count, values, 0), &options));
-    }
+}
+
+/* rowsync_untrack(table [, force]) */
+static void
+sql_untrack(sqlite3_context *context, int count, sqlite3_value **values)
+{
+    rowsync *client = client_of(context);
+
+    if (client != NULL)
+        finish(context, client,
+               rowsync_untrack(client, argument(count, values, 0),
+                               count > 1 && sqlite3_value_int(values[1])));
 }
 
 static void
@@ -254,6 +275,34 @@ sql_discard(sqlite3_context *context, int count, sqlite3_value **values)
                rowsync_discard(client, argument(count, values, 0), argument(count, values, 1)));
 }
 
+/* rowsync_resolve(table, pk, policy) */
+static void
+sql_resolve(sqlite3_context *context, int count, sqlite3_value **values)
+{
+    rowsync *client = client_of(context);
+    rowsync_policy policy;
+
+    if (client != NULL && read_policy(context, argument(count, values, 2), &policy))
+        finish(context, client,
+               rowsync_resolve(client, argument(count, values, 0), argument(count, values, 1),
+                               policy));
+}
+
+/* rowsync_verify([repair]): how many changes were found that no trigger saw. */
+static void
+sql_verify(sqlite3_context *context, int count, sqlite3_value **values)
+{
+    rowsync *client = client_of(context);
+    int64_t found = 0;
+    rowsync_code code;
+
+    if (client == NULL)
+        return;
+    code = rowsync_verify(client, count > 0 && sqlite3_value_int(values[0]), &found);
+    sqlite3_result_int64(context, found);
+    finish(context, client, code == ROWSYNC_DIFFERENT ? ROWSYNC_OK : code);
+}
+
 /* Forgets the client with the connection. */
 static void
 release(void *slot)
@@ -274,18 +323,20 @@ sqlite3_rowsync_init(sqlite3 *db, char **message, const sqlite3_api_routines *ap
     {
         const char *name;
         void (*call)(sqlite3_context *, int, sqlite3_value **);
-        int arguments;
+        int least, most; /* arguments */
     } functions[] = {
-        {"rowsync_init", sql_init, 0},        {"rowsync_track", sql_track, -1},
-        {"rowsync_attach", sql_attach, -1},   {"rowsync_detach", sql_detach, -1},
-        {"rowsync_token", sql_token, 1},      {"rowsync_sync", sql_sync, -1},
-        {"rowsync_push", sql_push, -1},       {"rowsync_pull", sql_pull, -1},
-        {"rowsync_hydrate", sql_hydrate, -1}, {"rowsync_status", sql_status, 0},
-        {"rowsync_requeue", sql_requeue, -1}, {"rowsync_discard", sql_discard, -1},
+        {"rowsync_init", sql_init, 0, 0},       {"rowsync_track", sql_track, 1, 3},
+        {"rowsync_untrack", sql_untrack, 1, 2}, {"rowsync_attach", sql_attach, 2, 3},
+        {"rowsync_detach", sql_detach, 0, 1},   {"rowsync_token", sql_token, 1, 1},
+        {"rowsync_sync", sql_sync, 0, 1},       {"rowsync_push", sql_push, 0, 1},
+        {"rowsync_pull", sql_pull, 0, 1},       {"rowsync_hydrate", sql_hydrate, 0, 1},
+        {"rowsync_status", sql_status, 0, 0},   {"rowsync_resolve", sql_resolve, 3, 3},
+        {"rowsync_requeue", sql_requeue, 0, 2}, {"rowsync_discard", sql_discard, 0, 2},
+        {"rowsync_verify", sql_verify, 0, 1},
     };
     rowsync **slot;
-    size_t i;
     int result = SQLITE_OK;
+    size_t i;
 
     SQLITE_EXTENSION_INIT2(api);
     (void)message;
@@ -299,9 +350,11 @@ sqlite3_rowsync_init(sqlite3 *db, char **message, const sqlite3_api_routines *ap
         return SQLITE_NOMEM;
     *slot = NULL;
     /* The first one owns the slot: SQLite releases it when the connection closes. */
-    for (i = 0; i < sizeof(functions) / sizeof(*functions) && result == SQLITE_OK; i++)
-        result = sqlite3_create_function_v2(db, functions[i].name, functions[i].arguments,
-                                            SQLITE_UTF8 | SQLITE_DIRECTONLY, slot,
-                                            functions[i].call, NULL, NULL, i == 0 ? release : NULL);
-    return result;
+    for (i = 0; i < sizeof(functions) / sizeof(*functions); i++)
+        for (int count = functions[i].least; count <= functions[i].most && result == SQLITE_OK;
+             count++)
+            result = sqlite3_create_function_v2(
+                db, functions[i].name, count, SQLITE_UTF8 | SQLITE_DIRECTONLY, slot,
+                functions[i].call, NULL, NULL, i == 0 ? release : NULL);
+    return result == SQLITE_OK ? loadable_register_tables(db) : result;
 }

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import rig
+from rig import node
 from rig.place import ROOT
 
 CLIENT = ROOT / "client-sqlite"
@@ -75,7 +76,7 @@ def test_completion_offers_commands_tables_and_policies(installed, tmp_path):
     assert offers("sync", path, "--b") == ["--batch-size"]
 
 
-def test_notes_in_c_and_in_python(installed, database, gateway, tmp_path):
+def test_one_notes_app_in_c_python_and_node(installed, database, gateway, tmp_path):
     for statement in (EXAMPLES / "notes.sql").read_text().strip().split(";\n"):
         database.rows(statement.rstrip(";"))
     database.rows("GRANT SELECT, INSERT, UPDATE, DELETE ON public.notes TO business_gateway")
@@ -85,23 +86,26 @@ def test_notes_in_c_and_in_python(installed, database, gateway, tmp_path):
         binary, *pkg_config(installed, "--cflags", "--libs"))
     environment = {"LD_LIBRARY_PATH": str(installed / "lib"),
                    "ROWSYNC_EXTENSION": str(installed / "lib" / "rowsync" / "rowsync"),
-                   "ROWSYNC_TOKEN": rig.mint("ann", None)}
+                   "ROWSYNC_TOKEN": rig.mint("ann", None), "NODE_NO_WARNINGS": "1"}
 
-    def in_c(*arguments):
-        """The C app on its database."""
-        return run(binary, tmp_path / "c.db", *arguments, **environment)
-
-    def in_python(*arguments):
-        """The Python app on its own."""
-        return run(sys.executable, EXAMPLES / "notes.py", tmp_path / "python.db", *arguments,
-                   **environment)
-    for app in (in_c, in_python):
-        app("setup", gateway.url, "ann")
+    def app(name, *program):
+        """One of the apps on a database of its own."""
+        return lambda *arguments: run(*program, tmp_path / name, *arguments, **environment)
+    in_c = app("c.db", binary)
+    in_python = app("python.db", sys.executable, EXAMPLES / "notes.py")
+    in_node = app("node.db", node.binary(), EXAMPLES / "notes.js")
+    for notes in (in_c, in_python, in_node):
+        notes("setup", gateway.url, "ann")
     in_c("add", "Buy milk")
     in_python("add", "Call Bea")
+    in_node("add", "Do it")
     assert in_c("sync") == "1 up, 0 down\n"
     assert in_python("sync") == "1 up, 1 down\n"
-    in_python("done", "1")
+    assert in_node("sync") == "1 up, 2 down\n"
     in_python("sync")
-    in_c("sync")
-    assert in_c("list") == in_python("list") == "1 [x] Buy milk\n2 [ ] Call Bea\n"
+    in_python("done", "1")
+    in_node("done", "2")
+    for notes in (in_python, in_node, in_c, in_python):
+        notes("sync")
+    assert in_c("list") == in_python("list") == in_node("list") == \
+        "1 [x] Buy milk\n2 [x] Call Bea\n3 [ ] Do it\n"

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import subprocess
 
 import pytest
 from rig.place import ROOT
@@ -61,6 +62,75 @@ def test_failures_are_errors_with_what_to_do(app):
         connection.execute("SELECT rowsync_sync()").fetchall()
     with pytest.raises(sqlite3.OperationalError, match="There is no table"):
         connection.execute("SELECT rowsync_track('nothing')").fetchall()
+
+
+def test_what_waits_is_read_as_tables(app, gateway, database):
+    phone = app("phone.db")
+    start(phone, gateway, "phone")
+    phone.execute("SELECT rowsync_track('users', 'business', 'manual')")
+    ann, bea = "550e8400-e29b-41d4-a716-446655440000", "550e8400-e29b-41d4-a716-446655440001"
+    phone.execute("INSERT INTO users VALUES (?, 'Ann', 'a', 1, 1), (?, 'Bea', 'b', 1, 1)",
+                  (ann, bea))
+    database.rows("ALTER TABLE business.users ADD CONSTRAINT no_bea CHECK (name <> 'Bea')")
+    pending = phone.execute("SELECT op, table_name, pk, base_version, payload FROM rowsync_pending"
+                            " WHERE table_name = 'users' ORDER BY pk").fetchall()
+    assert [row[:4] for row in pending] == [("INSERT", "users", ann, 0), ("INSERT", "users", bea, 0)]
+    assert json.loads(pending[0][4])["name"] == "Ann"
+    assert report(phone)["rejected"] == 1
+    (refused,) = phone.execute("SELECT table_name, pk, op, reason, message, payload"
+                               " FROM rowsync_rejected").fetchall()
+    assert refused[:4] == ("users", bea, "INSERT", "constraint")
+    assert "no_bea" in refused[4] and json.loads(refused[5])["name"] == "Bea"
+    phone.execute("SELECT rowsync_discard('users', ?)", (bea,))
+    database.rows("UPDATE business.users SET name = 'Ann of psql'")
+    phone.execute("UPDATE users SET name = 'Ann of the phone'")
+    assert report(phone)["conflicts"] == 1
+    (conflict,) = phone.execute("SELECT pk, op, local_payload, server_payload, server_deleted"
+                                " FROM rowsync_conflicts").fetchall()
+    assert conflict[:2] == (ann, "UPDATE") and conflict[4] == 0
+    assert json.loads(conflict[2])["name"] == "Ann of the phone"
+    assert json.loads(conflict[3])["name"] == "Ann of psql"
+    phone.execute("SELECT rowsync_resolve('users', ?, 'client')", (ann,))
+    for table in ("conflicts", "rejected"):
+        assert phone.execute(f"SELECT * FROM rowsync_{table}").fetchall() == []
+    assert report(phone)["pending"] == 0
+    assert database.rows("SELECT name FROM business.users") == [("Ann of the phone",)]
+
+
+def test_a_list_can_be_joined_and_read_again_within_itself(app):
+    connection = app("lists.db")
+    with pytest.raises(sqlite3.OperationalError, match="was rowsync_init.. run"):
+        connection.execute("SELECT * FROM rowsync_pending").fetchall()
+    connection.executescript("CREATE TABLE note (id TEXT PRIMARY KEY NOT NULL);"
+                             "INSERT INTO note VALUES ('a'), ('b');")
+    connection.execute("SELECT rowsync_init(), rowsync_track('note')")
+    assert connection.execute("SELECT count(*) FROM rowsync_pending p, rowsync_pending q, note n"
+                              " WHERE n.id = q.pk").fetchone() == (4,)
+    assert connection.execute("SELECT pk, (SELECT count(*) FROM rowsync_pending q WHERE q.pk >= p.pk)"
+                              " FROM rowsync_pending p ORDER BY pk").fetchall() == [("a", 2), ("b", 1)]
+
+
+def test_verify_and_untrack(app):
+    connection = app("verify.db")
+    connection.execute("CREATE TABLE note (id TEXT PRIMARY KEY NOT NULL, text)")
+    connection.execute("SELECT rowsync_init(), rowsync_track('note')")
+    assert connection.execute("SELECT rowsync_verify()").fetchone() == (0,)
+    connection.execute("INSERT INTO note VALUES ('a', 'x')")
+    with pytest.raises(sqlite3.OperationalError, match="rowsync: .*pending"):
+        connection.execute("SELECT rowsync_untrack('note')").fetchall()
+    connection.execute("SELECT rowsync_untrack('note', 1)")
+    assert connection.execute("SELECT count(*) FROM rowsync_pending").fetchone() == (0,)
+    with pytest.raises(sqlite3.OperationalError, match="wrong number of arguments"):
+        connection.execute("SELECT rowsync_attach('http://127.0.0.1')")
+    with pytest.raises(sqlite3.OperationalError, match="the policy is"):
+        connection.execute("SELECT rowsync_track('note', 'public', 'best')").fetchall()
+
+
+def test_the_sqlite_shell_loads_it(tmp_path):
+    done = subprocess.run(["sqlite3", tmp_path / "shell.db", f".load {EXTENSION}",
+                           "SELECT rowsync_init()", "SELECT rowsync_status()"],
+                          capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.strip().splitlines()[-1])["pending"] == 0
 
 
 def test_no_view_can_call_it(app):

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "cli.h"
+#include "listing.h"
 
 /* A wrong command line. */
 int
@@ -263,49 +264,57 @@ run_sync(Session *session)
     return report.rejected + report.conflicts > 0 ? EXIT_ATTENTION : EXIT_DONE;
 }
 
-/* Lists rows; the two queries are for JSON and for people, who read `none` where there are none. */
+/*
+ * Shows a list: as JSON, or by a query over it, `list`, for people, who read `none` where it is
+ * empty.
+ */
 static int
-list(Session *session, const char *json_sql, const char *sql, const char *none, int result)
+show(Session *session, ListingKind kind, const char *sql, const char *none, int result)
 {
+    const Listing *listing = &rs_listings[kind];
     rowsync_state state;
     int count;
+    char *query;
 
     if (rowsync_get_state(session->client, &state) != ROWSYNC_OK)
         return failed(session);
-    if (print_rows(session, session->arguments->json ? json_sql : sql, NULL, &count) != EXIT_DONE)
-        return EXIT_FAILED;
-    if (count == 0 && !session->arguments->json)
-        puts(none);
-    return count > 0 ? result : EXIT_DONE;
+    query = sqlite3_mprintf("WITH list(%s) AS (%s)%s", listing->columns, listing->sql,
+                            session->arguments->json ? " SELECT * FROM list" : sql);
+    if (query == NULL)
+        return complain(session, "nomem", "Out of memory.", NULL);
+    if (print_rows(session, query, NULL, &count) != EXIT_DONE)
+        result = EXIT_FAILED;
+    else if (count == 0)
+    {
+        if (!session->arguments->json)
+            puts(none);
+        result = EXIT_DONE;
+    }
+    sqlite3_free(query);
+    return result;
 }
 
 /* diff: what is pending. */
 static int
 run_diff(Session *session)
 {
-    return list(session, "SELECT op, table_name, pk_uuid, base_version, payload FROM _sync_pending",
-                "SELECT op AS OP, table_name AS \"TABLE\", pk_uuid AS \"KEY\","
-                " base_version AS \"MADE ON\", payload AS \"ROW\" FROM _sync_pending",
+    return show(session, LISTING_PENDING,
+                " SELECT op AS OP, table_name AS \"TABLE\", pk AS \"KEY\","
+                " base_version AS \"MADE ON\", payload AS \"ROW\" FROM list",
                 "nothing is pending", EXIT_DONE);
 }
-
-/* A conflict's two sides; the local one is NULL where the row was deleted here. */
-#define SIDES                                                                                      \
-    "SELECT c.*, p.op, CASE p.op WHEN 'DELETE' THEN NULL ELSE p.payload END AS local_payload"      \
-    " FROM _sync_conflict c LEFT JOIN _sync_pending p"                                             \
-    " ON p.table_name = c.table_name AND p.pk_uuid = c.pk_uuid"
 
 /* conflicts: a line for each column that differs. */
 static int
 run_conflicts(Session *session)
 {
-    return list(
-        session, SIDES,
-        "WITH side AS (" SIDES "), cell AS (SELECT s.*, j.key AS name,"
+    return show(
+        session, LISTING_CONFLICTS,
+        ", cell AS (SELECT s.*, j.key AS name,"
         " (SELECT value FROM json_each(s.local_payload) l WHERE l.key = j.key) AS here,"
         " (SELECT value FROM json_each(s.server_payload) r WHERE r.key = j.key) AS there"
-        " FROM side s, json_each(coalesce(s.local_payload, s.server_payload, '{}')) j)"
-        " SELECT table_name AS \"TABLE\", pk_uuid AS \"KEY\", name AS \"COLUMN\","
+        " FROM list s, json_each(coalesce(s.local_payload, s.server_payload, '{}')) j)"
+        " SELECT table_name AS \"TABLE\", pk AS \"KEY\", name AS \"COLUMN\","
         " CASE WHEN local_payload IS NULL THEN '(deleted)' ELSE here END AS \"HERE\","
         " CASE WHEN server_payload IS NULL THEN '(deleted)' ELSE there END AS \"SERVER\""
         " FROM cell WHERE local_payload IS NULL OR server_payload IS NULL OR here IS NOT there",
@@ -316,15 +325,10 @@ run_conflicts(Session *session)
 static int
 run_rejected(Session *session)
 {
-    return list(session,
-                "SELECT t.table_name, r.pk_text AS pk, r.op, r.reason, r.message, r.payload,"
-                " r.rejected_at FROM _sync_rejected r JOIN _sync_table t USING (table_id)"
-                " ORDER BY r.change_id",
-                "SELECT t.table_name AS \"TABLE\", r.pk_text AS \"KEY\", r.op AS OP,"
-                " r.reason AS REASON, coalesce(json_extract(CASE WHEN json_valid(r.details)"
-                " THEN r.details END, '$.column'), '-') AS \"COLUMN\","
-                " r.message AS MESSAGE FROM _sync_rejected r JOIN _sync_table t USING (table_id)"
-                " ORDER BY r.change_id",
+    return show(session, LISTING_REJECTED,
+                " SELECT table_name AS \"TABLE\", pk AS \"KEY\", op AS OP, reason AS REASON,"
+                " coalesce(json_extract(CASE WHEN json_valid(details) THEN details END,"
+                " '$.column'), '-') AS \"COLUMN\", message AS MESSAGE FROM list",
                 "nothing was refused", EXIT_ATTENTION);
 }
 
