@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
+import subprocess
 import time
 import uuid
 
@@ -50,6 +52,8 @@ def test_commands_say_what_they_did(device, gateway):
     assert "tracking users as business.users on the server; in conflicts columns are merged; " \
         "1 row to upload" in said(phone, "track", "users", "--schema", "business",
                                   "--policy", "merge")
+    assert "as business.users on the server; in conflicts columns are merged" in said(
+        phone, "track", "users")
     assert f"attached to {gateway.url} as ann, source phone" in said(
         phone, "attach", "--url", gateway.url, "--user", "ann", "--source", "phone")
     assert json.loads(said(phone, "requeue", "--json")) == {"done": "nothing was refused"}
@@ -83,6 +87,37 @@ def test_refusals_are_shown_with_their_reasons(device):
     assert "4 changes will be sent again" in said(tablet, "requeue")
     assert said(tablet, "diff").startswith("OP      TABLE  KEY")
     assert "`rowsync rejected`" in complaint(tablet, "requeue", "posts", str(uuid.UUID(int=100)))
+
+
+def on_terminal(device, *arguments, **environment):
+    """What a command shows on a terminal, both streams together."""
+    controller, terminal = os.openpty()
+    child = subprocess.Popen([rig.device.BINARY, arguments[0], device.path, *arguments[1:]],
+                             stdin=terminal, stdout=terminal, stderr=terminal,
+                             env={**device.environment(), "TERM": "xterm", **environment})
+    os.close(terminal)
+    shown = b""
+    try:
+        while piece := os.read(controller, 4096):
+            shown += piece
+    except OSError:  # how Linux ends a terminal that nobody has open any more
+        pass
+    os.close(controller)
+    child.wait()
+    return shown.decode()
+
+
+def test_a_terminal_gets_colours_and_a_pipe_does_not(device):
+    phone = device("ann", "phone")
+    add_user(phone)
+    shown = on_terminal(phone, "diff")
+    assert "\x1b[1mOP " in shown and "\x1b[32mINSERT" in shown
+    assert "\x1b[31mrowsync:" in on_terminal(phone, "untrack", "users")
+    for plain in (on_terminal(phone, "diff", NO_COLOR="1"), on_terminal(phone, "diff", TERM="dumb"),
+                  said(phone, "diff")):
+        assert "INSERT  users" in plain and "\x1b" not in plain
+    shown = on_terminal(phone, "sync")
+    assert re.search(r"push\S* .*1", shown) and "1 uploaded" in shown.split("\x1b[K")[-1]
 
 
 def test_what_waits_for_a_parent_is_named(device):
@@ -160,7 +195,9 @@ def test_development_tokens(device):
         return rig.device.subprocess.run(
             [rig.device.BINARY, "token", *arguments], capture_output=True, text=True,
             env={**os.environ, "ROWSYNC_JWT_SECRET": phone.secret})
-    assert token("--user", "ann").returncode == 0
+    plain = token("--user", "ann", "--source", "x").stdout.strip()
+    assert plain.count(".") == 2
+    assert json.loads(token("--user", "ann", "--source", "x", "--json").stdout)["token"].count(".") == 2
     for wrong in ("0", "-5"):
         done = token("--user", "ann", "--ttl", wrong)
         assert done.returncode == 2 and "above 0" in done.stderr

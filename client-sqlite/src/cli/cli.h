@@ -9,6 +9,7 @@
 
 #include <jansson.h>
 #include <sqlite3.h>
+#include <stdio.h>
 
 #include "rowsync.h"
 
@@ -81,8 +82,22 @@ void say(const Session *session, const char *format, ...) __attribute__((format(
 void print_json(json_t *object);
 const char *plural(int64_t count);
 int print_rows(const Session *session, const char *sql, const char *value, int *count);
-void clear_progress(const Session *session);
 void print_report(const Session *session, const rowsync_report *report);
+
+/* terminal.c */
+typedef enum Style
+{
+    STYLE_PLAIN,
+    STYLE_HEADING,
+    STYLE_GOOD,
+    STYLE_BAD,
+    STYLE_CHANGED
+} Style;
+const char *style(FILE *stream, Style which);
+Style style_of(const char *cell);
+int window_width(FILE *stream);
+void draw_progress(const Session *session, const char *phase, int64_t done, int64_t total);
+void clear_progress(const Session *session);
 
 /* clone.c, watch.c */
 int run_clone(Session *session);

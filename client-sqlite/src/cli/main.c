@@ -84,19 +84,45 @@ refuse_what_is_no_table(const Session *session, const char *name)
                                 " virtual ones.");
 }
 
+/* Says how a table is tracked now. */
+static int
+say_tracked(const Session *session, const char *name)
+{
+    static const char sql[] =
+        "SELECT schema_name || '.' || table_name, CASE policy WHEN 0 THEN 'the server''s row wins'"
+        " WHEN 1 THEN 'the edit here wins' WHEN 2 THEN 'columns are merged'"
+        " ELSE 'both sides are kept' END,"
+        " (SELECT count(*) FROM _sync_dirty d WHERE d.table_id = t.table_id)"
+        " FROM _sync_table t WHERE table_name = ?1 COLLATE NOCASE";
+    sqlite3_stmt *row = NULL;
+    int64_t pending;
+    int result = EXIT_DONE;
+
+    if (sqlite3_prepare_v2(session->db, sql, -1, &row, NULL) == SQLITE_OK &&
+        sqlite3_bind_text(row, 1, name, -1, SQLITE_STATIC) == SQLITE_OK &&
+        sqlite3_step(row) == SQLITE_ROW)
+    {
+        pending = sqlite3_column_int64(row, 2);
+        say(session, "tracking %s as %s on the server; in conflicts %s; %lld row%s to upload", name,
+            (const char *)sqlite3_column_text(row, 0), (const char *)sqlite3_column_text(row, 1),
+            (long long)pending, plural(pending));
+    }
+    else
+        result = complain(session, "database", sqlite3_errmsg(session->db), NULL);
+    sqlite3_finalize(row);
+    return result;
+}
+
 /* track: one line a table. */
 static int
 run_track(Session *session)
 {
-    static const char *const outcome[] = {"the server's row wins", "the edit here wins",
-                                          "columns are merged", "both sides are kept"};
     const Arguments *arguments = session->arguments;
     rowsync_track_options options = {arguments->schema, ROWSYNC_KEEP_POLICY,
                                      arguments->local_columns != NULL &&
                                              arguments->local_columns[0] != NULL
                                          ? arguments->local_columns
                                          : NULL};
-    int64_t pending, decides;
     int i, policy;
 
     if (arguments->rest[0] == NULL)
@@ -113,16 +139,8 @@ run_track(Session *session)
             return EXIT_FAILED;
         if (rowsync_track(session->client, arguments->rest[i], &options) != ROWSYNC_OK)
             return failed(session);
-        pending = number(session,
-                         "SELECT count(*) FROM _sync_dirty JOIN _sync_table USING (table_id)"
-                         " WHERE table_name = ?1 COLLATE NOCASE",
-                         arguments->rest[i]);
-        decides =
-            number(session, "SELECT policy FROM _sync_table WHERE table_name = ?1 COLLATE NOCASE",
-                   arguments->rest[i]);
-        say(session, "tracking %s as %s.%s on the server; in conflicts %s; %lld row%s to upload",
-            arguments->rest[i], arguments->schema != NULL ? arguments->schema : "public",
-            arguments->rest[i], outcome[decides & 3], (long long)pending, plural(pending));
+        if (say_tracked(session, arguments->rest[i]) != EXIT_DONE)
+            return EXIT_FAILED;
     }
     return EXIT_DONE;
 }

@@ -6,8 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
 
 #include "cli.h"
 
@@ -34,14 +32,6 @@ plural(int64_t count)
     return count == 1 ? "" : "s";
 }
 
-/* Removes the progress line. */
-void
-clear_progress(const Session *session)
-{
-    if (!session->arguments->json && isatty(STDERR_FILENO))
-        fputs("\r\033[K", stderr);
-}
-
 /* Reports a failure: what happened, and below it what to do. `hint` may be NULL. */
 int
 complain(const Session *session, const char *code, const char *message, const char *hint)
@@ -49,7 +39,8 @@ complain(const Session *session, const char *code, const char *message, const ch
     if (session->arguments->json)
         print_json(json_pack("{s:{s:s, s:s, s:s}}", "error", "code", code, "message", message,
                              "hint", hint != NULL ? hint : ""));
-    fprintf(stderr, "rowsync: %s\n", message);
+    fprintf(stderr, "%srowsync:%s %s\n", style(stderr, STYLE_BAD), style(stderr, STYLE_PLAIN),
+            message);
     if (hint != NULL && *hint != '\0')
         fprintf(stderr, "  %s\n", hint);
     return EXIT_FAILED;
@@ -172,23 +163,12 @@ cell(sqlite3_stmt *statement, int column)
     return text != NULL ? text : "-";
 }
 
-/* The columns that the window has; 0 where standard output is none. */
-static int
-window_width(void)
-{
-    struct winsize window = {0};
-
-    if (!isatty(STDOUT_FILENO) || ioctl(STDOUT_FILENO, TIOCGWINSZ, &window) != 0)
-        return 0;
-    return window.ws_col;
-}
-
 /* Prints the rows below their headings: once to measure, once to write. */
 static void
 print_grid(sqlite3_stmt *statement, int *count)
 {
     int widths[MOST_COLUMNS] = {0}, columns = sqlite3_column_count(statement), i, used;
-    int window = window_width();
+    int window = window_width(stdout);
 
     for (i = 0; i < columns; i++)
         widths[i] = width_of(sqlite3_column_name(statement, i));
@@ -202,18 +182,27 @@ print_grid(sqlite3_stmt *statement, int *count)
     for (i = 0, used = 0; i + 1 < columns; used += widths[i++] + 2)
         if (window > 0 && widths[i] > WIDEST)
             widths[i] = WIDEST;
+    fputs(style(stdout, STYLE_HEADING), stdout);
     for (i = 0; i < columns; i++)
         put_cell(sqlite3_column_name(statement, i), widths[i], 0, i + 1 == columns);
-    puts("");
+    puts(style(stdout, STYLE_PLAIN));
     while (sqlite3_step(statement) == SQLITE_ROW)
     {
         for (i = 0; i < columns; i++)
+        {
+            Style colour = style_of(cell(statement, i));
+
+            if (colour != STYLE_PLAIN)
+                fputs(style(stdout, colour), stdout);
             put_cell(cell(statement, i), widths[i],
                      window == 0         ? 0
                      : i + 1 < columns   ? widths[i]
                      : window > used + 8 ? window - used
                                          : 8,
                      i + 1 == columns);
+            if (colour != STYLE_PLAIN)
+                fputs(style(stdout, STYLE_PLAIN), stdout);
+        }
         puts("");
     }
 }

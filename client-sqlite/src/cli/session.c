@@ -102,17 +102,15 @@ fresh_token(void *context, char *token, size_t size)
     return length > 0 && (size_t)length < size ? 0 : -1;
 }
 
-/* Draws how far things are, on a terminal only. */
+/* The progress callback. */
 static int
-draw_progress(void *context, const char *phase, int64_t done, int64_t total)
+note_progress(void *context, const char *phase, int64_t done, int64_t total)
 {
     Session *session = context;
 
-    (void)total;
     if (done > 0)
         session->retrying = 0;
-    if (!session->arguments->json && isatty(STDERR_FILENO) && done > 0)
-        fprintf(stderr, "\r\033[K%s: %lld", phase, (long long)done);
+    draw_progress(session, phase, done, total);
     return stopped;
 }
 
@@ -186,7 +184,8 @@ tell_retry(Session *session, const rowsync_response *response)
     if (session->arguments->json || stopped || (session->retrying && !terminal))
         return;
     session->retrying = 1;
-    fputs(terminal ? "\r\033[K" : "rowsync: ", stderr);
+    clear_progress(session);
+    fputs(terminal ? "" : "rowsync: ", stderr);
     if (response->status != 0)
         fprintf(stderr, "the server answered %ld; trying again", response->status);
     else
@@ -221,7 +220,7 @@ session_connect(Session *session)
     const rowsync_options options = {.transport = &transport,
                                      .context = session,
                                      .token = fresh_token,
-                                     .progress = draw_progress};
+                                     .progress = note_progress};
 
     if (session->wire.perform == NULL && transport_curl(&session->wire) != ROWSYNC_OK)
         return complain(session, "nomem", "Out of memory.", NULL), -1;

@@ -203,7 +203,10 @@ token_command(const Arguments *arguments)
         {
             *end++ = '.';
             base64url(end, signature, length);
-            puts(token);
+            if (arguments->json)
+                print_json(json_pack("{s:s}", "token", token));
+            else
+                puts(token);
             result = EXIT_DONE;
         }
     }
