@@ -2,10 +2,12 @@
 #
 #   make demo      the founding scenario, phase by phase; installs and builds what it needs first
 #   make check     every test
+#   make asan      units, end-to-end tests and scenarios on binaries that watch over their memory
+#   make fuzz      looks for inputs that break a parser; SECONDS=600 for each, ONLY=gateway_jwt
 #   make up        a PostgreSQL and a gateway to play with; make psql, make down
 #
-# PG=17 picks a PostgreSQL version, CC=clang a compiler, SANITIZE=address,undefined an instrumented
-# build (in a folder of its own).
+# PG=17 picks a PostgreSQL version, CC=clang a compiler, SANITIZE=address,undefined instrumented
+# binaries (in a folder of their own) for whatever is built or tested; the extension stays plain.
 
 SHELL := /bin/bash
 PYTHON ?= /usr/bin/python3
@@ -29,7 +31,8 @@ EXTENSION = --no-print-directory -C pg_extension PG_CONFIG=$(PG_CONFIG) \
     $(if $(findstring clang,$(CC)),$(FOR_CLANG))
 
 .PHONY: all deps ready stage unit install clang check check-pgtap check-isolation check-unit \
-        check-random check-e2e scenario demo bench up down psql lint format clean
+        check-corpus check-random check-e2e asan tsan fuzzers fuzz scenario demo \
+        bench up down psql lint format clean
 
 all: stage
 	@for part in $(PARTS); do $(MAKE) --no-print-directory -C $$part all || exit; done
@@ -74,11 +77,28 @@ clang:
 
 check: ready
 	@echo "building with clang ..." >&2
-	@$(MAKE) -s --no-print-directory -j$$(nproc) clang
+	@$(MAKE) -s --no-print-directory -j$$(nproc) clang fuzzers
 	@$(RUN) check
 
-check-pgtap check-isolation check-unit check-random check-e2e: ready
+check-corpus: fuzzers
+
+check-pgtap check-isolation check-unit check-corpus check-random check-e2e: ready
 	@$(RUN) $(@:check-%=%)
+
+# Any report of a sanitizer fails the run.
+asan: export SANITIZE := address,undefined
+tsan: export SANITIZE := thread
+asan tsan:
+	@$(MAKE) -s --no-print-directory ready
+	@$(RUN) unit e2e scenario
+
+fuzzers: deps
+	@for part in $(PARTS); do $(MAKE) -s --no-print-directory -j$$(nproc) -C $$part fuzz || exit; done
+
+# What is found is kept in test/fuzz/corpus, and what broke something fails `make check` from then on.
+SECONDS = 60
+fuzz: fuzzers
+	@$(RUN) fuzz --seconds $(SECONDS) $(ONLY)
 
 scenario: ready
 	@$(RUN) scenario

@@ -8,12 +8,14 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 
 import rig  # noqa: E402  the line above makes it importable
+from rig.build import end_preload  # noqa: E402
 from rig.process import raise_on_termination  # noqa: E402
 
 
 def pytest_configure():
     """Told to stop, pytest must end: any other exception is only a test that failed."""
     raise_on_termination(KeyboardInterrupt)
+    end_preload()
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import sys
 import pytest
 import rig
 from rig import node
+from rig.build import BUILD, SANITIZE, preload
 from rig.place import ROOT
 
 CLIENT = ROOT / "client-sqlite"
@@ -26,8 +27,7 @@ def run(*command, check=True, **environment):
 def installed(tmp_path_factory):
     """A folder that the client is installed in."""
     prefix = tmp_path_factory.mktemp("installed")
-    build = rig.device.BINARY.parents[1]
-    run("make", "-C", CLIENT, f"BUILD={build}", f"PREFIX={prefix}", "install")
+    run("make", "-C", CLIENT, f"BUILD={BUILD}", f"SANITIZE={SANITIZE}", f"PREFIX={prefix}", "install")
     return prefix
 
 
@@ -83,17 +83,18 @@ def test_one_notes_app_in_c_python_and_node(installed, database, gateway, tmp_pa
     assert len((EXAMPLES / "notes.c").read_text().splitlines()) < 150
     binary = tmp_path / "notes"
     run(os.environ.get("CC", "cc"), "-Wall", "-Wextra", "-Werror", EXAMPLES / "notes.c", "-o",
-        binary, *pkg_config(installed, "--cflags", "--libs"))
+        binary, *([f"-fsanitize={SANITIZE}"] if SANITIZE else []),
+        *pkg_config(installed, "--cflags", "--libs"))
     environment = {"LD_LIBRARY_PATH": str(installed / "lib"),
                    "ROWSYNC_EXTENSION": str(installed / "lib" / "rowsync" / "rowsync"),
                    "ROWSYNC_TOKEN": rig.mint("ann", None), "NODE_NO_WARNINGS": "1"}
 
-    def app(name, *program):
+    def app(name, *program, **more):
         """One of the apps on a database of its own."""
-        return lambda *arguments: run(*program, tmp_path / name, *arguments, **environment)
+        return lambda *arguments: run(*program, tmp_path / name, *arguments, **environment, **more)
     in_c = app("c.db", binary)
-    in_python = app("python.db", sys.executable, EXAMPLES / "notes.py")
-    in_node = app("node.db", node.binary(), EXAMPLES / "notes.js")
+    in_python = app("python.db", sys.executable, EXAMPLES / "notes.py", **preload())
+    in_node = app("node.db", node.binary(), EXAMPLES / "notes.js", **preload())
     for notes in (in_c, in_python, in_node):
         notes("setup", gateway.url, "ann")
     in_c("add", "Buy milk")

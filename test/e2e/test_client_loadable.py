@@ -1,13 +1,15 @@
 """The library as a loadable extension, from Python's sqlite3."""
 
 import json
+import os
 import sqlite3
 import subprocess
 
 import pytest
+from rig.build import BUILD, preload
 from rig.place import ROOT
 
-EXTENSION = str(ROOT / "build" / "lib" / "rowsync")
+EXTENSION = str(BUILD / "lib" / "rowsync")
 SCHEMA = (ROOT / "examples" / "business" / "sqlite.sql").read_text()
 
 
@@ -129,7 +131,8 @@ def test_verify_and_untrack(app):
 def test_the_sqlite_shell_loads_it(tmp_path):
     done = subprocess.run(["sqlite3", tmp_path / "shell.db", f".load {EXTENSION}",
                            "SELECT rowsync_init()", "SELECT rowsync_status()"],
-                          capture_output=True, text=True, check=True)
+                          capture_output=True, text=True, check=True,
+                          env={**os.environ, **preload()})
     assert json.loads(done.stdout.strip().splitlines()[-1])["pending"] == 0
 
 

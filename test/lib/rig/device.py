@@ -8,10 +8,11 @@ import sqlite3
 import subprocess
 
 from . import process
+from .build import BUILD
 from .place import ROOT
 from .token import SECRET
 
-BINARY = ROOT / "build" / "bin" / "rowsync"
+BINARY = BUILD / "bin" / "rowsync"
 BUSINESS = ROOT / "examples" / "business" / "sqlite.sql"
 TABLES = ("users", "posts", "categories", "teams", "team_members", "files", "file_reviews")
 

@@ -8,10 +8,10 @@ import signal
 import time
 
 from . import process
-from .place import ROOT
+from .build import BUILD
 from .token import SECRET, mint
 
-BINARY = ROOT / "build" / "bin" / "rowsync-gateway"
+BINARY = BUILD / "bin" / "rowsync-gateway"
 READY = "rowsync-gateway: listening on "
 
 

@@ -10,7 +10,7 @@ import tempfile
 import time
 import xml.etree.ElementTree
 
-from . import process, tap
+from . import build, fuzz, process, tap
 from .cluster import Cluster, pg_config
 from .place import ROOT, Place
 
@@ -78,11 +78,23 @@ def isolation(run):
 
 
 def unit(_run):
-    """Every program in build/test/unit, which prints TAP."""
+    """Every program in test/unit of the build, which prints TAP."""
     tally = tap.Tally()
-    for path in sorted((ROOT / "build" / "test" / "unit").glob("*")):
+    for path in sorted((build.BUILD / "test" / "unit").glob("*")):
         if path.is_file() and os.access(path, os.X_OK):
             tally.add(tap.read(f"unit/{path.name}", *capture([path])))
+    return tally
+
+
+def corpus(_run):
+    """Every fuzzer over its corpus, once."""
+    tally = tap.Tally()
+    for program in fuzz.programs():
+        text, status = capture(fuzz.command(program, "-runs=0", fuzz.CORPUS / program.name))
+        if status == 0:
+            tally.passed += 1
+        else:
+            tally.fail(f"--- {program.name}, exit status {status}\n{text.rstrip()}")
     return tally
 
 
@@ -106,7 +118,8 @@ def e2e(run):
         report = place.path / "report.xml"
         text, status = capture(
             [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--color=no",
-             f"--basetemp={place.path}/tmp", f"--junitxml={report}", "test/e2e"], cwd=ROOT)
+             f"--basetemp={place.path}/tmp", f"--junitxml={report}", "test/e2e"], cwd=ROOT,
+            env={**os.environ, **build.preload()})
         if report.exists():
             for suite in xml.etree.ElementTree.parse(report).iter("testsuite"):
                 number = {key: int(suite.get(key)) for key in
@@ -138,8 +151,8 @@ def scenario(run):
     return tally
 
 
-SUITES = {"pgtap": pgtap, "isolation": isolation, "unit": unit, "random": random,
-          "e2e": e2e, "scenario": scenario}
+SUITES = {"pgtap": pgtap, "isolation": isolation, "unit": unit, "corpus": corpus,
+          "random": random, "e2e": e2e, "scenario": scenario}
 
 
 class Run:
@@ -163,6 +176,9 @@ def run(names):
     total = tap.Tally()
     with contextlib.ExitStack() as stack:
         shared = Run(stack)
+        reports = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        if build.SANITIZE:
+            build.report_into(reports)
         for name in names:
             print(f"{name} ...", flush=True)
             begin = time.monotonic()
@@ -171,6 +187,8 @@ def run(names):
             except Exception as error:
                 tally = tap.Tally()
                 tally.fail(f"{name}: {type(error).__name__}: {error}")
+            for text in build.collect(reports):
+                tally.fail(f"--- {name}, a report of a sanitizer\n{text.rstrip()}")
             if tally.passed + tally.failed == 0:
                 tally.fail(f"{name}: no test was run")
             for text in tally.output:
