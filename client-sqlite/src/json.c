@@ -9,7 +9,8 @@
 JsonReader
 scan_reader(Slice text)
 {
-    return (JsonReader){text.data, text.data + text.length, text.data == NULL};
+    return (JsonReader){text.data, text.data != NULL ? text.data + text.length : NULL,
+                        text.data == NULL};
 }
 
 /* Remembers that the text is no JSON. */

@@ -9,13 +9,13 @@
 #include "client.h"
 
 #include "cli.h"
+#include "events.h"
 
 /* A stream of events as it is read. */
 typedef struct Watcher
 {
     Session *session;
-    char line[256]; /* the line that has begun; longer ones are no heads */
-    size_t length;
+    EventReader events;
     int64_t head; /* that this database has reached */
     int failed;   /* a sync did: the exit code */
     int heard;    /* the stream is alive */
@@ -45,25 +45,16 @@ sync_now(Watcher *watcher)
     watcher->head = report.head;
 }
 
-/* A whole line of the stream: a head, or the comment that comes now and then. */
-static void
-take_line(Watcher *watcher)
+/* Are edits pending? */
+static int
+has_pending(Session *session)
 {
     rowsync_state state;
-    const char *head = strstr(watcher->line, "\"head\":");
 
-    watcher->heard = 1;
-    if (strncmp(watcher->line, "data:", 5) == 0 && head != NULL)
-    {
-        if (strtoll(head + 7, NULL, 10) > watcher->head)
-            sync_now(watcher);
-    }
-    else if (*watcher->line == ':' &&
-             rowsync_get_state(watcher->session->client, &state) == ROWSYNC_OK && state.pending > 0)
-        sync_now(watcher);
+    return rowsync_get_state(session->client, &state) == ROWSYNC_OK && state.pending > 0;
 }
 
-/* A transport's sink: cuts the stream into lines. */
+/* A transport's sink: syncs where an event, or the comment that comes now and then, is a reason. */
 static int
 take_events(void *context, const void *data, size_t length)
 {
@@ -71,14 +62,16 @@ take_events(void *context, const void *data, size_t length)
     const char *byte = data, *end = byte + length;
 
     for (; byte < end && !stopped && !watcher->failed; byte++)
-        if (*byte == '\n')
-        {
-            watcher->line[watcher->length] = '\0';
-            take_line(watcher);
-            watcher->length = 0;
-        }
-        else if (watcher->length + 1 < sizeof(watcher->line))
-            watcher->line[watcher->length++] = *byte;
+    {
+        Event event = events_byte(&watcher->events, *byte);
+
+        watcher->heard |= event != EVENT_NOTHING;
+        if ((event == EVENT_HEAD && watcher->events.head > watcher->head) ||
+            (event == EVENT_ALIVE && has_pending(watcher->session)))
+            sync_now(watcher);
+        if (event == EVENT_RECONNECT)
+            return 1;
+    }
     return stopped || watcher->failed;
 }
 
@@ -116,7 +109,7 @@ run_watch(Session *session)
     session_signals(session->client);
     while (!stopped)
     {
-        watcher.length = 0;
+        watcher.events = (EventReader){0};
         watcher.failed = watcher.heard = 0;
         response = (rowsync_response){0, -1, ""};
         sync_now(&watcher);

@@ -33,6 +33,12 @@ def command(program, *arguments):
     return ["env", "-u", "ASAN_OPTIONS", "-u", "UBSAN_OPTIONS", program, *map(str, arguments)]
 
 
+def dictionary(program):
+    """The option that names the words of the program's part, such as test/fuzz/client.dict."""
+    path = CORPUS.parent / f"{program.name.split('_')[0]}.dict"
+    return [f"-dict={path}"] if path.exists() else []
+
+
 def _search(program, seconds):
     """Runs one program for so many seconds and adds to its corpus. What it says, and whether well.
 
@@ -49,7 +55,7 @@ def _search(program, seconds):
         done = subprocess.run(
             command(program, f"-max_total_time={seconds}", f"-max_len={INPUT_BYTES}", "-timeout=10",
                     "-use_value_profile=1", "-print_final_stats=1", f"-artifact_prefix={corpus}/",
-                    found, corpus), capture_output=True, text=True, errors="replace", check=False)
+                    *dictionary(program), found, corpus), capture_output=True, text=True, errors="replace", check=False)
         if done.returncode != 0:
             return f"{program.name}: FAILED\n{done.stderr[-8000:]}", False
         # Everything that was known first, so that inputs stay while nothing new is reached.
