@@ -26,10 +26,10 @@ typedef struct RowState
     bool dirty;              /* row_meta must be written */
     struct varlena *payload; /* of the last change appended; NULL if none or a deletion */
     ItemPointerData tid;
-    /* For upload.c; NULL and 0 at first. */
+    /* For upload.c; NULL at first. */
     void *user;    /* the change of the current wave */
     void *harvest; /* what the current attempt captured */
-    int waves;     /* changes of this row so far */
+    void *chain;   /* its versions before, as far as they were asked for */
 } RowState;
 
 /* One change to append. key and payload must live until the log is closed. */

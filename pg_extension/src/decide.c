@@ -15,27 +15,80 @@
 #include "payload.h"
 #include "upload.h"
 
+/*
+ * The versions that a row had before this upload, latest first, as far as somebody asked: with many
+ * changes of one row in a request, each link of its chain is read once.
+ */
+typedef struct VersionChain
+{
+    int64 *versions;
+    int count;
+    int room;
+    int own;    /* so many of the latest came from the uploading source, one after the other */
+    bool ended; /* with the row's first version, or where history is pruned */
+} VersionChain;
+
+/* Finds a version among those of a row; returns its place in the chain, or -1. */
+static int
+find_version(Upload *upload, RowState *row, int64 version)
+{
+    VersionChain *chain = row->chain;
+    int first = 0;
+    int last;
+
+    if (chain == NULL)
+    {
+        chain = row->chain = palloc0(sizeof(VersionChain));
+        chain->room = 4;
+        chain->versions = palloc(chain->room * sizeof(int64));
+        chain->versions[chain->count++] = row->stored_version;
+    }
+    while (!chain->ended && chain->versions[chain->count - 1] > version)
+    {
+        StoredChange stored;
+
+        CHECK_FOR_INTERRUPTS();
+        if (!changelog_read(upload->log, chain->versions[chain->count - 1], &stored))
+        {
+            chain->ended = true;
+            break;
+        }
+        if (chain->own == chain->count - 1 && stored.source_no == upload->source.source_no)
+            chain->own++;
+        if (stored.payload != NULL)
+            pfree(stored.payload);
+        if (chain->count == chain->room)
+        {
+            chain->room *= 2;
+            chain->versions = repalloc_huge(chain->versions, chain->room * sizeof(int64));
+        }
+        chain->versions[chain->count++] = stored.prior_version;
+    }
+    last = chain->count - 1;
+    while (first < last)
+    {
+        int middle = first + (last - first) / 2;
+
+        if (chain->versions[middle] > version)
+            first = middle + 1;
+        else
+            last = middle;
+    }
+    return chain->versions[first] == version ? first : -1;
+}
+
 /* Whether every change of the row after version base came from the uploading source. */
 static bool
 moved_only_by_self(Upload *upload, Change *change, int64 base)
 {
     RowState *row = change->row;
-    int64 version = row->stored_version;
+    int place;
 
     /* What this very upload has appended is not in the table yet. */
     if (row->version != row->stored_version && !row->own)
         return false;
-    while (version > base)
-    {
-        StoredChange stored;
-
-        CHECK_FOR_INTERRUPTS();
-        if (!changelog_read(upload->log, version, &stored) ||
-            stored.source_no != upload->source.source_no)
-            return false;
-        version = stored.prior_version;
-    }
-    return version == base;
+    place = find_version(upload, row, base);
+    return place >= 0 && place <= ((VersionChain *)row->chain)->own;
 }
 
 /* Whether two JSON values, both as rowsync writes them, are the same. */
@@ -106,18 +159,15 @@ changed_since(Upload *upload, Change *change, const StoredChange *current, int64
 {
     JsonMember *now;
     JsonMember *then;
-    StoredChange past = *current;
+    StoredChange past;
     int nnow;
     int nthen;
     StringInfoData out;
 
-    while (past.seq > base)
-    {
-        CHECK_FOR_INTERRUPTS();
-        if (past.prior_version <= 0 || !changelog_read(upload->log, past.prior_version, &past))
-            return NULL;
-    }
-    if (past.seq != base || past.payload == NULL || current->payload == NULL ||
+    /* What this very upload has appended has no chain yet. */
+    if (change->row->version != change->row->stored_version ||
+        find_version(upload, change->row, base) < 0 || !changelog_read(upload->log, base, &past) ||
+        past.payload == NULL || current->payload == NULL ||
         !request_parse_object(current->payload, current->payload_len, &now, &nnow) ||
         !request_parse_object(past.payload, past.payload_len, &then, &nthen))
         return NULL;

@@ -23,42 +23,29 @@
 
 PG_FUNCTION_INFO_V1(rowsync_upload);
 
-/* Decides and writes the changes of one wave; true if there was one. */
-static bool
-process_wave(Upload *upload, int wave)
+/* Decides and writes the changes of one wave: each of another row. */
+static void
+process_wave(Upload *upload, Change **wave, int count)
 {
-    Change **open = palloc(Max(upload->nchanges, 1) * sizeof(Change *));
-    int count = 0;
-    bool any = false;
+    Change **open = palloc(count * sizeof(Change *));
+    int nopen = 0;
 
-    for (int i = 0; i < upload->nchanges; i++)
+    for (int i = 0; i < count; i++)
     {
-        Change *change = &upload->changes[i];
-
-        if (change->row != NULL)
-            change->row->user = NULL;
-    }
-    for (int i = 0; i < upload->nchanges; i++)
-    {
-        Change *change = &upload->changes[i];
-
         CHECK_FOR_INTERRUPTS();
-        if (change->row == NULL || change->wave != wave)
+        change_decide(upload, wave[i]);
+        if (wave[i]->status != STATUS_OPEN)
             continue;
-        any = true;
-        change_decide(upload, change);
-        if (change->status != STATUS_OPEN)
-            continue;
-        if (change->action == ACTION_LOG_ONLY)
-            upload_log_change(upload, change);
+        if (wave[i]->action == ACTION_LOG_ONLY)
+            upload_log_change(upload, wave[i]);
         else
         {
-            change->row->user = change;
-            open[count++] = change;
+            wave[i]->row->user = wave[i];
+            open[nopen++] = wave[i];
         }
     }
     /* Parents are looked up before the order is made of them. */
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < nopen; i++)
     {
         for (int p = 0; p < open[i]->nparents; p++)
         {
@@ -67,10 +54,11 @@ process_wave(Upload *upload, int wave)
             parent->row = changelog_row(upload->log, parent->table->table_id, parent->key);
         }
     }
-    if (count > 0)
-        upload_write_wave(upload, open, count);
+    if (nopen > 0)
+        upload_write_wave(upload, open, nopen);
+    for (int i = 0; i < count; i++)
+        wave[i]->row->user = NULL;
     pfree(open);
-    return any;
 }
 
 /* Orders changes by table and key. */
@@ -103,10 +91,15 @@ look_up_rows(Upload *upload)
     pfree(sorted);
 }
 
-/* Finds the row of every change that is still open, and its place among the changes of that row. */
-static void
-assign_waves(Upload *upload)
+/*
+ * Finds the row of every change that is still open, and puts the changes of each row into a chain.
+ * Gives the first of each row; returns their number.
+ */
+static int
+find_rows(Upload *upload, Change **firsts)
 {
+    int count = 0;
+
     look_up_rows(upload);
     for (int i = 0; i < upload->nchanges; i++)
     {
@@ -142,19 +135,37 @@ assign_waves(Upload *upload)
             continue;
         }
         change->row = changelog_row(upload->log, change->table->table_id, change->key);
-        change->wave = change->row->waves++;
+        if (change->row->user == NULL)
+            firsts[count++] = change;
+        else
+            ((Change *)change->row->user)->later = change;
+        change->row->user = change;
     }
+    for (int i = 0; i < count; i++)
+        firsts[i]->row->user = NULL;
+    return count;
 }
 
 /* Everything between opening and closing the log. */
 static void
 process(Upload *upload)
 {
-    int wave = 0;
+    Change **wave = palloc(Max(upload->nchanges, 1) * sizeof(Change *));
+    int count = find_rows(upload, wave);
 
-    assign_waves(upload);
-    while (process_wave(upload, wave))
-        wave++;
+    while (count > 0)
+    {
+        int left = 0;
+
+        process_wave(upload, wave, count);
+        for (int i = 0; i < count; i++)
+        {
+            if (wave[i]->later != NULL)
+                wave[left++] = wave[i]->later;
+        }
+        count = left;
+    }
+    pfree(wave);
 }
 
 /* Whether every change was applied. */

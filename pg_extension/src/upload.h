@@ -53,7 +53,7 @@ typedef struct Change
     RowKey key;
     RowState *row;
     struct Change *first; /* an earlier change of the request with the same id and content */
-    int wave;             /* 0 for the first change of a row in the request, 1 for the next, ... */
+    struct Change *later; /* the next change of the same row */
     ChangeAction action;
     ApplyRow apply;
     const JsonValue **given; /* by column index: the value that was sent, or NULL */

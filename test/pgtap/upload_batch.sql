@@ -2,7 +2,7 @@
 -- not where they stand.
 \ir include/helpers.sql
 \ir include/app.sql
-SELECT plan(28);
+SELECT plan(31);
 
 -- One key several times.
 SELECT is(up('ann', 'phone', change(1, 'INSERT', 'users', 'u1', 0, '{"name":"A","age":1}'),
@@ -103,5 +103,18 @@ SELECT is(up('ann', 'phone', change(71, 'INSERT', 'users', 'u71', 0, '{"name":"x
 SELECT is(up('ann', 'phone', change(74, 'UPDATE', 'users', 'u71', 0, '{"email":"g"}'),
                              change(75, 'INSERT', 'users', 'u75', 0, '{"name":"x","email":"e"}')) ~ '^74 applied \d+, 75 applied \d+$',
           true, 'a change of the batch frees it');
+-- A row that is changed very often, always on its first version: its history is read once for a
+-- request, not once for each change.
+CREATE FUNCTION often(first_id int, n int) RETURNS bigint LANGUAGE sql AS $$
+    SELECT count(*) FROM (SELECT answer('ann', 'phone', VARIADIC array_agg(
+        change(first_id + i, 'UPDATE', 'users', 'often', 0, format('{"name":"%s"}', i)) ORDER BY i)) AS a
+        FROM generate_series(1, n) AS i) AS up, jsonb_array_elements(a -> 'statuses') AS s WHERE s ->> 'status' = 'applied'
+$$;
+SELECT is(often(10000, 300), 300::bigint, 'many changes of one row in one request');
+BEGIN;
+SELECT is(often(20000, 200), 200::bigint, 'and many more behind them');
+SELECT cmp_ok((SELECT idx_scan FROM pg_stat_xact_user_tables WHERE relid = 'rowsync.change_log'::regclass), '<', 1000::bigint,
+              'read the log once for each version');
+COMMIT;
 SELECT is_empty('SELECT unsound()', 'log, versions and tables agree');
 SELECT finish();
