@@ -1,0 +1,163 @@
+/*
+ * capture.c - what the triggers add to the app's statements.
+ *
+ *     capture FOLDER ROUNDS UNIQUE
+ *
+ * Two databases that hold the same users, all of them known to the server; one has triggers. Every
+ * phase runs on both, one after the other. UNIQUE 1 gives the users a second unique index.
+ */
+#include "client.h"
+
+#include <unistd.h>
+
+#define ROWS 50000
+#define IN_ONE 10000 /* statements in one transaction */
+#define SINGLY 500   /* transactions of one statement */
+
+typedef enum Kind
+{
+    KIND_INSERT,
+    KIND_FIRST,
+    KIND_LATER,
+    KIND_DELETE,
+    KINDS
+} Kind;
+
+static const char *const names[KINDS] = {"insert", "first update", "later update", "delete"};
+static const char *const texts[KINDS] = {
+    "INSERT INTO users VALUES (?1, ?2, ?3, 1, 1)",
+    "UPDATE users SET name = ?2, updated_at = 2 WHERE id = ?1",
+    "UPDATE users SET name = ?2, updated_at = 3 WHERE id = ?1",
+    "DELETE FROM users WHERE id = ?1",
+};
+
+/* A database of this round. */
+typedef struct Side
+{
+    char path[4096];
+    sqlite3 *db;
+    rowsync *client;
+} Side;
+
+/* Which row the i-th statement is about: each kind has its own, spread over the table. */
+static int
+victim(Kind kind, int singly, int i)
+{
+    int share = ROWS / 4;
+    int at = (singly ? IN_ONE + i : i) * 7919 % share;
+
+    if (kind == KIND_INSERT)
+        return ROWS + at;
+    return at * 2 + (kind == KIND_DELETE ? 1 : 0) + share;
+}
+
+/* Seconds that the statements of one kind take. */
+static double
+phase(sqlite3 *db, Kind kind, int singly)
+{
+    sqlite3_stmt *statement = prepare(db, texts[kind]);
+    int i, count = singly ? SINGLY : IN_ONE;
+    double took = 0;
+
+    run(db, "PRAGMA wal_checkpoint(TRUNCATE)");
+    took -= now();
+    if (!singly)
+        run(db, "BEGIN");
+    for (i = 0; i < count; i++)
+    {
+        char id[37], name[64], email[64];
+        int n = victim(kind, singly, i);
+
+        uuid(n, id);
+        snprintf(name, sizeof(name), NAME, n + (int)kind);
+        snprintf(email, sizeof(email), EMAIL, n);
+        sqlite3_bind_text(statement, 1, id, -1, SQLITE_STATIC);
+        if (kind != KIND_DELETE)
+            sqlite3_bind_text(statement, 2, name, -1, SQLITE_STATIC);
+        if (kind == KIND_INSERT)
+            sqlite3_bind_text(statement, 3, email, -1, SQLITE_STATIC);
+        step(statement);
+    }
+    if (!singly)
+        run(db, "COMMIT");
+    took += now();
+    sqlite3_finalize(statement);
+    return took;
+}
+
+/* Makes a database new; with a server it is tracked. */
+static void
+begin_side(Side *side, Server *server, int unique)
+{
+    unlink(side->path);
+    side->db = create(side->path, unique);
+    if (server != NULL)
+        side->client = sync_first(side->db, server);
+    else
+    {
+        sqlite3_stmt *statement = prepare(side->db, texts[KIND_INSERT]);
+        int n;
+
+        run(side->db, "BEGIN");
+        for (n = 0; n < ROWS; n++)
+        {
+            char id[37], name[64], email[64];
+
+            uuid(n, id);
+            snprintf(name, sizeof(name), NAME, n);
+            snprintf(email, sizeof(email), EMAIL, n);
+            sqlite3_bind_text(statement, 1, id, -1, SQLITE_STATIC);
+            sqlite3_bind_text(statement, 2, name, -1, SQLITE_STATIC);
+            sqlite3_bind_text(statement, 3, email, -1, SQLITE_STATIC);
+            step(statement);
+        }
+        run(side->db, "COMMIT");
+        sqlite3_finalize(statement);
+    }
+}
+
+static void
+end_side(Side *side)
+{
+    rowsync_close(side->client);
+    if (sqlite3_close(side->db) != SQLITE_OK)
+        die("a statement was left open");
+    unlink(side->path);
+}
+
+int
+main(int argc, char **argv)
+{
+    Side sides[2] = {{"", NULL, NULL}, {"", NULL, NULL}};
+    Server server = {.rows = ROWS};
+    int rounds, round, unique, singly;
+    Kind kind;
+
+    if (argc != 4)
+        die("usage: capture FOLDER ROUNDS UNIQUE");
+    rounds = atoi(argv[2]);
+    unique = atoi(argv[3]);
+    snprintf(sides[0].path, sizeof(sides[0].path), "%s/bare.db", argv[1]);
+    snprintf(sides[1].path, sizeof(sides[1].path), "%s/tracked.db", argv[1]);
+    for (round = 0; round < rounds; round++)
+    {
+        begin_side(&sides[0], NULL, unique);
+        begin_side(&sides[1], &server, unique);
+        for (singly = 0; singly < 2; singly++)
+            for (kind = 0; kind < KINDS; kind++)
+            {
+                double took[2];
+                int first = round % 2;
+
+                took[first] = phase(sides[first].db, kind, singly);
+                took[!first] = phase(sides[!first].db, kind, singly);
+                printf("{\"what\": \"%s\", \"singly\": %d, \"count\": %d, \"floor\": %.9f,"
+                       " \"took\": %.9f}\n",
+                       names[kind], singly, singly ? SINGLY : IN_ONE, took[0], took[1]);
+                fflush(stdout);
+            }
+        end_side(&sides[0]);
+        end_side(&sides[1]);
+    }
+    return 0;
+}

@@ -1,0 +1,239 @@
+/*
+ * client.h - what the parts of bench/client share: databases of users with random keys, a server
+ * that answers from memory, a clock.
+ *
+ * Each program prints its times in seconds, one JSON object a line.
+ */
+#ifndef BENCH_CLIENT_H
+#define BENCH_CLIENT_H
+
+#include <sqlite3.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <zlib.h>
+
+#include "rowsync.h"
+
+/* A user's row but for its key: `n` tells one from another. */
+#define NAME "User %d of the benchmark"
+#define EMAIL "user%d@bench.example"
+
+/* Ends the program: a benchmark that went wrong has no figures. */
+__attribute__((noreturn, format(printf, 1, 2))) static inline void
+die(const char *format, ...)
+{
+    va_list arguments;
+
+    va_start(arguments, format);
+    vfprintf(stderr, format, arguments);
+    va_end(arguments);
+    fputc('\n', stderr);
+    exit(1);
+}
+
+static inline double
+now(void)
+{
+    struct timespec time;
+
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+}
+
+/* Runs SQL of which nothing comes back. */
+static inline void
+run(sqlite3 *db, const char *sql)
+{
+    if (sqlite3_exec(db, sql, NULL, NULL, NULL) != SQLITE_OK)
+        die("%s: %s", sql, sqlite3_errmsg(db));
+}
+
+static inline sqlite3_stmt *
+prepare(sqlite3 *db, const char *sql)
+{
+    sqlite3_stmt *statement;
+
+    if (sqlite3_prepare_v2(db, sql, -1, &statement, NULL) != SQLITE_OK)
+        die("%s: %s", sql, sqlite3_errmsg(db));
+    return statement;
+}
+
+/* Runs a prepared statement that returns no row, and resets it. */
+static inline void
+step(sqlite3_stmt *statement)
+{
+    if (sqlite3_step(statement) != SQLITE_DONE)
+        die("%s: %s", sqlite3_sql(statement), sqlite3_errmsg(sqlite3_db_handle(statement)));
+    sqlite3_reset(statement);
+}
+
+static inline void
+need(rowsync *client, rowsync_code code)
+{
+    if (code != ROWSYNC_OK)
+        die("%s %s", rowsync_message(client), rowsync_hint(client));
+}
+
+/* The n-th key: a random uuid of version 4, the same in every run. */
+static inline void
+uuid(int n, char out[37])
+{
+    uint64_t high = (uint64_t)n * 2, low = high + 1;
+    uint64_t *half;
+
+    /* splitmix64, public domain by Sebastiano Vigna */
+    for (half = &high;; half = &low)
+    {
+        *half = (*half + 1) * UINT64_C(0x9E3779B97F4A7C15);
+        *half = (*half ^ (*half >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
+        *half = (*half ^ (*half >> 27)) * UINT64_C(0x94D049BB133111EB);
+        *half ^= *half >> 31;
+        if (half == &low)
+            break;
+    }
+    snprintf(out, 37, "%08x-%04x-4%03x-%04x-%012llx", (unsigned)(high >> 32),
+             (unsigned)(high >> 16) & 0xFFFF, (unsigned)high & 0xFFF,
+             (unsigned)(low >> 48 & 0x3FFF) | 0x8000,
+             (unsigned long long)(low & UINT64_C(0xFFFFFFFFFFFF)));
+}
+
+/* A new database with an empty table of users, as an app on a device would open it. */
+static inline sqlite3 *
+create(const char *path, int unique)
+{
+    char sql[512];
+    sqlite3 *db;
+
+    if (sqlite3_open(path, &db) != SQLITE_OK)
+        die("%s: %s", path, sqlite3_errmsg(db));
+    run(db, "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON");
+    snprintf(sql, sizeof(sql),
+             "CREATE TABLE users (id TEXT PRIMARY KEY NOT NULL, name TEXT NOT NULL,"
+             " email TEXT NOT NULL%s, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL)",
+             unique ? " UNIQUE" : "");
+    run(db, sql);
+    return db;
+}
+
+/* A server with `rows` users, which takes every change. `spent` is its own time, in seconds. */
+typedef struct Server
+{
+    int rows;
+    int64_t seq;
+    double entered; /* when it was last asked */
+    double spent;
+    char *request;
+    size_t request_size;
+    char *answer;
+    size_t answer_size;
+} Server;
+
+/* Sends the snapshot. */
+static inline int
+serve_snapshot(const Server *server, rowsync_sink sink, void *sink_context)
+{
+    char line[512], id[37];
+    int n, failed, length;
+
+    length = snprintf(line, sizeof(line),
+                      "{\"seq\":%d,\"tables\":[{\"schema\":\"public\",\"table\":\"users\","
+                      "\"columns\":[\"id\",\"name\",\"email\",\"created_at\",\"updated_at\"]}]}\n",
+                      server->rows);
+    failed = sink(sink_context, line, (size_t)length);
+    for (n = 0; n < server->rows && !failed; n++)
+    {
+        uuid(n, id);
+        length = snprintf(line, sizeof(line), "[0,%d,\"%s\",\"" NAME "\",\"" EMAIL "\",1,1]\n",
+                          n + 1, id, n, n);
+        failed = sink(sink_context, line, (size_t)length);
+    }
+    length = snprintf(line, sizeof(line), "{\"end\":true,\"rows\":%d}\n", server->rows);
+    return failed || sink(sink_context, line, (size_t)length);
+}
+
+/* Answers an upload: every change that it names is applied. */
+static inline int
+serve_upload(Server *server, const rowsync_request *request, rowsync_sink sink, void *sink_context)
+{
+    static const char member[] = "\"source_change_id\":";
+    z_stream stream = {.next_in = (Bytef *)(uintptr_t)request->body,
+                       .avail_in = (uInt)request->body_length};
+    size_t length;
+    const char *at;
+
+    if (server->request == NULL)
+    {
+        server->request_size = 16u << 20;
+        server->answer_size = 16u << 20;
+        server->request = malloc(server->request_size);
+        server->answer = malloc(server->answer_size);
+    }
+    stream.next_out = (Bytef *)server->request;
+    stream.avail_out = (uInt)server->request_size - 1;
+    if (*(const char *)request->body == '{')
+    {
+        memcpy(server->request, request->body, request->body_length);
+        stream.total_out = request->body_length;
+    }
+    else if (inflateInit2(&stream, 31) != Z_OK || inflate(&stream, Z_FINISH) != Z_STREAM_END)
+        die("the upload cannot be unpacked");
+    else
+        inflateEnd(&stream);
+    server->request[stream.total_out] = '\0';
+    length = (size_t)snprintf(server->answer, server->answer_size,
+                              "{\"accepted\":true,\"highest_server_seq\":1,\"statuses\":[");
+    for (at = server->request; (at = strstr(at, member)) != NULL;)
+    {
+        at += sizeof(member) - 1;
+        length += (size_t)snprintf(server->answer + length, server->answer_size - length,
+                                   "%s{\"source_change_id\":%lld,\"status\":\"applied\","
+                                   "\"new_server_version\":%lld}",
+                                   server->answer[length - 1] == '[' ? "" : ",", atoll(at),
+                                   (long long)++server->seq);
+    }
+    length += (size_t)snprintf(server->answer + length, server->answer_size - length, "]}");
+    return sink(sink_context, server->answer, length);
+}
+
+static inline rowsync_code
+serve(void *context, const rowsync_request *request, rowsync_sink sink, void *sink_context,
+      rowsync_response *response, const volatile int *cancelled)
+{
+    Server *server = context;
+    double began = now();
+    int failed;
+
+    (void)cancelled;
+    server->entered = began;
+    response->status = 200;
+    response->retry_after = -1;
+    failed = request->body != NULL ? serve_upload(server, request, sink, sink_context)
+                                   : serve_snapshot(server, sink, sink_context);
+    server->spent += now() - began;
+    return failed ? ROWSYNC_NOMEM : ROWSYNC_OK;
+}
+
+/* Tracks the users of a new database and fills it from the server, as on a new device. */
+static inline rowsync *
+sync_first(sqlite3 *db, Server *server)
+{
+    rowsync_transport transport = {server, serve, NULL};
+    rowsync_options options = {.transport = &transport};
+    rowsync *client;
+
+    if (rowsync_open(db, &options, &client) == ROWSYNC_NOMEM)
+        die("out of memory");
+    need(client, rowsync_init(client));
+    need(client, rowsync_track(client, "users", NULL));
+    need(client, rowsync_attach(client, "http://127.0.0.1:1", "ann", "bench"));
+    need(client, rowsync_set_token(client, "token"));
+    server->seq = server->rows;
+    need(client, rowsync_hydrate(client, NULL, NULL));
+    return client;
+}
+
+#endif
