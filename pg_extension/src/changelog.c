@@ -111,7 +111,7 @@ check_key(RowKey key)
                                key.len, ROWSYNC_MAX_KEY)));
 }
 
-/* Finds the line of a row in row_meta. */
+/* Finds the line of a row in row_meta. A row that was never captured may have too long a key. */
 static bool
 find_meta(Store *meta, Snapshot snapshot, int64 scope_id, int32 table_id, RowKey key)
 {
@@ -122,6 +122,8 @@ find_meta(Store *meta, Snapshot snapshot, int64 scope_id, int32 table_id, RowKey
     } datum;
     ScanKeyData keys[3];
 
+    if (key.len > ROWSYNC_MAX_KEY)
+        return false;
     SET_VARSIZE(&datum, VARHDRSZ + key.len);
     memcpy(datum.data, key.data, key.len);
     ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(scope_id));

@@ -33,21 +33,86 @@ PG_FUNCTION_INFO_V1(rowsync_parse_key);
 PG_FUNCTION_INFO_V1(rowsync_stored_rows);
 PG_FUNCTION_INFO_V1(rowsync_write_row);
 PG_FUNCTION_INFO_V1(rowsync_same_row);
+PG_FUNCTION_INFO_V1(rowsync_is_row);
 
-/* rowsync._key_text(table_id integer, row_key bytea) returns text */
+/* A packed key that came as an argument. */
+static RowKey
+packed(bytea *key)
+{
+    return (RowKey){VARSIZE_ANY_EXHDR(key), VARDATA_ANY(key)};
+}
+
+/* rowsync._key_text(table_id integer, row_key bytea) returns text; a damaged key as bytea is
+ * written. */
 Datum
 rowsync_key_text(PG_FUNCTION_ARGS)
 {
     SyncedTable *table = registry_find_id(PG_GETARG_INT32(0));
-    bytea *key = PG_GETARG_BYTEA_PP(1);
+    RowKey key = packed(PG_GETARG_BYTEA_PP(1));
     StringInfoData out;
 
     /* A table that syncs no more: its change log is still there to be read. */
     if (table == NULL)
         PG_RETURN_NULL();
     initStringInfo(&out);
-    rowkey_append_text(&out, table, (RowKey){VARSIZE_ANY_EXHDR(key), VARDATA_ANY(key)});
+    if (rowkey_is_packed(table, key))
+        rowkey_append_text(&out, table, key);
+    else
+    {
+        appendStringInfoString(&out, "\\x");
+        enlargeStringInfo(&out, key.len * 2 + 1);
+        out.len += hex_encode(key.data, key.len, out.data + out.len);
+    }
     PG_RETURN_TEXT_P(cstring_to_text_with_len(out.data, out.len));
+}
+
+/* Whether the key columns of a payload, as far as it has all of them, name this row. */
+static bool
+payload_has_key(SyncedTable *table, RowKey key, const JsonMember *members, int nmembers)
+{
+    StringInfoData written;
+    StringInfoData expected;
+    bool multiple = table->nkeys > 1;
+
+    initStringInfo(&written);
+    initStringInfo(&expected);
+    for (int k = 0; k < table->nkeys; k++)
+    {
+        const JsonValue *value = payload_value(members, nmembers, &table->columns[table->keys[k]]);
+
+        if (value == NULL)
+            return true;
+        if (multiple)
+            appendStringInfoChar(&written, k == 0 ? '[' : ',');
+        if (multiple && value->kind == JSON_STRING)
+            json_append_string(&written, value->text, value->len);
+        else
+            appendBinaryStringInfo(&written, value->text, value->len);
+    }
+    if (multiple)
+        appendStringInfoChar(&written, ']');
+    rowkey_append_text(&expected, table, key);
+    return written.len == expected.len && memcmp(written.data, expected.data, written.len) == 0;
+}
+
+/*
+ * rowsync._is_row(table_id integer, row_key bytea, payload text) returns boolean: for
+ * rowsync.verify. Raises what is wrong with the table, where it no longer fits what is known of it.
+ */
+Datum
+rowsync_is_row(PG_FUNCTION_ARGS)
+{
+    SyncedTable *table = registry_find_id(PG_GETARG_INT32(0));
+    RowKey key = packed(PG_GETARG_BYTEA_PP(1));
+    text *payload = PG_GETARG_TEXT_PP(2);
+    JsonMember *members;
+    int nmembers;
+
+    if (!request_parse_object(VARDATA_ANY(payload), VARSIZE_ANY_EXHDR(payload), &members,
+                              &nmembers))
+        PG_RETURN_BOOL(false);
+    PG_RETURN_BOOL(table == NULL || (rowkey_is_packed(table, key) &&
+                                     payload_has_key(table, key, members, nmembers)));
 }
 
 /* The registered table of an oid; RS006 if there is none. */
@@ -176,6 +241,10 @@ rowsync_write_row(PG_FUNCTION_ARGS)
     if (SPI_connect() != SPI_OK_CONNECT)
         elog(ERROR, "could not connect to SPI");
     apply_rows(table, rows, 1, scope);
+    if (SPI_processed == 0)
+        ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+                        errmsg("a policy or a trigger of %s kept the row from being written",
+                               table->qualified_name)));
     SPI_finish();
     PG_RETURN_VOID();
 }

@@ -3,10 +3,12 @@
  */
 #include "postgres.h"
 
+#include "mb/pg_wchar.h"
 #include "port/pg_bswap.h"
 #include "utils/builtins.h"
 #include "utils/uuid.h"
 
+#include "errors.h"
 #include "registry.h"
 #include "request.h"
 #include "rowkey.h"
@@ -197,6 +199,39 @@ unpack_integer(RowKey key)
     return (int64)pg_ntoh64(bytes);
 }
 
+/* Whether bytes can be a packed key of this table at all. */
+bool
+rowkey_is_packed(const SyncedTable *table, RowKey key)
+{
+    JsonValue *parts;
+    int nparts;
+
+    switch (table->key_kind)
+    {
+        case KEY_UUID:
+            return key.len == UUID_LEN;
+        case KEY_INTEGER:
+            return key.len == sizeof(int64);
+        case KEY_TEXT:
+            return pg_verify_mbstr(PG_UTF8, key.data, key.len, true);
+        default:
+            return pg_verify_mbstr(PG_UTF8, key.data, key.len, true) &&
+                   request_parse_array(key.data, key.len, &parts, &nparts) &&
+                   nparts == table->nkeys;
+    }
+}
+
+/* Refuses to read a key of fixed length beyond its end. */
+static void
+check_length(const SyncedTable *table, RowKey key, int len)
+{
+    if (key.len != len)
+        ereport(ERROR, (errcode(ROWSYNC_DAMAGED),
+                        errmsg("a row_key of %s has %d bytes instead of %d", table->qualified_name,
+                               key.len, len),
+                        errhint("SELECT * FROM rowsync.verify() tells what else is wrong.")));
+}
+
 /* Appends the key as the "pk" of the protocol: a JSON string, or an array for several columns. */
 void
 rowkey_append_json(StringInfo out, const SyncedTable *table, RowKey key)
@@ -207,11 +242,13 @@ rowkey_append_json(StringInfo out, const SyncedTable *table, RowKey key)
         {
             pg_uuid_t uuid;
 
+            check_length(table, key, UUID_LEN);
             memcpy(uuid.data, key.data, UUID_LEN);
             value_append_json(out, &table->columns[table->keys[0]].codec, UUIDPGetDatum(&uuid));
             break;
         }
         case KEY_INTEGER:
+            check_length(table, key, sizeof(int64));
             appendStringInfo(out, "\"" INT64_FORMAT "\"", unpack_integer(key));
             break;
         case KEY_TEXT:
@@ -249,7 +286,10 @@ rowkey_append_text(StringInfo out, const SyncedTable *table, RowKey key)
         out->data[out->len] = '\0';
     }
     else if (table->key_kind == KEY_INTEGER)
+    {
+        check_length(table, key, sizeof(int64));
         appendStringInfo(out, INT64_FORMAT, unpack_integer(key));
+    }
     else if (table->key_kind == KEY_TEXT || table->nkeys > 1)
         appendBinaryStringInfo(out, key.data, key.len);
     else if (request_parse_array(key.data, key.len, &parts, &nparts) && nparts == 1)

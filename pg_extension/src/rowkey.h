@@ -43,6 +43,7 @@ bool rowkey_from_values(const struct SyncedTable *table, const struct JsonValue 
                         RowKey *key, const char **error);
 bool rowkey_parse(const struct SyncedTable *table, const struct JsonValue *pk, Datum *values,
                   RowKey *key, const char **error);
+bool rowkey_is_packed(const struct SyncedTable *table, RowKey key);
 void rowkey_append_json(StringInfo out, const struct SyncedTable *table, RowKey key);
 void rowkey_append_text(StringInfo out, const struct SyncedTable *table, RowKey key);
 

@@ -1,15 +1,15 @@
 -- ALTER TABLE and DROP TABLE of registered tables are noticed by event triggers.
 
-CREATE FUNCTION rowsync._follow_table(relid oid) RETURNS void
-    LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'rowsync_follow_table';
+CREATE OR REPLACE FUNCTION rowsync._follow_table(relid oid) RETURNS void
+    LANGUAGE C VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'rowsync_follow_table';
 COMMENT ON FUNCTION rowsync._follow_table(oid) IS
 'After ALTER TABLE: refuses with RS005 what can no longer sync, else brings rowsync.synced_table up to date';
 
-CREATE FUNCTION rowsync._forget_table(relid oid) RETURNS void
-    LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'rowsync_forget_table';
+CREATE OR REPLACE FUNCTION rowsync._forget_table(relid oid) RETURNS void
+    LANGUAGE C VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'rowsync_forget_table';
 COMMENT ON FUNCTION rowsync._forget_table(oid) IS 'After DROP TABLE: removes what is known of the table and its rows';
 
-CREATE FUNCTION rowsync._on_alter() RETURNS event_trigger
+CREATE OR REPLACE FUNCTION rowsync._on_alter() RETURNS event_trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
@@ -22,7 +22,7 @@ END
 $$;
 COMMENT ON FUNCTION rowsync._on_alter() IS 'Event trigger: follows ALTER TABLE of registered tables';
 
-CREATE FUNCTION rowsync._on_drop() RETURNS event_trigger
+CREATE OR REPLACE FUNCTION rowsync._on_drop() RETURNS event_trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
@@ -34,7 +34,3 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION rowsync._on_drop() IS 'Event trigger: follows DROP TABLE of registered tables';
-
-CREATE EVENT TRIGGER _rowsync_alter ON ddl_command_end
-    WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION rowsync._on_alter();
-CREATE EVENT TRIGGER _rowsync_drop ON sql_drop EXECUTE FUNCTION rowsync._on_drop();

@@ -1,20 +1,21 @@
 -- Keeping: prune, verify, history.
 
-CREATE FUNCTION rowsync._parse_key(table_name regclass, key text) RETURNS bytea
+CREATE OR REPLACE FUNCTION rowsync._parse_key(table_name regclass, key text) RETURNS bytea
     LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'rowsync_parse_key';
 COMMENT ON FUNCTION rowsync._parse_key(regclass, text) IS 'A pk as devices know it, packed; for several columns a JSON array';
 
-CREATE FUNCTION rowsync._stored_rows(table_name regclass)
+CREATE OR REPLACE FUNCTION rowsync._stored_rows(table_name regclass)
     RETURNS TABLE (scope text, row_key bytea, payload text)
-    LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'rowsync_stored_rows';
+    LANGUAGE C STABLE STRICT SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'rowsync_stored_rows';
 COMMENT ON FUNCTION rowsync._stored_rows(regclass) IS 'The rows of a registered table as the change log would keep them now';
 
-CREATE FUNCTION rowsync._write_row(table_name regclass, scope text, payload text, live boolean)
+CREATE OR REPLACE FUNCTION rowsync._write_row(table_name regclass, scope text, payload text, live boolean)
     RETURNS void
     LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'rowsync_write_row';
 COMMENT ON FUNCTION rowsync._write_row(regclass, text, text, boolean) IS 'Writes a row as a payload has it, with the rights of the caller';
 
-CREATE FUNCTION rowsync.prune(keep interval DEFAULT '30 days', give_up interval DEFAULT '90 days',
+CREATE OR REPLACE FUNCTION rowsync.prune(keep interval DEFAULT '30 days', give_up interval DEFAULT '90 days',
                               user_id text DEFAULT NULL)
     RETURNS TABLE (scope text, floor bigint, removed_changes bigint, removed_tombstones bigint)
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -42,9 +43,10 @@ BEGIN
          WHERE d.scope_id = s.scope_id AND d.last_seen >= clock_timestamp() - give_up;
         CONTINUE WHEN horizon <= s.floor;
 
-        -- What goes: a change that another one up to the horizon supersedes, and a tombstone. So the
-        -- state at the horizon, and at every later number, can still be told. The sources' numbers
-        -- are remembered: sent again, these changes must have no second effect.
+        -- What goes: a change that another one up to the horizon supersedes, a tombstone, and what is
+        -- left of tables that sync no more. So the state at the horizon, and at every later number,
+        -- can still be told. The sources' numbers are remembered: sent again, these changes must
+        -- have no second effect.
         WITH old AS (
             SELECT l.seq, l.source_no, l.source_change_id, l.table_id, l.row_key,
                    lead(l.seq) OVER (PARTITION BY l.table_id, l.row_key ORDER BY l.seq) AS next
@@ -56,6 +58,7 @@ BEGIN
               LEFT JOIN rowsync.row_meta AS m
                 ON m.scope_id = s.scope_id AND m.table_id = o.table_id AND m.row_key = o.row_key
              WHERE o.next IS NOT NULL OR (m.deleted AND m.version = o.seq)
+                OR NOT EXISTS (SELECT FROM rowsync.synced_table AS t WHERE t.table_id = o.table_id)
         ), remembered AS (
             UPDATE rowsync.source AS d
                SET pruned_change_ids = d.pruned_change_ids + g.ids
@@ -67,10 +70,6 @@ BEGIN
         DELETE FROM rowsync.change_log AS l USING going AS g
          WHERE l.scope_id = s.scope_id AND l.seq = g.seq;
         GET DIAGNOSTICS removed_changes = ROW_COUNT;
-        -- Changes of tables that sync no more have no version.
-        DELETE FROM rowsync.change_log AS l
-         WHERE l.scope_id = s.scope_id AND l.seq <= horizon
-           AND NOT EXISTS (SELECT FROM rowsync.synced_table AS t WHERE t.table_id = l.table_id);
         DELETE FROM rowsync.row_meta AS m
          WHERE m.scope_id = s.scope_id AND m.deleted AND m.version <= horizon;
         GET DIAGNOSTICS removed_tombstones = ROW_COUNT;
@@ -85,7 +84,7 @@ $$;
 COMMENT ON FUNCTION rowsync.prune(interval, interval, text) IS
 'Removes superseded changes and tombstones that are older than keep and that every source seen within give_up has read; a source not seen for so long must hydrate again. Keeps the latest change of every live row. user_id: that user''s scope alone. Returns a line for each scope that it moved: run it daily. Its locks last until the end of the transaction.';
 
-CREATE FUNCTION rowsync.declare_restored(user_id text DEFAULT NULL)
+CREATE OR REPLACE FUNCTION rowsync.declare_restored(user_id text DEFAULT NULL)
     RETURNS bigint
     LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
@@ -98,20 +97,19 @@ $$;
 COMMENT ON FUNCTION rowsync.declare_restored(text) IS
 'After restoring a backup: bumps the epoch of all scopes (or of one user''s), so that devices that are ahead of the server notice and bring back what it lost. Returns the number of scopes.';
 
-CREATE FUNCTION rowsync.row_history(table_name regclass, key text)
+-- row_history and restore_row read the key with the rights of the caller: the type of a key may be a
+-- domain, and its CHECK is code of the table's owner.
+
+CREATE OR REPLACE FUNCTION rowsync._row_history(table_name regclass, row_key bytea)
     RETURNS TABLE (scope text, version bigint, ts timestamptz, source_id text, op text, payload json)
-    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
-DECLARE
-    wanted CONSTANT bytea := rowsync._parse_key(row_history.table_name, row_history.key);
-BEGIN
-    RETURN QUERY
     WITH RECURSIVE chain AS (
         SELECT l.* FROM rowsync.synced_table AS t
           JOIN rowsync.row_meta AS m ON m.table_id = t.table_id
-           AND m.row_key = wanted
+           AND m.row_key = _row_history.row_key
           JOIN rowsync.change_log AS l ON l.scope_id = m.scope_id AND l.seq = m.version
-         WHERE t.relid = row_history.table_name
+         WHERE t.relid = _row_history.table_name
         UNION ALL
         SELECT l.* FROM chain AS c
           JOIN rowsync.change_log AS l ON l.scope_id = c.scope_id AND l.seq = c.prior_version)
@@ -121,34 +119,54 @@ BEGIN
       FROM chain AS c
       JOIN rowsync.scope AS s USING (scope_id)
       LEFT JOIN rowsync.source AS d USING (scope_id, source_no)
-     ORDER BY c.scope_id, c.seq DESC;
-END
+     ORDER BY c.scope_id, c.seq DESC
+$$;
+COMMENT ON FUNCTION rowsync._row_history(regclass, bytea) IS 'row_history by packed key';
+
+CREATE OR REPLACE FUNCTION rowsync.row_history(table_name regclass, key text)
+    RETURNS TABLE (scope text, version bigint, ts timestamptz, source_id text, op text, payload json)
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT * FROM rowsync._row_history(table_name, rowsync._parse_key(table_name, key))
 $$;
 COMMENT ON FUNCTION rowsync.row_history(regclass, text) IS
 'Every version of a row that is still kept, latest first. key: the pk as devices know it (several columns: a JSON array). The payload of a DELETE is the row that went. RS006: the table is not registered; RS002: key does not fit.';
 
-CREATE FUNCTION rowsync.restore_row(table_name regclass, key text, version bigint)
-    RETURNS void
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+CREATE OR REPLACE FUNCTION rowsync._kept_version(table_name regclass, key text, version bigint, user_id text,
+                                                 OUT scope text, OUT payload text, OUT live boolean)
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    kept record;
-    live boolean;
+    found bigint;
 BEGIN
-    SELECT h.scope, h.payload INTO kept
-      FROM rowsync.row_history(restore_row.table_name, restore_row.key) AS h
-     WHERE h.version = restore_row.version;
-    IF kept.payload IS NULL THEN
-        RAISE EXCEPTION 'version % of % % is not in the history', restore_row.version,
-              restore_row.table_name, restore_row.key
+    SELECT count(*), min(h.scope), min(h.payload::text) INTO found, scope, payload
+      FROM rowsync.row_history(table_name, key) AS h
+     WHERE h.version = _kept_version.version AND h.payload IS NOT NULL
+       AND (_kept_version.user_id IS NULL OR h.scope = _kept_version.user_id);
+    IF found = 0 THEN
+        RAISE EXCEPTION 'version % of % % is not in the history', version, table_name, key
               USING ERRCODE = 'RS002',
                     HINT = 'rowsync.row_history shows the versions that are kept.';
+    ELSIF found > 1 THEN
+        RAISE EXCEPTION '% % has been in several scopes, with a version % in each', table_name, key, version
+              USING ERRCODE = 'RS002', HINT = 'Say whose you mean: user_id => ...';
     END IF;
     SELECT h.op <> 'DELETE' INTO live
-      FROM rowsync.row_history(restore_row.table_name, restore_row.key) AS h
-     WHERE h.scope = kept.scope ORDER BY h.version DESC LIMIT 1;
-    PERFORM rowsync._write_row(restore_row.table_name, kept.scope, kept.payload::text, live);
+      FROM rowsync.row_history(table_name, key) AS h
+     WHERE h.scope = _kept_version.scope ORDER BY h.version DESC LIMIT 1;
 END
 $$;
-COMMENT ON FUNCTION rowsync.restore_row(regclass, text, bigint) IS
-'Gives a row the state of an earlier version, or brings a deleted row back (version: that of the DELETE, or an earlier one), as an ordinary write of the caller that reaches every device. RS002: no such version is kept; RS006: the table is not registered.';
+COMMENT ON FUNCTION rowsync._kept_version(regclass, text, bigint, text) IS
+'What restore_row writes: the row as of that version, and whether its key is live now';
+
+-- No search_path is set, for the triggers of the table must find what they find in any other session of
+-- the caller; the body is parsed here, once and for all.
+CREATE OR REPLACE FUNCTION rowsync.restore_row(table_name regclass, key text, version bigint, user_id text DEFAULT NULL)
+    RETURNS void
+    LANGUAGE sql VOLATILE
+    BEGIN ATOMIC
+        SELECT rowsync._write_row(table_name, kept.scope, kept.payload, kept.live)
+          FROM rowsync._kept_version(table_name, key, version, user_id) AS kept;
+    END;
+COMMENT ON FUNCTION rowsync.restore_row(regclass, text, bigint, text) IS
+'Gives a row the state of an earlier version, or brings a deleted row back (version: that of the DELETE, or an earlier one), as an ordinary write of the caller that reaches every device. user_id: whose version, for a row that has been in several scopes. RS002: no such version is kept; RS006: the table is not registered; 42501: a policy or a trigger of the table kept the row from being written; beyond that every error of the table itself.';

@@ -1,10 +1,10 @@
--- For people and dashboards. Readable by who may read the tables behind them.
+-- For people and dashboards; rowsync.grant_operator lets a role read them.
 
-CREATE FUNCTION rowsync._key_text(table_id integer, row_key bytea) RETURNS text
+CREATE OR REPLACE FUNCTION rowsync._key_text(table_id integer, row_key bytea) RETURNS text
     LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'rowsync_key_text';
 COMMENT ON FUNCTION rowsync._key_text(integer, bytea) IS 'A packed key as the pk that devices know; NULL if the table is no longer registered';
 
-CREATE VIEW rowsync.change AS
+CREATE OR REPLACE VIEW rowsync.change AS
 SELECT s.name AS scope, l.seq, l.ts, t.relid AS table_name,
        rowsync._key_text(l.table_id, l.row_key) AS key,
        CASE l.op WHEN 'I' THEN 'INSERT' WHEN 'U' THEN 'UPDATE' ELSE 'DELETE' END AS op,
@@ -15,23 +15,44 @@ SELECT s.name AS scope, l.seq, l.ts, t.relid AS table_name,
   LEFT JOIN rowsync.synced_table AS t USING (table_id)
   LEFT JOIN rowsync.source AS d USING (scope_id, source_no);
 COMMENT ON VIEW rowsync.change IS 'The change log, readable: who changed which row when, and what it was then. source_id '''' is the server itself';
+COMMENT ON COLUMN rowsync.change.scope IS 'The user';
+COMMENT ON COLUMN rowsync.change.seq IS 'Number of the change: server_id and server_version on the wire';
+COMMENT ON COLUMN rowsync.change.ts IS 'When it was written';
+COMMENT ON COLUMN rowsync.change.table_name IS 'The table; null if it is no longer registered';
+COMMENT ON COLUMN rowsync.change.key IS 'The pk as devices know it';
+COMMENT ON COLUMN rowsync.change.op IS 'INSERT, UPDATE or DELETE';
+COMMENT ON COLUMN rowsync.change.source_id IS 'Who made it; empty: the server';
+COMMENT ON COLUMN rowsync.change.source_change_id IS 'The source''s own number for it; 0: the server';
+COMMENT ON COLUMN rowsync.change.prior_version IS 'seq of the row''s change before this one; 0: none';
+COMMENT ON COLUMN rowsync.change.payload IS 'The row as it was stored; of a DELETE the row that went';
 
-CREATE VIEW rowsync.row_version AS
+CREATE OR REPLACE VIEW rowsync.row_version AS
 SELECT s.name AS scope, t.relid AS table_name, rowsync._key_text(m.table_id, m.row_key) AS key,
        m.version, m.deleted
   FROM rowsync.row_meta AS m
   JOIN rowsync.scope AS s USING (scope_id)
   LEFT JOIN rowsync.synced_table AS t USING (table_id);
 COMMENT ON VIEW rowsync.row_version IS 'The version of every row that syncs, tombstones included';
+COMMENT ON COLUMN rowsync.row_version.scope IS 'The user';
+COMMENT ON COLUMN rowsync.row_version.table_name IS 'The table';
+COMMENT ON COLUMN rowsync.row_version.key IS 'The pk as devices know it';
+COMMENT ON COLUMN rowsync.row_version.version IS 'seq of the row''s latest change';
+COMMENT ON COLUMN rowsync.row_version.deleted IS 'True for a tombstone';
 
-CREATE VIEW rowsync.source_lag AS
+CREATE OR REPLACE VIEW rowsync.source_lag AS
 SELECT s.name AS scope, d.source_id, d.first_seen, d.last_seen, d.last_download,
        greatest(s.head - d.last_download, 0) AS changes_behind
   FROM rowsync.source AS d
   JOIN rowsync.scope AS s USING (scope_id);
 COMMENT ON VIEW rowsync.source_lag IS 'How far each source has read, and when it was last seen. A source notes its progress with the request after the one that it applied';
+COMMENT ON COLUMN rowsync.source_lag.scope IS 'The user';
+COMMENT ON COLUMN rowsync.source_lag.source_id IS 'The installation: the token''s did';
+COMMENT ON COLUMN rowsync.source_lag.first_seen IS 'Its first request';
+COMMENT ON COLUMN rowsync.source_lag.last_seen IS 'Its latest request, to the minute';
+COMMENT ON COLUMN rowsync.source_lag.last_download IS 'It has read the change log up to here';
+COMMENT ON COLUMN rowsync.source_lag.changes_behind IS 'Changes that it has not read, its own included';
 
-CREATE VIEW rowsync.scope_status AS
+CREATE OR REPLACE VIEW rowsync.scope_status AS
 SELECT s.name AS scope, s.head, s.floor, s.epoch,
        (SELECT count(*) FROM rowsync.source AS d WHERE d.scope_id = s.scope_id) AS sources,
        m.live_rows, m.tombstones,
@@ -41,8 +62,16 @@ SELECT s.name AS scope, s.head, s.floor, s.epoch,
                        count(*) FILTER (WHERE m.deleted) AS tombstones
                   FROM rowsync.row_meta AS m WHERE m.scope_id = s.scope_id) AS m;
 COMMENT ON VIEW rowsync.scope_status IS 'Each scope in numbers. Counts rows: name a scope in WHERE on a large database';
+COMMENT ON COLUMN rowsync.scope_status.scope IS 'The user';
+COMMENT ON COLUMN rowsync.scope_status.head IS 'Number of the latest change';
+COMMENT ON COLUMN rowsync.scope_status.floor IS 'Changes up to here may be pruned';
+COMMENT ON COLUMN rowsync.scope_status.epoch IS 'Grows with declare_restored';
+COMMENT ON COLUMN rowsync.scope_status.sources IS 'Installations that have synced';
+COMMENT ON COLUMN rowsync.scope_status.live_rows IS 'Rows that are there';
+COMMENT ON COLUMN rowsync.scope_status.tombstones IS 'Deleted rows that are still remembered';
+COMMENT ON COLUMN rowsync.scope_status.changes_kept IS 'Changes in the log';
 
-CREATE VIEW rowsync.table_status AS
+CREATE OR REPLACE VIEW rowsync.table_status AS
 SELECT t.relid AS table_name, t.upsert_order, t.schema_version, t.scope_column, t.key_columns,
        m.live_rows, m.tombstones
   FROM rowsync.synced_table AS t
@@ -50,3 +79,10 @@ SELECT t.relid AS table_name, t.upsert_order, t.schema_version, t.scope_column, 
                             count(*) FILTER (WHERE m.deleted) AS tombstones
                        FROM rowsync.row_meta AS m WHERE m.table_id = t.table_id) AS m ON true;
 COMMENT ON VIEW rowsync.table_status IS 'Each registered table in numbers. Counts all rows';
+COMMENT ON COLUMN rowsync.table_status.table_name IS 'The table';
+COMMENT ON COLUMN rowsync.table_status.upsert_order IS 'Parents first';
+COMMENT ON COLUMN rowsync.table_status.schema_version IS 'The schema version in which its columns last changed';
+COMMENT ON COLUMN rowsync.table_status.scope_column IS 'Holds each row''s user';
+COMMENT ON COLUMN rowsync.table_status.key_columns IS 'The primary key';
+COMMENT ON COLUMN rowsync.table_status.live_rows IS 'Rows that are there';
+COMMENT ON COLUMN rowsync.table_status.tombstones IS 'Deleted rows that are still remembered';

@@ -56,20 +56,3 @@ def test_everything_has_a_comment(database):
          WHERE c.relnamespace = 'rowsync'::regnamespace AND c.relkind IN ('r', 'v')
            AND obj_description(c.oid, 'pg_class') IS NULL""")
     assert silent == []
-
-
-def test_public_may_do_nothing_and_search_paths_are_pinned(database):
-    assert database.rows("""
-        SELECT p.oid::regprocedure FROM pg_proc p
-         WHERE p.pronamespace = 'rowsync'::regnamespace
-           AND has_function_privilege('public', p.oid, 'EXECUTE')""") == []
-    assert database.rows("""
-        SELECT c.oid::regclass FROM pg_class c
-         WHERE c.relnamespace = 'rowsync'::regnamespace AND c.relkind IN ('r', 'v', 'S')
-           AND has_table_privilege('public', c.oid, 'SELECT, INSERT, UPDATE, DELETE')""") == []
-    # C code names every object in full; everything else resolves names, so its path is pinned.
-    assert database.rows("""
-        SELECT p.oid::regprocedure FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
-         WHERE p.pronamespace = 'rowsync'::regnamespace
-           AND (l.lanname <> 'c' OR p.prosecdef)
-           AND NOT coalesce(p.proconfig, '{}') @> ARRAY['search_path=pg_catalog, pg_temp']""") == []
