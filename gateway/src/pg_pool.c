@@ -30,13 +30,14 @@ enum state
 /* The parts of a job's pipeline, in the order of their answers. */
 enum step
 {
+    STEP_FORGET,
     STEP_PREPARE_SETTINGS,
     STEP_PREPARE_STATEMENT,
     STEP_SETTINGS,
     STEP_STATEMENT
 };
 
-#define STEPS_MAX 4
+#define STEPS_MAX 5
 
 /* Ends of answers before the Sync's: one a step, and one more where the commit itself fails. */
 #define ENDS_MAX (STEPS_MAX + 1)
@@ -49,6 +50,7 @@ struct pg_connection
     h2o_socket_t *socket; /* polls a duplicate of pg's descriptor */
     h2o_linklist_t link;  /* in pool->idle */
     h2o_timeout_entry_t timer;
+    h2o_timeout_entry_t insist;           /* until the cancellation is sent once more */
     uint64_t retry_at;                    /* ms of the loop's clock */
     struct pg_job *job;                   /* NULL once abandoned */
     const struct pg_statement *statement; /* the job's, known even then */
@@ -60,6 +62,7 @@ struct pg_connection
     bool resting;               /* a row was handed out; nothing is read until pg_job_resume */
     size_t carried;             /* bytes of the job's request and answer */
     uint32_t prepared;          /* bits of statements prepared here */
+    bool stale;                 /* what is prepared here is of no use any more */
     struct cancel_order *order; /* PQcancel under way */
 };
 
@@ -77,6 +80,7 @@ struct pg_pool
     h2o_timeout_t job_timeout;
     h2o_timeout_t connect_timeout;
     h2o_timeout_t tick;
+    h2o_timeout_t insist;
     h2o_timeout_entry_t retry;
     unsigned failed_attempts; /* in a row */
     unsigned seed;
@@ -90,6 +94,12 @@ struct pg_pool
 #define RETRY_TICK 10
 #define RETRY_FIRST 20
 #define RETRY_MOST 500
+
+/*
+ * Milliseconds until a cancellation is repeated. The server forgets one that comes between two
+ * statements of the pipeline.
+ */
+#define INSIST_AFTER 50
 
 /* Time beyond the server's statement timeout after which the server counts as hung. */
 #define JOB_GRACE 2000
@@ -105,6 +115,7 @@ static const struct pg_statement settings = {
 
 static void start_connecting(struct pg_connection *connection);
 static void run_job(struct pg_connection *connection, struct pg_job *job);
+static void send_job(struct pg_connection *connection);
 
 /* A pseudo-random number below `limit`, good enough to spread retries. */
 static uint64_t
@@ -177,11 +188,13 @@ drop_connection(struct pg_connection *connection, enum pg_end end, bool failure)
     PQclear(connection->answer);
     PQfinish(connection->pg);
     h2o_timeout_unlink(&connection->timer);
+    h2o_timeout_unlink(&connection->insist);
     connection->socket = NULL;
     connection->answer = NULL;
     connection->pg = NULL;
     connection->job = NULL;
     connection->prepared = 0;
+    connection->stale = false;
     connection->state = STATE_DOWN;
     connection->retry_at = h2o_now(pool->loop);
     if (failure)
@@ -255,6 +268,7 @@ settle(struct pg_connection *connection)
         return;
     }
     h2o_timeout_unlink(&connection->timer);
+    h2o_timeout_unlink(&connection->insist);
     if (connection->carried > pool->options.recycle_size)
     {
         drop_connection(connection, PG_END_LOST, false);
@@ -262,6 +276,22 @@ settle(struct pg_connection *connection)
     }
     pool->figures.busy--;
     make_ready(connection);
+}
+
+/*
+ * Did the job fail because what is prepared on its connection is gone, is there unexpectedly, or
+ * has another result since a function was replaced? The last has no SQLSTATE of its own.
+ */
+static bool
+found_stale(const PGresult *answer)
+{
+    const char *state = PQresultErrorField(answer, PG_DIAG_SQLSTATE);
+    const char *place = PQresultErrorField(answer, PG_DIAG_SOURCE_FUNCTION);
+
+    return state != NULL &&
+           (strcmp(state, "26000") == 0 || strcmp(state, "42P05") == 0 ||
+            (strcmp(state, "0A000") == 0 && place != NULL &&
+             strcmp(place, "RevalidateCachedQuery") == 0));
 }
 
 /* The pipeline is answered to its end. */
@@ -273,8 +303,17 @@ finish_pipeline(struct pg_connection *connection)
     enum pg_end end = connection->failed ? PG_END_ERROR : PG_END_RESULT;
 
     connection->answer = NULL;
-    connection->job = NULL;
     connection->step_count = 0;
+    if (end == PG_END_ERROR && job != NULL && !job->repeated && found_stale(answer))
+    {
+        /* Nothing is done: once more, with everything prepared anew. */
+        PQclear(answer);
+        job->repeated = true;
+        connection->stale = true;
+        send_job(connection);
+        return;
+    }
+    connection->job = NULL;
     if (job == NULL)
     {
         PQclear(answer);
@@ -340,6 +379,8 @@ hand_out_row(struct pg_connection *connection, PGresult *row)
     }
     if (size > connection->carried)
         connection->carried = size;
+    /* Part of the answer is out: the job is not sent again. */
+    job->repeated = true;
     connection->resting = true;
     h2o_socket_read_stop(connection->socket);
     job->row(job, row);
@@ -455,13 +496,46 @@ send_statement(struct pg_connection *connection, const struct pg_statement *stat
                                lengths, formats, 0) == 1;
 }
 
-/* Sends a job's pipeline on an idle connection. */
+/* Adds a statement that forgets everything prepared on a connection. */
+static bool
+send_forget(struct pg_connection *connection)
+{
+    connection->steps[connection->step_count++] = STEP_FORGET;
+    connection->stale = false;
+    connection->prepared = 0;
+    return PQsendQueryParams(connection->pg, "DEALLOCATE ALL", 0, NULL, NULL, NULL, NULL, 0) == 1;
+}
+
+/* Sends the pipeline of a connection's job. */
+static void
+send_job(struct pg_connection *connection)
+{
+    struct pg_job *job = connection->job;
+    const char *values[] = {job->claims, job->application, connection->pool->statement_timeout};
+    bool sent;
+
+    connection->failed = false;
+    connection->step = connection->step_count = 0;
+    sent = (!connection->stale || send_forget(connection)) &&
+           (job->claims == NULL || send_statement(connection, &settings, values, NULL, NULL,
+                                                  STEP_PREPARE_SETTINGS, STEP_SETTINGS)) &&
+           send_statement(connection, job->statement, job->values, job->lengths, job->formats,
+                          STEP_PREPARE_STATEMENT, STEP_STATEMENT) &&
+           PQpipelineSync(connection->pg) == 1;
+    /* Where sending failed the connection is broken: reading will find it so, on a clean stack. */
+    if (!sent)
+        shutdown(PQsocket(connection->pg), SHUT_RDWR);
+    else
+        expect_step(connection);
+    if (sent && !h2o_socket_is_writing(connection->socket) && PQflush(connection->pg) == 1)
+        h2o_socket_notify_write(connection->socket, on_writable);
+}
+
+/* Gives a job to an idle connection. */
 static void
 run_job(struct pg_connection *connection, struct pg_job *job)
 {
     struct pg_pool *pool = connection->pool;
-    const char *values[3] = {job->claims, job->application, pool->statement_timeout};
-    bool sent;
 
     h2o_linklist_unlink(&connection->link);
     if (job->state == PG_JOB_QUEUED)
@@ -478,25 +552,12 @@ run_job(struct pg_connection *connection, struct pg_job *job)
     connection->state = STATE_BUSY;
     connection->job = job;
     connection->statement = job->statement;
-    connection->failed = false;
     connection->resting = false;
-    connection->step = connection->step_count = 0;
     connection->carried = 0;
     for (int i = 0; i < job->statement->parameters; i++)
         connection->carried += job->formats[i] == 1 ? (size_t)job->lengths[i] : 0;
     pool->figures.busy++;
-    sent = (job->claims == NULL || send_statement(connection, &settings, values, NULL, NULL,
-                                                  STEP_PREPARE_SETTINGS, STEP_SETTINGS)) &&
-           send_statement(connection, job->statement, job->values, job->lengths, job->formats,
-                          STEP_PREPARE_STATEMENT, STEP_STATEMENT) &&
-           PQpipelineSync(connection->pg) == 1;
-    /* Where sending failed the connection is broken: reading will find it so, on a clean stack. */
-    if (!sent)
-        shutdown(PQsocket(connection->pg), SHUT_RDWR);
-    else
-        expect_step(connection);
-    if (sent && !h2o_socket_is_writing(connection->socket) && PQflush(connection->pg) == 1)
-        h2o_socket_notify_write(connection->socket, on_writable);
+    send_job(connection);
 }
 
 static void
@@ -515,6 +576,7 @@ pg_pool_submit(struct pg_pool *pool, struct pg_job *job)
     job->link = (h2o_linklist_t){NULL, NULL};
     job->timer = (h2o_timeout_entry_t){0};
     job->connection = NULL;
+    job->repeated = false;
     job->queued_at = clock_us();
     job->started_at = 0;
     if (pool->closed)
@@ -558,8 +620,14 @@ order_cancel(struct pg_connection *connection)
     order->subject = connection;
     connection->order = order;
     pool->orders++;
-    pool->figures.cancels++;
     canceller_submit(order);
+}
+
+/* The statement still runs, though it was cancelled. */
+static void
+on_insist(h2o_timeout_entry_t *entry)
+{
+    order_cancel(H2O_STRUCT_FROM_MEMBER(struct pg_connection, insist, entry));
 }
 
 void
@@ -581,6 +649,7 @@ pg_job_abandon(struct pg_job *job)
         connection->timer.cb = on_settle_timeout;
         h2o_timeout_link(connection->pool->loop, &connection->pool->connect_timeout,
                          &connection->timer);
+        connection->pool->figures.cancels++;
         order_cancel(connection);
     }
     finish_job(job, PG_END_ABANDONED, NULL);
@@ -605,6 +674,8 @@ on_cancelled(h2o_multithread_receiver_t *receiver, h2o_linklist_t *messages)
         /* Still waiting for the statement's end, or for us only? */
         if (connection->state == STATE_SETTLING && connection->step_count == 0)
             settle(connection);
+        else if (connection->state == STATE_SETTLING)
+            h2o_timeout_link(pool->loop, &pool->insist, &connection->insist);
     }
 }
 
@@ -732,12 +803,14 @@ pg_pool_create(h2o_loop_t *loop, h2o_multithread_queue_t *queue,
     h2o_timeout_init(loop, &pool->job_timeout, options->statement_timeout + JOB_GRACE);
     h2o_timeout_init(loop, &pool->connect_timeout, options->connect_timeout);
     h2o_timeout_init(loop, &pool->tick, RETRY_TICK);
+    h2o_timeout_init(loop, &pool->insist, INSIST_AFTER);
     h2o_multithread_register_receiver(queue, &pool->cancelled, on_cancelled);
     pool->retry.cb = on_retry;
     for (size_t i = 0; i < options->size; i++)
     {
         pool->connections[i].pool = pool;
         pool->connections[i].state = STATE_DOWN;
+        pool->connections[i].insist.cb = on_insist;
     }
     on_retry(&pool->retry);
     return pool;
@@ -770,6 +843,7 @@ pg_pool_free(struct pg_pool *pool)
     h2o_timeout_dispose(pool->loop, &pool->job_timeout);
     h2o_timeout_dispose(pool->loop, &pool->connect_timeout);
     h2o_timeout_dispose(pool->loop, &pool->tick);
+    h2o_timeout_dispose(pool->loop, &pool->insist);
     free(pool->conninfo);
     free(pool);
 }

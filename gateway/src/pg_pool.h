@@ -72,6 +72,7 @@ struct pg_job
 
     /* The pool's. */
     enum pg_job_state state;
+    bool repeated; /* not to be sent once more, should its prepared statement be of no use */
     struct pg_pool *pool;
     struct pg_connection *connection;
     h2o_linklist_t link;

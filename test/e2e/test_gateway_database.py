@@ -1,10 +1,13 @@
 """The database behind the gateway: sessions, cancelling, queues, timeouts, PgBouncer."""
 
 import json
+import os
+import signal
 import socket
 import time
 
-from gateway_parts import CHANGE, RUNNING, Asking, eventually, problem
+import pytest
+from gateway_parts import CHANGE, RUNNING, Asking, eventually, many, problem
 
 
 def test_claims_reach_the_database_and_nothing_stays_in_the_session(start_gateway, database, mint):
@@ -65,6 +68,69 @@ def test_a_client_that_goes_away_takes_its_query_with_it(gateway, database, bloc
     blocked()
     answer = gateway.upload(mint("ann", "phone"), [CHANGE])
     assert (answer.status, answer.body["statuses"][0]["status"]) == (200, "applied")
+
+
+def test_a_cancellation_that_comes_too_early_is_repeated(start_gateway, database, blocked, mint):
+    """The server forgets one that meets no statement: here because it has not yet read any."""
+    gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_POOL_SIZE=1)
+    assert gateway.request("GET", "/readyz").status == 200
+    backends = [pid for (pid,) in database.rows(
+        "SELECT pid FROM pg_stat_activity WHERE application_name = 'rowsync-gateway' "
+        "AND datname = current_database()")]
+    body = json.dumps({"last_server_seq_seen": 0, "changes": [CHANGE]})
+    for pid in backends:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        with socket.create_connection(("127.0.0.1", gateway.port)) as peer:
+            peer.sendall((f"POST /sync/upload HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}"
+                          f"\r\nAuthorization: Bearer {mint('ann', 'phone')}\r\n\r\n{body}").encode())
+            assert eventually(lambda: b'rowsync_pool_busy{pool="requests"} 1' in gateway.request(
+                "GET", "/metrics").body)
+        assert eventually(lambda: b'rowsync_pool_cancels_total{pool="requests"} 1' in
+                          gateway.request("GET", "/metrics").body)
+        time.sleep(0.3)
+    finally:
+        for pid in backends:
+            os.kill(pid, signal.SIGCONT)
+    # The connection is of use again although the lock is still held.
+    assert eventually(lambda: b'rowsync_pool_busy{pool="requests"} 0' in gateway.request(
+        "GET", "/metrics").body)
+    assert gateway.request("GET", "/sync/schema-version", token=mint("ann", "phone")).status == 200
+    assert sorted(backends) == sorted(pid for (pid,) in database.rows(
+        "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'rowsync-gateway%' "
+        "AND datname = current_database()"))
+
+
+@pytest.mark.parametrize("change", [
+    # Something in the session throws all prepared statements away, the running one too.
+    """CREATE FUNCTION public.forget() RETURNS trigger LANGUAGE plpgsql AS $$
+       BEGIN EXECUTE 'DEALLOCATE ALL'; RETURN NULL; END $$;
+       CREATE TRIGGER forget AFTER INSERT ON business.users EXECUTE FUNCTION public.forget()""",
+    # An upgrade: the function is another one, with another type of result.
+    """ALTER EXTENSION rowsync DROP FUNCTION rowsync.schema_version();
+       DROP FUNCTION rowsync.schema_version();
+       CREATE FUNCTION rowsync.schema_version() RETURNS text LANGUAGE sql AS $$ SELECT '77' $$;
+       GRANT EXECUTE ON FUNCTION rowsync.schema_version() TO business_gateway""",
+], ids=["deallocated", "other-result"])
+def test_statements_are_prepared_again_after_they_have_become_useless(start_gateway, database, mint,
+                                                                     change):
+    gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_POOL_SIZE=1)
+    token = mint("ann", "phone")
+
+    def all_work(number):
+        """Every route answers; the schema's version."""
+        answers = [gateway.request("GET", "/sync/schema-version", token=token),
+                   gateway.upload(token, many(1, first=number)), gateway.download(token),
+                   gateway.request("GET", "/sync/snapshot", token=token)]
+        assert [answer.status for answer in answers] == [200] * 4
+        return answers[0].body["schema_version"]
+    version = all_work(1)
+    database.rows(change)
+    for number in (2, 3):
+        assert all_work(number) == (77 if "'77'" in change else version)
+    time.sleep(0.3)  # figures are published ten times a second
+    text = gateway.request("GET", "/metrics").body
+    assert b'rowsync_pool_connects_total{pool="requests"} 1\n' in text
 
 
 def test_cancelling_harms_no_later_request(start_gateway, database, mint):
