@@ -1,8 +1,8 @@
 /*
  * config.c: the gateway's settings, from a JSON file and the environment.
  *
- * One table says everything about a setting. Reading, checking, the documentation's table and the
- * nearest-name hint for a misspelt key all come from it, so that they cannot drift.
+ * One table, settings.h, says everything about a setting. Reading, checking, the documentation's
+ * table and the nearest-name hint for a misspelt key all come from it, so that they cannot drift.
  */
 #include "config.h"
 
@@ -26,94 +26,28 @@ struct setting
     const char *name;
     enum kind kind;
     size_t offset;
-    const char *fallback; /* as it would stand in the environment; NULL: not set */
+    const char *fallback;
     int64_t least;
     int64_t most;
     const char *unit;
+    enum
+    {
+        RESTART,
+        RELOAD
+    } when;
     const char *meaning;
 };
 
-#define TEXT(name, fallback, meaning)                                                              \
-    {                                                                                              \
-#name, KIND_TEXT, offsetof(struct config, name), fallback, 0, 0, "", meaning               \
-    }
-#define INTEGER(name, fallback, least, most, unit, meaning)                                        \
-    {                                                                                              \
-#name, KIND_INTEGER, offsetof(struct config, name), fallback, least, most, unit, meaning   \
-    }
-#define BOOLEAN(name, fallback, meaning)                                                           \
-    {                                                                                              \
-#name, KIND_BOOLEAN, offsetof(struct config, name), fallback, 0, 0, "", meaning            \
-    }
+#define TEXT(name, fallback, when, meaning)                                                        \
+    {#name, KIND_TEXT, offsetof(struct config, name), fallback, 0, 0, "", when, meaning},
+#define INTEGER(name, fallback, least, most, unit, when, meaning)                                  \
+    {#name, KIND_INTEGER, offsetof(struct config, name), fallback, least, most, unit,              \
+     when,  meaning},
+#define BOOLEAN(name, fallback, when, meaning)                                                     \
+    {#name, KIND_BOOLEAN, offsetof(struct config, name), fallback, 0, 0, "", when, meaning},
 
 static const struct setting settings[] = {
-    TEXT(listen, "127.0.0.1:8080",
-         "Address and port. Port 0 takes a free one; `[::1]:8080` for IPv6; `unix:/path` for a "
-         "socket file."),
-    BOOLEAN(reuse_port, "false",
-            "Whether other gateways may listen on the same port: the kernel spreads clients over "
-            "them, so all must have the same keys and database."),
-    TEXT(tls_certificate, NULL,
-         "PEM file with the certificate chain for HTTPS. Read again on SIGHUP."),
-    TEXT(tls_key, NULL, "PEM file with its private key. Read again on SIGHUP."),
-    TEXT(database_url, NULL, "libpq connection string or URI of the database. Required."),
-    TEXT(replica_url, NULL,
-         "libpq connection string or URI of a hot standby for downloads and snapshots."),
-    TEXT(jwt_secret, NULL, "Secret of HS256, HS384, HS512 tokens: at least 32, 48, 64 bytes."),
-    TEXT(jwks_file, NULL, "File with a JWK Set (RFC 7517). Read again on SIGHUP."),
-    TEXT(jwt_issuer, NULL, "What a token's `iss` must be."),
-    TEXT(jwt_audience, NULL, "What a token's `aud` must be or contain."),
-    INTEGER(jwt_leeway, "60", 0, 3600, "s", "Clock difference allowed for `exp` and `nbf`."),
-    INTEGER(token_cache, "4096", 0, 1048576, "tokens",
-            "Verified tokens remembered by each loop; 0: none. Never beyond their `exp`."),
-    INTEGER(loops, "0", 0, 256, "threads", "Event loops; 0: one for each CPU."),
-    INTEGER(pool_size, "8", 1, 1000, "connections", "Database connections of each loop."),
-    INTEGER(stream_pool_size, "4", 1, 1000, "connections",
-            "Database connections of each loop for snapshots, beside those of pool_size. One user "
-            "may have half of them."),
-    INTEGER(stream_timeout, "600000", 1000, 86400000, "ms",
-            "Longest snapshot; it holds a connection and an old view of the database."),
-    INTEGER(watch_interval, "100", 10, 60000, "ms",
-            "Time between looks at the heads of watched scopes."),
-    INTEGER(queue_length, "256", 0, 1000000, "requests",
-            "Requests of each loop that may wait for a connection; more are refused with 503."),
-    INTEGER(queue_timeout, "5000", 1, 600000, "ms", "Longest wait for a connection, then 503."),
-    INTEGER(connect_timeout, "5000", 100, 600000, "ms",
-            "Longest time to establish a database connection."),
-    INTEGER(statement_timeout, "30000", 10, 3600000, "ms",
-            "Longest run of a request's statement in the database, then 503."),
-    INTEGER(recycle_size, "4194304", 65536, 1073741824, "bytes",
-            "A connection that carried a larger request or answer is renewed: libpq never gives "
-            "buffers back."),
-    INTEGER(body_limit, "16777216", 1024, 1073741824, "bytes", "Largest request body, then 413."),
-    INTEGER(unpacked_limit, "16777216", 1024, 1073741824, "bytes",
-            "Largest request body once gzip is undone, then 413."),
-    INTEGER(header_limit, "16384", 1024, 262144, "bytes", "Largest request head, then 431."),
-    INTEGER(header_timeout, "10000", 100, 600000, "ms", "Longest time to send a request head."),
-    INTEGER(body_timeout, "60000", 100, 3600000, "ms", "Longest time to send a request body."),
-    INTEGER(idle_timeout, "75000", 100, 3600000, "ms",
-            "How long a kept-alive connection may wait for its next request."),
-    INTEGER(send_timeout, "30000", 100, 3600000, "ms",
-            "A reader that takes less than send_rate of its answer over so long a time is cut."),
-    INTEGER(send_rate, "1024", 0, 1000000000, "bytes/s",
-            "The least speed of a reader over send_timeout; 0: any byte will do."),
-    INTEGER(memory_limit, "1073741824", 1048576, 1099511627776, "bytes",
-            "Bodies and answers that the process may hold in memory; beyond it requests get 503."),
-    INTEGER(max_connections, "16384", 1, 1000000, "connections",
-            "Client connections of the process; more wait in the kernel's queue."),
-    INTEGER(drain_timeout, "30000", 0, 3600000, "ms",
-            "After SIGTERM, how long requests in flight may take to end."),
-    INTEGER(rate_limit, "0", 0, 1000000, "requests/s",
-            "Requests a second that one user may send, then 429; 0: any number."),
-    INTEGER(rate_burst, "100", 1, 1000000, "requests",
-            "Requests that one user may send at once within rate_limit."),
-    TEXT(cors_origins, NULL,
-         "Origins whose pages may use the gateway, by commas: `https://app.example`; `*`: all."),
-    INTEGER(gzip_level, "1", 0, 9, "level", "Compression of answers; 0: none."),
-    BOOLEAN(metrics, "true", "Whether there is /metrics. It asks for no token."),
-    BOOLEAN(pgbouncer, "false",
-            "No named statements: for PgBouncer in transaction mode in front of the database."),
-    TEXT(log_level, "info", "`debug`, `info`, `warning`, `error` or `off`."),
+#include "settings.h"
 };
 
 #define SETTING_COUNT (sizeof(settings) / sizeof(settings[0]))
@@ -160,55 +94,46 @@ set_text(struct config *config, const struct setting *setting, const char *value
         abort();
 }
 
-/* Checks a number's range and puts it in place. `where` names the key or variable it came from. */
+/* Says what form a setting's value must have. `where` names the key or variable it came from. */
 static bool
-set_integer(struct config *config, const struct setting *setting, int64_t value, const char *where,
-            char *error, size_t error_size)
+refuse_form(const struct setting *setting, const char *where, char *error, size_t error_size)
 {
-    if (value < setting->least || value > setting->most)
-        return refuse(error, error_size, "%s must be from %lld to %lld (%s), not %lld", where,
-                      (long long)setting->least, (long long)setting->most, setting->unit,
-                      (long long)value);
-    memcpy((char *)config + setting->offset, &value, sizeof(value));
-    return true;
+    if (setting->kind == KIND_TEXT)
+        return refuse(error, error_size, "%s must be a string", where);
+    if (setting->kind == KIND_BOOLEAN)
+        return refuse(error, error_size, "%s must be true or false", where);
+    return refuse(error, error_size, "%s must be an integer from %lld to %lld (%s)", where,
+                  (long long)setting->least, (long long)setting->most, setting->unit);
 }
 
-static void
-set_boolean(struct config *config, const struct setting *setting, bool value)
-{
-    memcpy((char *)config + setting->offset, &value, sizeof(value));
-}
-
-/* Takes a value in the form in which the environment has it. */
+/* Takes a value in the form in which the environment has it; NULL: none. */
 static bool
-set_from_string(struct config *config, const struct setting *setting, const char *value,
-                const char *where, char *error, size_t error_size)
+set_value(struct config *config, const struct setting *setting, const char *value,
+          const char *where, char *error, size_t error_size)
 {
-    switch (setting->kind)
+    void *slot = (char *)config + setting->offset;
+    bool truth = value != NULL && strcmp(value, "true") == 0;
+    int64_t number;
+    char *end;
+
+    if (setting->kind == KIND_TEXT)
     {
-        case KIND_TEXT:
-            set_text(config, setting, value);
-            return true;
-        case KIND_INTEGER:
-        {
-            char *end;
-            long long number;
-
-            errno = 0;
-            number = strtoll(value, &end, 10);
-            if (end == value || *end != '\0' || errno != 0 || isspace((unsigned char)*value))
-                return refuse(error, error_size, "%s must be an integer from %lld to %lld (%s)",
-                              where, (long long)setting->least, (long long)setting->most,
-                              setting->unit);
-            return set_integer(config, setting, number, where, error, error_size);
-        }
-        case KIND_BOOLEAN:
-            if (strcmp(value, "true") != 0 && strcmp(value, "false") != 0)
-                return refuse(error, error_size, "%s must be true or false", where);
-            set_boolean(config, setting, value[0] == 't');
-            return true;
+        set_text(config, setting, value);
+        return true;
     }
-    return false;
+    if (value == NULL || *value == '\0' || isspace((unsigned char)*value))
+        return refuse_form(setting, where, error, error_size);
+    if (setting->kind == KIND_BOOLEAN)
+    {
+        memcpy(slot, &truth, sizeof(truth));
+        return truth || strcmp(value, "false") == 0 ||
+               refuse_form(setting, where, error, error_size);
+    }
+    errno = 0;
+    number = strtoll(value, &end, 10);
+    memcpy(slot, &number, sizeof(number));
+    return (*end == '\0' && errno == 0 && number >= setting->least && number <= setting->most) ||
+           refuse_form(setting, where, error, error_size);
 }
 
 /* Takes a value of the configuration file. */
@@ -216,27 +141,19 @@ static bool
 set_from_json(struct config *config, const struct setting *setting, const json_t *value,
               char *error, size_t error_size)
 {
-    switch (setting->kind)
-    {
-        case KIND_TEXT:
-            if (!json_is_string(value) && !json_is_null(value))
-                return refuse(error, error_size, "\"%s\" must be a string", setting->name);
-            set_text(config, setting, json_string_value(value));
-            return true;
-        case KIND_INTEGER:
-            if (!json_is_integer(value))
-                return refuse(error, error_size, "\"%s\" must be an integer from %lld to %lld (%s)",
-                              setting->name, (long long)setting->least, (long long)setting->most,
-                              setting->unit);
-            return set_integer(config, setting, json_integer_value(value), setting->name, error,
-                               error_size);
-        case KIND_BOOLEAN:
-            if (!json_is_boolean(value))
-                return refuse(error, error_size, "\"%s\" must be true or false", setting->name);
-            set_boolean(config, setting, json_is_true(value));
-            return true;
-    }
-    return false;
+    static const char *const words[] = {"false", "true"};
+    char where[64];
+    char number[24];
+
+    snprintf(where, sizeof(where), "\"%s\"", setting->name);
+    snprintf(number, sizeof(number), "%lld", (long long)json_integer_value(value));
+    if (setting->kind == KIND_TEXT && (json_is_string(value) || json_is_null(value)))
+        return set_value(config, setting, json_string_value(value), where, error, error_size);
+    if (setting->kind == KIND_INTEGER && json_is_integer(value))
+        return set_value(config, setting, number, where, error, error_size);
+    if (setting->kind == KIND_BOOLEAN && json_is_boolean(value))
+        return set_value(config, setting, words[json_is_true(value)], where, error, error_size);
+    return refuse_form(setting, where, error, error_size);
 }
 
 /* Levenshtein distance of two short names: how many keystrokes lie between them. */
@@ -305,8 +222,8 @@ set_defaults(struct config *config)
     memset(config, 0, sizeof(*config));
     for (size_t i = 0; i < SETTING_COUNT; i++)
         if (settings[i].fallback != NULL)
-            (void)set_from_string(config, &settings[i], settings[i].fallback, settings[i].name,
-                                  unused, sizeof(unused));
+            (void)set_value(config, &settings[i], settings[i].fallback, settings[i].name, unused,
+                            sizeof(unused));
 }
 
 /* Applies the members of a JSON object. */
@@ -347,7 +264,7 @@ apply_environment(struct config *config, char *error, size_t error_size)
 
         environment_name(&settings[i], name, sizeof(name));
         value = getenv(name);
-        if (value != NULL && !set_from_string(config, &settings[i], value, name, error, error_size))
+        if (value != NULL && !set_value(config, &settings[i], value, name, error, error_size))
             return false;
     }
     return true;
@@ -470,23 +387,6 @@ config_load(struct config *config, const char *path, char *error, size_t error_s
     return good || refuse(error, error_size, "%s: %s", path, reason);
 }
 
-/* Is a setting one that takes effect while the gateway runs? Others need a restart. */
-static bool
-is_live(const struct setting *setting)
-{
-    static const char *const live[] = {
-        "tls_certificate", "tls_key",      "jwt_secret",   "jwks_file",    "jwt_issuer",
-        "jwt_audience",    "jwt_leeway",   "cors_origins", "log_level",    "unpacked_limit",
-        "header_timeout",  "body_timeout", "idle_timeout", "send_timeout", "send_rate",
-        "drain_timeout",   "metrics",
-    };
-
-    for (size_t i = 0; i < sizeof(live) / sizeof(live[0]); i++)
-        if (strcmp(setting->name, live[i]) == 0)
-            return true;
-    return false;
-}
-
 /* Gives `config` the value that `other` has, and says whether that was another one. */
 static bool
 take_value(struct config *config, const struct config *other, const struct setting *setting)
@@ -524,7 +424,7 @@ config_keep(struct config *config, const struct config *old, char *names, size_t
     {
         const struct setting *setting = &settings[i];
 
-        if (is_live(setting) && !(other_kind && strncmp(setting->name, "tls_", 4) == 0))
+        if (setting->when == RELOAD && !(other_kind && strncmp(setting->name, "tls_", 4) == 0))
             continue;
         if (take_value(config, old, setting) && used < names_size)
             used += (size_t)snprintf(names + used, names_size - used, "%s%s", used == 0 ? "" : ", ",
@@ -543,8 +443,8 @@ config_free(struct config *config)
 void
 config_describe(FILE *out)
 {
-    fputs("| key | environment | default | unit | range | meaning |\n"
-          "| --- | --- | --- | --- | --- | --- |\n",
+    fputs("| key | environment | default | unit | range | SIGHUP | meaning |\n"
+          "| --- | --- | --- | --- | --- | --- | --- |\n",
           out);
     for (size_t i = 0; i < SETTING_COUNT; i++)
     {
@@ -560,6 +460,6 @@ config_describe(FILE *out)
             fprintf(out, "%lld…%lld", (long long)setting->least, (long long)setting->most);
         else if (setting->kind == KIND_BOOLEAN)
             fputs("`true`, `false`", out);
-        fprintf(out, " | %s |\n", setting->meaning);
+        fprintf(out, " | %s | %s |\n", setting->when == RELOAD ? "yes" : "no", setting->meaning);
     }
 }

@@ -9,50 +9,19 @@
 #include <stdint.h>
 #include <stdio.h>
 
-/* Values of all settings; what each means, its unit and its range stand in config.c's table. */
+#define TEXT(name, ...) char *name;
+#define INTEGER(name, ...) int64_t name;
+#define BOOLEAN(name, ...) bool name;
+
+/* Values of all settings, by the names that settings.h has. */
 struct config
 {
-    char *listen;
-    char *tls_certificate;
-    char *tls_key;
-    char *database_url;
-    char *replica_url;
-    char *jwt_secret;
-    char *jwks_file;
-    char *jwt_issuer;
-    char *jwt_audience;
-    char *log_level;
-    char *cors_origins;
-    int64_t rate_limit;
-    int64_t rate_burst;
-    int64_t jwt_leeway;
-    int64_t token_cache;
-    int64_t loops;
-    int64_t pool_size;
-    int64_t stream_pool_size;
-    int64_t stream_timeout;
-    int64_t watch_interval;
-    int64_t queue_length;
-    int64_t queue_timeout;
-    int64_t connect_timeout;
-    int64_t statement_timeout;
-    int64_t recycle_size;
-    int64_t body_limit;
-    int64_t unpacked_limit;
-    int64_t header_limit;
-    int64_t header_timeout;
-    int64_t body_timeout;
-    int64_t idle_timeout;
-    int64_t send_timeout;
-    int64_t send_rate;
-    int64_t memory_limit;
-    int64_t max_connections;
-    int64_t drain_timeout;
-    int64_t gzip_level;
-    bool pgbouncer;
-    bool metrics;
-    bool reuse_port;
+#include "settings.h"
 };
+
+#undef TEXT
+#undef INTEGER
+#undef BOOLEAN
 
 /*
  * Fills *config from the defaults, then the file (NULL: none), then the environment. Returns false

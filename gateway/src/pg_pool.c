@@ -288,10 +288,9 @@ found_stale(const PGresult *answer)
     const char *state = PQresultErrorField(answer, PG_DIAG_SQLSTATE);
     const char *place = PQresultErrorField(answer, PG_DIAG_SOURCE_FUNCTION);
 
-    return state != NULL &&
-           (strcmp(state, "26000") == 0 || strcmp(state, "42P05") == 0 ||
-            (strcmp(state, "0A000") == 0 && place != NULL &&
-             strcmp(place, "RevalidateCachedQuery") == 0));
+    return state != NULL && (strcmp(state, "26000") == 0 || strcmp(state, "42P05") == 0 ||
+                             (strcmp(state, "0A000") == 0 && place != NULL &&
+                              strcmp(place, "RevalidateCachedQuery") == 0));
 }
 
 /* The pipeline is answered to its end. */

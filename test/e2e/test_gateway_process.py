@@ -50,7 +50,7 @@ def test_a_wrong_configuration_is_refused_at_the_start(start_gateway, tmp_path):
             ({"DATABASE_URL": None}, "database_url is not set"),
             ({"ROWSYNC_LISTEN": "nowhere"}, 'listen: "nowhere" is no numeric address and port'),
             ({"ROWSYNC_LISTEN": "192.0.2.1:0"}, "cannot listen on 192.0.2.1:0: Cannot assign"),
-            ({"ROWSYNC_POOL_SIZE": "0"}, "ROWSYNC_POOL_SIZE must be from 1 to 1000"),
+            ({"ROWSYNC_POOL_SIZE": "0"}, "ROWSYNC_POOL_SIZE must be an integer from 1 to 1000"),
             ({"ROWSYNC_JWKS_FILE": "/nonexistent"}, "/nonexistent: No such file")):
         with pytest.raises(RuntimeError, match=re.escape("rowsync-gateway: " + message)):
             start_gateway(**settings)

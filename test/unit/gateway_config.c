@@ -65,8 +65,12 @@ test_refusals(void)
     refuses("{" BASE ", \"colour\": 3}",
             "unknown setting \"colour\": see rowsync-gateway --settings for all of them",
             "a key like none");
-    refuses("{" BASE ", \"pool_size\": 0}", "pool_size must be from 1 to 1000 (connections), not 0",
+    refuses("{" BASE ", \"pool_size\": 0}",
+            "\"pool_size\" must be an integer from 1 to 1000 (connections)",
             "a number out of range");
+    refuses("{" BASE ", \"pool_size\": 1001}",
+            "\"pool_size\" must be an integer from 1 to 1000 (connections)",
+            "a number out of range at the other end");
     refuses("{" BASE ", \"pool_size\": \"3\"}",
             "\"pool_size\" must be an integer from 1 to 1000 (connections)",
             "a string for a number");
