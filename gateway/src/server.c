@@ -156,12 +156,7 @@ on_connection_closed(void *subject)
     h2o_linklist_unlink(&connection->link);
     loop->connection_count--;
     if (connection->linger != -1)
-    {
-        /* The duplicate would keep the descriptor's file in the epoll set. */
-        if (connection->watched)
-            epoll_ctl(loop->departures, EPOLL_CTL_DEL, connection->linger, NULL);
         start_lingering(loop, connection->linger);
-    }
     free(connection->refusal);
     free(connection);
     if (!loop->draining && loop->connection_count < loop->connection_limit)
@@ -212,7 +207,7 @@ connection_watch(struct connection *connection)
 {
     struct epoll_event event = {.events = EPOLLRDHUP | EPOLLONESHOT, .data.ptr = connection};
 
-    if (connection->watched)
+    if (connection->watched || connection->linger != -1)
         return;
     /* Where the kernel refuses, a departed client's query merely runs to its end. */
     connection->watched = epoll_ctl(connection->loop->departures, EPOLL_CTL_ADD,
@@ -246,8 +241,18 @@ on_departures(h2o_socket_t *socket, const char *error)
 void
 connection_linger(struct connection *connection)
 {
-    if (connection->linger == -1)
-        connection->linger = fcntl(h2o_socket_get_fd(connection->socket), F_DUPFD_CLOEXEC, 0);
+    int descriptor = h2o_socket_get_fd(connection->socket);
+
+    if (connection->linger != -1)
+        return;
+    /*
+     * The duplicate would keep the file in the epoll set when its descriptor is closed, and by then
+     * it cannot be taken out any more: the set knows it by that descriptor.
+     */
+    if (connection->watched)
+        epoll_ctl(connection->loop->departures, EPOLL_CTL_DEL, descriptor, NULL);
+    connection->watched = false;
+    connection->linger = fcntl(descriptor, F_DUPFD_CLOEXEC, 0);
 }
 
 /* What the client has taken of our answers so far, in bytes that only grow while it takes some. */
