@@ -220,6 +220,7 @@ append(ChangeLog *log, const LogEntry *entry)
     stored->values[LOG_TS - 1] = TimestampTzGetDatum(log->now);
     stored->values[LOG_TABLE - 1] = Int32GetDatum(row->table_id);
     stored->values[LOG_SOURCE - 1] = Int32GetDatum(entry->source_no);
+    stored->values[LOG_CONTENT_CRC - 1] = UInt32GetDatum(entry->content_crc);
     stored->values[LOG_OP - 1] = CharGetDatum(entry->op);
     stored->values[LOG_KEY - 1] = key_datum(row->key);
     stored->values[LOG_PAYLOAD - 1] = PointerGetDatum(entry->payload);
@@ -373,6 +374,7 @@ read_change(Store *log, Snapshot snapshot, int64 scope_id, int64 seq, StoredChan
     change->prior_version = DatumGetInt64(store_value(log, LOG_PRIOR_VERSION));
     change->source_change_id = DatumGetInt64(store_value(log, LOG_SOURCE_CHANGE_ID));
     change->source_no = DatumGetInt32(store_value(log, LOG_SOURCE));
+    change->content_crc = DatumGetUInt32(store_value(log, LOG_CONTENT_CRC));
     change->op = DatumGetChar(store_value(log, LOG_OP));
     payload = slot_getattr(log->slot, LOG_PAYLOAD, &isnull);
     change->payload = isnull ? NULL : TextDatumGetCString(payload);

@@ -39,6 +39,7 @@ typedef struct LogEntry
     char op;         /* 'I', 'U', 'D' */
     int32 source_no; /* 0 = the server */
     int64 source_change_id;
+    uint32 content_crc;      /* of the change as it was sent; 0 for the server's */
     struct varlena *payload; /* text, or NULL */
 } LogEntry;
 
@@ -49,6 +50,7 @@ typedef struct StoredChange
     int64 prior_version;
     int64 source_change_id;
     int32 source_no;
+    uint32 content_crc;
     char op;
     char *payload;
     int payload_len;
@@ -83,6 +85,7 @@ enum
     LOG_TS,
     LOG_TABLE,
     LOG_SOURCE,
+    LOG_CONTENT_CRC,
     LOG_OP,
     LOG_KEY,
     LOG_PAYLOAD,

@@ -8,9 +8,11 @@
 
 #include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
+#include "port/pg_crc32c.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
+#include "errors.h"
 #include "miscadmin.h"
 #include "payload.h"
 #include "upload.h"
@@ -251,28 +253,55 @@ complete_parents(Upload *upload, Change *change)
     }
 }
 
+/* A checksum of a change as it was sent, the same on every machine. */
+uint32
+change_content_crc(const Change *change)
+{
+    pg_crc32c crc;
+
+    INIT_CRC32C(crc);
+    COMP_CRC32C(crc, change->request->start, change->request->end - change->request->start);
+    FIN_CRC32C(crc);
+    return crc;
+}
+
 /*
- * Answers a change that was applied before, as change seq of the log, as it was answered then: with
- * the row where that differs from what was sent, for the first answer may never have arrived.
+ * Answers a change whose number is known, as change seq of the log, for a change of the same row.
+ * Sent again, it is answered as it was then: with the row where that differs from what was sent,
+ * for the first answer may never have arrived. But a device that was put back to an older state
+ * gives numbers once more: what is neither written as it was nor says what came of it, is another
+ * change, and must not be lost in silence.
  */
 void
 change_answer_again(Upload *upload, Change *change, int64 seq)
 {
     StoredChange stored;
     StoredChange prior;
-    JsonMember *now;
+    JsonMember *now = NULL;
     JsonMember *then = NULL;
-    int nnow;
+    int nnow = 0;
     int nthen = 0;
     bool same;
 
+    if (!changelog_read(upload->log, seq, &stored) ||
+        (stored.op != 'D' &&
+         !request_parse_object(stored.payload, stored.payload_len, &now, &nnow)))
+        ereport(ERROR, (errcode(ROWSYNC_DAMAGED),
+                        errmsg("change " INT64_FORMAT " of the log cannot be read", seq)));
+    same = (stored.op == 'D') == (change->request->op == 'D') &&
+           (stored.op == 'D' || sent_equals(change, now, nnow));
+    if (!same && stored.content_crc != change_content_crc(change))
+    {
+        change_refuse(change, REASON_BAD_PAYLOAD,
+                      "source_change_id was used before, for other content", NULL);
+        return;
+    }
     change->status = STATUS_APPLIED;
     change->version = seq;
-    if (!changelog_read(upload->log, seq, &stored) || stored.op == 'D' || stored.payload == NULL ||
-        !request_parse_object(stored.payload, stored.payload_len, &now, &nnow))
+    if (stored.op == 'D')
         return;
     /* It may have said what was there already, made on a version before: see change_decide. */
-    same = sent_equals(change, now, nnow) && !change->rewritten &&
+    same = same && !change->rewritten &&
            (stored.prior_version == change->request->server_version ||
             bms_num_members(change->apply.columns) == change->table->ncolumns);
     if (stored.op == 'U' && changelog_read(upload->log, stored.prior_version, &prior) &&

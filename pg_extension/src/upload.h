@@ -114,6 +114,7 @@ bool change_add_parent(Change *change, SyncedTable *parent, const JsonValue *con
                        const char *column);
 /* decide.c */
 void change_decide(Upload *upload, Change *change);
+uint32 change_content_crc(const Change *change);
 void change_answer_again(Upload *upload, Change *change, int64 seq);
 void change_answer_pruned(Upload *upload, Change *change);
 bool change_parents_there(Change *change);

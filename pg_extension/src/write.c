@@ -303,6 +303,7 @@ upload_log_change(Upload *upload, Change *change)
                       .op = change->log_op,
                       .source_no = upload->source.source_no,
                       .source_change_id = change->request->source_change_id,
+                      .content_crc = change_content_crc(change),
                       .payload = change->log_payload};
 
     change->version = changelog_append(upload->log, &entry);

@@ -9,6 +9,7 @@ CREATE TABLE rowsync.change_log (
     ts               timestamptz NOT NULL,
     table_id         integer     NOT NULL,
     source_no        integer     NOT NULL,
+    content_crc      integer     NOT NULL,
     op               "char"      NOT NULL,
     row_key          bytea       NOT NULL,
     payload          text,
@@ -22,5 +23,6 @@ COMMENT ON TABLE rowsync.change_log IS 'All changes, by scope, in commit order';
 COMMENT ON COLUMN rowsync.change_log.source_change_id IS 'The source''s own number for the change; 0 for the server''s changes';
 COMMENT ON COLUMN rowsync.change_log.prior_version IS 'seq of the row''s change before this one; 0 = none';
 COMMENT ON COLUMN rowsync.change_log.source_no IS 'Who made the change (rowsync.source); 0 = the server';
+COMMENT ON COLUMN rowsync.change_log.content_crc IS 'CRC-32C of the change as the source wrote it, to tell it sent again from another one under its number; 0 for the server''s changes';
 COMMENT ON COLUMN rowsync.change_log.op IS 'I, U or D';
 COMMENT ON COLUMN rowsync.change_log.payload IS 'The row as it was stored, as JSON text; for D the row that went, where there was one';

@@ -138,11 +138,15 @@ def test_what_is_no_text_and_what_is_no_new_change_is_refused_alone(gateway, min
     statuses = gateway.request("POST", "/sync/upload", body, token=token).body["statuses"]
     assert [status["status"] for status in statuses] == ["applied", "invalid", "invalid"]
     assert [status["invalid"]["reason"] for status in statuses[1:]] == ["bad_payload"] * 2
-    (status,) = gateway.upload(token, [change(2, source_change_id=1)]).body["statuses"]
-    message = "source_change_id was used before, for a change of another row"
-    assert (status["invalid"]["reason"], status["invalid"]["details"]["error"]) == (
-        "bad_payload", message)
-    assert message in (ROOT / "docs" / "protocol.md").read_text().replace("\n  ", " ")
+    document = (ROOT / "docs" / "protocol.md").read_text().replace("\n  ", " ")
+    for other, message in ((change(2, source_change_id=1),
+                            "source_change_id was used before, for a change of another row"),
+                           (change(1, payload={"id": f"{KEY}1", "name": "other"}),
+                            "source_change_id was used before, for other content")):
+        (status,) = gateway.upload(token, [other]).body["statuses"]
+        assert (status["invalid"]["reason"], status["invalid"]["details"]["error"]) == (
+            "bad_payload", message)
+        assert message in document
 
 
 def test_answers_of_a_gateway_without_a_database_are_as_described(start_gateway, mint):
