@@ -12,6 +12,13 @@ from rig.build import end_preload  # noqa: E402
 from rig.process import raise_on_termination  # noqa: E402
 
 
+def pytest_addoption(parser):
+    """What makes test_client_kill.py short in `make check`, and whole when somebody wants it."""
+    parser.addoption("--kills", type=int, default=60, help="how often to kill at a random moment")
+    parser.addoption("--stride", type=int, default=20,
+                     help="kill at every so many-th system call that writes")
+
+
 def pytest_configure():
     """Told to stop, pytest must end: any other exception is only a test that failed."""
     raise_on_termination(KeyboardInterrupt)

@@ -91,10 +91,10 @@ class Device:
                                f"{done.stdout}{done.stderr}")
         return done
 
-    def start(self, command, *arguments):
+    def start(self, command, *arguments, **environment):
         """Starts `rowsync COMMAND file ARGUMENTS` and returns at once, for tests that break it."""
         return process.spawn([BINARY, command, self.path, *map(str, arguments)],
-                             env=self.environment(), on_death=signal.SIGKILL,
+                             env={**self.environment(), **environment}, on_death=signal.SIGKILL,
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def sync(self, *arguments, check=True):
