@@ -1,5 +1,6 @@
 """Fixtures of the end-to-end tests: one cluster for the session, a database for each test."""
 
+import os
 import pathlib
 import sys
 
@@ -19,10 +20,29 @@ def pytest_addoption(parser):
                      help="kill at every so many-th system call that writes")
 
 
-def pytest_configure():
+def pytest_configure(config):
     """Told to stop, pytest must end: any other exception is only a test that failed."""
     raise_on_termination(KeyboardInterrupt)
+    if "ROWSYNC_PROGRESS" in os.environ:
+        config.pluginmanager.register(Steps(os.environ["ROWSYNC_PROGRESS"]))
     end_preload()
+
+
+class Steps:
+    """Tells the runner how far the tests have come."""
+
+    def __init__(self, path):
+        self.path, self.done, self.total = path, 0, 0
+
+    def pytest_collection_finish(self, session):
+        """The tests are known."""
+        self.total = len(session.items)
+
+    def pytest_runtest_logfinish(self):
+        """One is over."""
+        self.done += 1
+        with open(self.path, "a", encoding="ascii") as steps:
+            steps.write(f"{self.done} {self.total}\n")
 
 
 @pytest.fixture(scope="session")

@@ -201,7 +201,7 @@ def test_a_manual_conflict_waits_for_the_user(device):
     shown = tablet.run("conflicts", "--json", check=False)
     (conflict,) = json.loads(shown.stdout)
     assert shown.returncode == 3
-    assert (conflict["pk_uuid"], json.loads(conflict["server_payload"])["name"]) == (
+    assert (conflict["pk"], json.loads(conflict["server_payload"])["name"]) == (
         key("ann"), "phone")
     assert name_of(tablet, "ann") == "tablet"
     tablet.run("resolve", "users", key("ann"), "--policy", "client")

@@ -13,23 +13,34 @@ import xml.etree.ElementTree
 from . import build, fuzz, process, tap
 from .cluster import Cluster, pg_config
 from .place import ROOT, Place
+from .progress import Progress
 
 # A suite that takes longer hangs.
 SUITE_SECONDS = 1200
 
 
-def capture(command, **options):
+def capture(command, step=None, **options):
     """Runs a test program to its end; returns its output, errors included, and its exit status.
 
     A program that hangs is killed with everything it started, and so it is when we are told to stop.
+    One that is given `step` writes lines "<done> <total>" to the file that ROWSYNC_PROGRESS names.
     """
-    with tempfile.TemporaryFile() as output:
+    with tempfile.TemporaryFile() as output, tempfile.NamedTemporaryFile("r") as steps:
+        if step:
+            options["env"] = {**options.get("env", os.environ), "ROWSYNC_PROGRESS": steps.name}
         child = process.spawn(command, stdout=output, stderr=output, **options)
+        deadline = time.monotonic() + SUITE_SECONDS
         try:
-            status = child.wait(SUITE_SECONDS)
-        except subprocess.TimeoutExpired:
-            output.write(b"\nrunner: took more than %d seconds\n" % SUITE_SECONDS)
-            status = -signal.SIGALRM
+            while (status := child.poll()) is None:
+                if time.monotonic() > deadline:
+                    output.write(b"\nrunner: took more than %d seconds\n" % SUITE_SECONDS)
+                    status = -signal.SIGALRM
+                    break
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(0.5)
+                lines = steps.read().split("\n") if step else [""]
+                if len(lines) > 1:
+                    step(*map(int, lines[-2].split()))
         finally:
             if child.poll() is None:
                 process.stop(child, signal.SIGTERM)
@@ -43,10 +54,13 @@ def pgtap(run):
     cluster = run.cluster()
     template = cluster.database(name="pgtap_template")
     template.psql("-c", "CREATE EXTENSION pgtap", "-c", "CREATE EXTENSION rowsync")
-    for path in sorted((ROOT / "test" / "pgtap").glob("*.sql")):
+    paths = sorted((ROOT / "test" / "pgtap").glob("*.sql"))
+    for done, path in enumerate(paths):
+        run.progress.step(done, len(paths))
         database = cluster.database("pgtap_template")
-        done = database.psql("-A", "-t", "-f", str(path), check=False)
-        tally.add(tap.read(f"test/pgtap/{path.name}", done.stdout + done.stderr, done.returncode))
+        output = database.psql("-A", "-t", "-f", str(path), check=False)
+        tally.add(tap.read(f"test/pgtap/{path.name}", output.stdout + output.stderr,
+                           output.returncode))
     return tally
 
 
@@ -58,7 +72,9 @@ def isolation(run):
     template = cluster.database(name="isolation_template")
     template.psql("-c", "CREATE EXTENSION rowsync")
     tools = pathlib.Path(pg_config("pgxs")).parents[1] / "test" / "isolation"
-    for spec in sorted(folder.glob("specs/*.spec")):
+    specs = sorted(folder.glob("specs/*.spec"))
+    for done, spec in enumerate(specs):
+        run.progress.step(done, len(specs))
         database = cluster.database("isolation_template")
         output = cluster.place.path / "isolation" / spec.stem
         output.mkdir(parents=True)
@@ -118,7 +134,8 @@ def e2e(run):
         report = place.path / "report.xml"
         text, status = capture(
             [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--color=no",
-             f"--basetemp={place.path}/tmp", f"--junitxml={report}", "test/e2e"], cwd=ROOT,
+             f"--basetemp={place.path}/tmp", f"--junitxml={report}", "test/e2e"],
+            step=run.progress.step, cwd=ROOT,
             env={**os.environ, **build.preload()})
         if report.exists():
             for suite in xml.etree.ElementTree.parse(report).iter("testsuite"):
@@ -161,6 +178,7 @@ class Run:
     def __init__(self, stack):
         self.stack = stack
         self.failed = False
+        self.progress = Progress()
         self._cluster = None
 
     def cluster(self):
@@ -180,7 +198,7 @@ def run(names):
         if build.SANITIZE:
             build.report_into(reports)
         for name in names:
-            print(f"{name} ...", flush=True)
+            shared.progress.begin(name)
             begin = time.monotonic()
             try:
                 tally = SUITES[name](shared)
