@@ -87,6 +87,18 @@ auth_load_keys(const struct config *config, char *error, size_t error_size)
     return keys;
 }
 
+void
+auth_set_rules(struct auth *auth, const struct config *config)
+{
+    auth->rules = (struct jwt_rules){
+        .issuer = config->jwt_issuer,
+        .audience = config->jwt_audience,
+        .leeway = config->jwt_leeway,
+        .role = config->role_claim,
+        .roles = config->roles,
+    };
+}
+
 struct auth *
 auth_create(const struct config *config, struct jwt_keys *keys)
 {
@@ -96,7 +108,7 @@ auth_create(const struct config *config, struct jwt_keys *keys)
     if (auth == NULL)
         abort();
     auth->keys = jwt_keys_hold(keys);
-    auth->rules = (struct jwt_rules){config->jwt_issuer, config->jwt_audience, config->jwt_leeway};
+    auth_set_rules(auth, config);
     auth->sets = sets;
     auth->algorithm = EVP_MD_fetch(NULL, "SHA256", NULL);
     auth->context = EVP_MD_CTX_new();
@@ -111,12 +123,6 @@ forget(struct entry *entry)
 {
     jwt_claims_release(entry->claims);
     entry->claims = NULL;
-}
-
-void
-auth_set_rules(struct auth *auth, const struct config *config)
-{
-    auth->rules = (struct jwt_rules){config->jwt_issuer, config->jwt_audience, config->jwt_leeway};
 }
 
 void

@@ -17,7 +17,7 @@ struct jwt_keys *auth_load_keys(const struct config *config, char *error, size_t
 /* Creates a loop's authority. Holds the keys; the configuration must outlive it. */
 struct auth *auth_create(const struct config *config, struct jwt_keys *keys);
 
-/* Takes issuer, audience and leeway of another configuration, which must outlive it as well. */
+/* Takes what another configuration asks of claims; it must outlive this one as well. */
 void auth_set_rules(struct auth *auth, const struct config *config);
 
 /* Takes new keys and forgets every token verified with the old ones. */

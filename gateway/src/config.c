@@ -335,6 +335,9 @@ check_whole(const struct config *config, char *error, size_t error_size)
     if ((config->tls_certificate == NULL) != (config->tls_key == NULL))
         return refuse(error, error_size,
                       "tls_certificate and tls_key belong together: one of them is not set");
+    if (config->roles != NULL && config->role_claim == NULL)
+        return refuse(error, error_size,
+                      "roles without role_claim means nothing: say in which claim the role stands");
     if (config->cors_origins != NULL && !origins_valid(config->cors_origins))
         return refuse(error, error_size,
                       "cors_origins must be \"*\", or origins such as https://app.example with "

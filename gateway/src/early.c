@@ -51,7 +51,7 @@ refuse(struct connection *connection, const struct problem *problem)
 {
     static const size_t room = PROBLEM_BODY_MAX + 512;
     char *body = h2o_mem_alloc(PROBLEM_BODY_MAX);
-    bool unknown = problem_status(problem->code) == 401;
+    int status = problem_status(problem->code);
     struct text text;
     h2o_iovec_t bytes;
     size_t size;
@@ -64,13 +64,14 @@ refuse(struct connection *connection, const struct problem *problem)
     connection->refusal = h2o_mem_alloc(room);
     text_begin(&text, connection->refusal, room);
     text_format(&text,
-                "HTTP/1.1 %s\r\nContent-Type: application/problem+json\r\nContent-Length: %zu\r\n"
-                "Connection: close\r\nCache-Control: no-store\r\nRowsync-Request-Id: %s\r\n%s%s"
-                "\r\n\r\n",
-                unknown ? "401 Unauthorized" : "503 Service Unavailable", size, id,
-                unknown ? "WWW-Authenticate: Bearer realm=\"rowsync\"" : "Retry-After: 1",
-                unknown && problem->code != PROBLEM_MISSING_TOKEN ? ", error=\"invalid_token\""
-                                                                  : "");
+                "HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\nContent-Length: %zu"
+                "\r\nConnection: close\r\nCache-Control: no-store\r\nRowsync-Request-Id: %s\r\n",
+                status, request_reason(status), size, id);
+    if (status == 401)
+        text_format(&text, "WWW-Authenticate: %s\r\n", request_challenge(problem->code));
+    if (problem->retry_after != 0)
+        text_format(&text, "Retry-After: %d\r\n", problem->retry_after);
+    text_string(&text, "\r\n");
     text_append(&text, body, size);
     free(body);
     record(connection, problem, id, size);
@@ -119,5 +120,6 @@ early_check(struct connection *connection, bool crowded)
         return;
     problem_set(&problem, PROBLEM_OVERLOADED,
                 "The server holds as many bytes of requests and answers as it may.");
+    problem.retry_after = 1;
     refuse(connection, &problem);
 }

@@ -102,8 +102,7 @@ on_done(struct pg_job *job, enum pg_end end, PGresult *result)
     {
         problem_from_database(&problem, end, result);
         request->problem = problem.code;
-        if (end == PG_END_ERROR && problem_status(problem.code) >= 500)
-            request_log_database_error(request, result);
+        request_log_database_error(request, &problem, result);
     }
     PQclear(result);
     if (request->req == NULL)

@@ -444,7 +444,7 @@ origin_good(const json_t *claims, const struct jwt_rules *rules, struct problem 
     return true;
 }
 
-/* Reads `sub` or `did`: absent gives NULL, anything but a fitting string is refused. */
+/* Reads a claim that is a name: absent gives NULL, anything but a fitting string is refused. */
 static bool
 read_name(const json_t *claims, const char *name, size_t most, const char **value,
           struct problem *problem)
@@ -459,23 +459,73 @@ read_name(const json_t *claims, const char *name, size_t most, const char **valu
     return true;
 }
 
+/* Does a list with commas have this word? */
+static bool
+list_has(const char *list, const char *word)
+{
+    size_t size = strlen(word);
+
+    for (const char *at = list;; at += strcspn(at, ",") + 1)
+    {
+        if (strcspn(at, ",") == size && memcmp(at, word, size) == 0)
+            return true;
+        if (at[strcspn(at, ",")] == '\0')
+            return false;
+    }
+}
+
+/*
+ * Reads the claim that names the database role. "none" is no role but the way back to the gateway's
+ * own (SET ROLE NONE).
+ */
+static bool
+read_role(const json_t *claims, const struct jwt_rules *rules, const char **role,
+          struct problem *problem)
+{
+    *role = NULL;
+    if (rules->role == NULL)
+        return true;
+    if (!read_name(claims, rules->role, ROLE_MAX, role, problem))
+        return false;
+    if (*role == NULL)
+        return problem_set(problem, PROBLEM_MISSING_CLAIM,
+                           "The token has no claim \"%.64s\" (the database role).", rules->role);
+    if (strcmp(*role, "none") == 0 || (rules->roles != NULL && !list_has(rules->roles, *role)))
+        return problem_set(problem, PROBLEM_ROLE_FORBIDDEN,
+                           "The role that the token names is none of those allowed here.");
+    return true;
+}
+
 /* Copies what outlives the parsed token into one piece of memory. */
 static struct jwt_claims *
-keep_claims(const char *json, const char *user, const char *source, int64_t expires)
+keep_claims(const char *json, const char *user, const char *source, const char *role,
+            int64_t expires)
 {
-    size_t json_size = strlen(json) + 1;
-    size_t user_size = strlen(user) + 1;
-    size_t source_size = source == NULL ? 0 : strlen(source) + 1;
-    struct jwt_claims *kept = malloc(sizeof(*kept) + json_size + user_size + source_size);
+    const char *strings[] = {json, user, source, role};
+    const char *copies[] = {NULL, NULL, NULL, NULL};
+    size_t size = sizeof(struct jwt_claims);
+    struct jwt_claims *kept;
+    char *at;
 
+    for (size_t i = 0; i < 4; i++)
+        size += strings[i] == NULL ? 0 : strlen(strings[i]) + 1;
+    kept = malloc(size);
     if (kept == NULL)
         abort();
+    at = kept->memory;
+    for (size_t i = 0; i < 4; i++)
+    {
+        if (strings[i] == NULL)
+            continue;
+        copies[i] = at;
+        at = stpcpy(at, strings[i]) + 1;
+    }
     kept->references = 1;
     kept->expires = expires;
-    kept->json = memcpy(kept->memory, json, json_size);
-    kept->user = memcpy(kept->memory + json_size, user, user_size);
-    kept->source =
-        source == NULL ? NULL : memcpy(kept->memory + json_size + user_size, source, source_size);
+    kept->json = copies[0];
+    kept->user = copies[1];
+    kept->source = copies[2];
+    kept->role = copies[3];
     return kept;
 }
 
@@ -486,19 +536,21 @@ read_claims(const json_t *claims, const char *json, const struct jwt_rules *rule
 {
     const char *user;
     const char *source;
+    const char *role;
     int64_t expires;
 
     if (!times_good(claims, rules, now, &expires, problem) ||
         !origin_good(claims, rules, problem) ||
         !read_name(claims, "sub", USER_MAX, &user, problem) ||
-        !read_name(claims, "did", SOURCE_MAX, &source, problem))
+        !read_name(claims, "did", SOURCE_MAX, &source, problem) ||
+        !read_role(claims, rules, &role, problem))
         return NULL;
     if (user == NULL)
     {
         problem_set(problem, PROBLEM_MISSING_CLAIM, "The token has no claim \"sub\" (the user).");
         return NULL;
     }
-    return keep_claims(json, user, source, expires);
+    return keep_claims(json, user, source, role, expires);
 }
 
 struct jwt_claims *

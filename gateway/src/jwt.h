@@ -15,6 +15,9 @@
 #define USER_MAX 255
 #define SOURCE_MAX 255
 
+/* Longest name of a database role; PostgreSQL would cut a longer one and so take another. */
+#define ROLE_MAX 63
+
 /* The keys that tokens may be signed with. Immutable, shared by all loops. */
 struct jwt_keys;
 
@@ -36,6 +39,8 @@ struct jwt_rules
     const char *issuer;   /* NULL: any */
     const char *audience; /* NULL: any */
     int64_t leeway;       /* seconds */
+    const char *role;     /* the claim that names the database role; NULL: none does */
+    const char *roles;    /* those that it may name, by commas; NULL: any */
 };
 
 /* What a verified token says. References are counted, by one thread only. */
@@ -45,6 +50,7 @@ struct jwt_claims
     int64_t expires;    /* seconds since 1970, leeway not included */
     const char *user;   /* `sub` */
     const char *source; /* `did`, or NULL */
+    const char *role;   /* the database role; NULL where rules.role is */
     const char *json;   /* the claims as the token has them: JSON, NUL-terminated */
     char memory[];
 };

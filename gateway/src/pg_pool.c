@@ -54,8 +54,10 @@ struct pg_connection
     uint64_t retry_at;                    /* ms of the loop's clock */
     struct pg_job *job;                   /* NULL once abandoned */
     const struct pg_statement *statement; /* the job's, known even then */
+    const struct pg_statement *settings;  /* ... and what it sets before */
     PGresult *answer;                     /* of the statement, or the first error */
     bool failed;                          /* `answer` is an error */
+    bool denied;                          /* ... of the session settings */
     enum step steps[STEPS_MAX];
     size_t step_count;
     size_t step;
@@ -104,14 +106,23 @@ struct pg_pool
 /* Time beyond the server's statement timeout after which the server counts as hung. */
 #define JOB_GRACE 2000
 
-static const struct pg_statement settings = {
-    "rowsync_settings",
-    "SELECT pg_catalog.set_config('request.jwt.claims', $1, true),"
-    " pg_catalog.set_config('application_name', $2, true),"
-    " pg_catalog.set_config('statement_timeout', $3, true)",
-    0,
-    3,
-};
+#define SETTINGS                                                                                   \
+    "SELECT pg_catalog.set_config('request.jwt.claims', $1, true),"                                \
+    " pg_catalog.set_config('application_name', $2, true),"                                        \
+    " pg_catalog.set_config('statement_timeout', $3, true)"
+
+static const struct pg_statement settings = {"rowsync_settings", SETTINGS, 0, 3};
+
+/* The same, and the role. */
+static const struct pg_statement settings_and_role = {
+    "rowsync_settings_role", SETTINGS ", pg_catalog.set_config('role', $4, true)", 11, 4};
+
+/* What a job sets before it runs. */
+static const struct pg_statement *
+settings_of(const struct pg_job *job)
+{
+    return job->role == NULL ? &settings : &settings_and_role;
+}
 
 static void start_connecting(struct pg_connection *connection);
 static void run_job(struct pg_connection *connection, struct pg_job *job);
@@ -299,11 +310,13 @@ finish_pipeline(struct pg_connection *connection)
 {
     struct pg_job *job = connection->job;
     PGresult *answer = connection->answer;
-    enum pg_end end = connection->failed ? PG_END_ERROR : PG_END_RESULT;
+    enum pg_end end = connection->denied   ? PG_END_DENIED
+                      : connection->failed ? PG_END_ERROR
+                                           : PG_END_RESULT;
 
     connection->answer = NULL;
     connection->step_count = 0;
-    if (end == PG_END_ERROR && job != NULL && !job->repeated && found_stale(answer))
+    if (connection->failed && job != NULL && !job->repeated && found_stale(answer))
     {
         /* Nothing is done: once more, with everything prepared anew. */
         PQclear(answer);
@@ -326,6 +339,16 @@ finish_pipeline(struct pg_connection *connection)
     finish_job(job, end, answer);
 }
 
+/* Is this the role of a job being refused what the job is about? */
+static bool
+role_lacks_right(const struct pg_connection *connection, const PGresult *error)
+{
+    const char *state = PQresultErrorField(error, PG_DIAG_SQLSTATE);
+
+    return connection->settings == &settings_and_role && state != NULL &&
+           strcmp(state, "42501") == 0;
+}
+
 /* Takes one result of the pipeline. The statement's is kept, and the first error instead of it. */
 static void
 take_result(struct pg_connection *connection, PGresult *result)
@@ -339,10 +362,11 @@ take_result(struct pg_connection *connection, PGresult *result)
         PQclear(connection->answer);
         connection->answer = result;
         connection->failed = true;
+        connection->denied = step == STEP_SETTINGS || role_lacks_right(connection, result);
         return;
     }
     if (status == PGRES_COMMAND_OK && step == STEP_PREPARE_SETTINGS)
-        connection->prepared |= 1u << settings.number;
+        connection->prepared |= 1u << connection->settings->number;
     else if (status == PGRES_COMMAND_OK && step == STEP_PREPARE_STATEMENT)
         connection->prepared |= 1u << connection->statement->number;
     else if (status == PGRES_TUPLES_OK && step == STEP_STATEMENT && !connection->failed &&
@@ -510,14 +534,15 @@ static void
 send_job(struct pg_connection *connection)
 {
     struct pg_job *job = connection->job;
-    const char *values[] = {job->claims, job->application, connection->pool->statement_timeout};
+    const char *values[] = {job->claims, job->application, connection->pool->statement_timeout,
+                            job->role};
     bool sent;
 
-    connection->failed = false;
+    connection->failed = connection->denied = false;
     connection->step = connection->step_count = 0;
     sent = (!connection->stale || send_forget(connection)) &&
-           (job->claims == NULL || send_statement(connection, &settings, values, NULL, NULL,
-                                                  STEP_PREPARE_SETTINGS, STEP_SETTINGS)) &&
+           (job->claims == NULL || send_statement(connection, connection->settings, values, NULL,
+                                                  NULL, STEP_PREPARE_SETTINGS, STEP_SETTINGS)) &&
            send_statement(connection, job->statement, job->values, job->lengths, job->formats,
                           STEP_PREPARE_STATEMENT, STEP_STATEMENT) &&
            PQpipelineSync(connection->pg) == 1;
@@ -551,6 +576,7 @@ run_job(struct pg_connection *connection, struct pg_job *job)
     connection->state = STATE_BUSY;
     connection->job = job;
     connection->statement = job->statement;
+    connection->settings = settings_of(job);
     connection->resting = false;
     connection->carried = 0;
     for (int i = 0; i < job->statement->parameters; i++)

@@ -33,6 +33,7 @@ enum pg_end
 {
     PG_END_RESULT,  /* done and committed; the result is the statement's */
     PG_END_ERROR,   /* the server refused; the result has SQLSTATE and message; nothing is done */
+    PG_END_DENIED,  /* the same, for the job's role: it cannot be taken, or may not do this */
     PG_END_LOST,    /* the connection broke while the job ran: whether it is done is unknown */
     PG_END_TIMEOUT, /* no answer in time, though the server has a statement timeout: unknown too */
     PG_END_WAITED,  /* no connection became free in time; nothing is done */
@@ -59,6 +60,7 @@ struct pg_job
     const struct pg_statement *statement;
     const char *claims;      /* JSON for request.jwt.claims; NULL: no session settings at all */
     const char *application; /* application_name while the job runs */
+    const char *role;        /* whose rights the job has; NULL: those of the connection */
     const char *values[PG_PARAMETERS_MAX];
     int lengths[PG_PARAMETERS_MAX]; /* of binary values */
     int formats[PG_PARAMETERS_MAX]; /* 0: text with a NUL at its end, 1: binary */

@@ -27,6 +27,7 @@
     X(WRONG_AUDIENCE, 401, "wrong_audience", "Token for another audience")                         \
     X(MISSING_CLAIM, 401, "missing_claim", "Token lacks a claim")                                  \
     X(INVALID_CLAIM, 401, "invalid_claim", "Token has an unusable claim")                          \
+    X(ROLE_FORBIDDEN, 403, "role_forbidden", "Role not allowed")                                   \
     X(NOT_FOUND, 404, "not_found", "No such route")                                                \
     X(METHOD_NOT_ALLOWED, 405, "method_not_allowed", "Method not allowed")                         \
     X(HISTORY_PRUNED, 410, "history_pruned", "History pruned")                                     \

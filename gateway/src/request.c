@@ -29,6 +29,7 @@ log_request(const struct request *request, const h2o_req_t *req)
     log_string(&line, "user", request->user);
     if (request->source[0] != '\0')
         log_string(&line, "source", request->source);
+    log_string(&line, "role", request->claims == NULL ? NULL : request->claims->role);
     log_number(&line, "received", (int64_t)req->entity.len);
     log_number(&line, "sent", (int64_t)req->bytes_sent);
     log_number(&line, "total_us", (int64_t)(now - request->began));
@@ -104,9 +105,8 @@ request_params(const struct request *request, struct param *params, size_t count
                        params, count, problem);
 }
 
-/* The phrase beside a status, which only people read. */
-static const char *
-reason_of(int status)
+const char *
+request_reason(int status)
 {
     static const struct
     {
@@ -118,6 +118,7 @@ reason_of(int status)
         {304, "Not Modified"},
         {400, "Bad Request"},
         {401, "Unauthorized"},
+        {403, "Forbidden"},
         {404, "Not Found"},
         {405, "Method Not Allowed"},
         {410, "Gone"},
@@ -146,7 +147,7 @@ send_whole(struct request *request, int status, const char *type, const char *bo
     bool head = h2o_memis(req->input.method.base, req->input.method.len, H2O_STRLIT("HEAD"));
 
     req->res.status = status;
-    req->res.reason = reason_of(status);
+    req->res.reason = request_reason(status);
     req->res.content_length = size;
     h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_CONTENT_TYPE, NULL, type, strlen(type));
     /* Answers are about one user's data at one moment. */
@@ -156,6 +157,13 @@ send_whole(struct request *request, int status, const char *type, const char *bo
         req->http1_is_persistent = 0;
     h2o_start_response(req, &generator);
     h2o_send(req, &bytes, head ? 0 : 1, H2O_SEND_STATE_FINAL);
+}
+
+const char *
+request_challenge(enum problem_code code)
+{
+    return code == PROBLEM_MISSING_TOKEN ? "Bearer realm=\"rowsync\""
+                                         : "Bearer realm=\"rowsync\", error=\"invalid_token\"";
 }
 
 /* Headers that certain problems come with. */
@@ -173,10 +181,7 @@ add_problem_headers(struct request *request, const struct problem *problem)
     }
     if (status == 401)
     {
-        request_header(request, "www-authenticate",
-                       problem->code == PROBLEM_MISSING_TOKEN
-                           ? "Bearer realm=\"rowsync\""
-                           : "Bearer realm=\"rowsync\", error=\"invalid_token\"");
+        request_header(request, "www-authenticate", request_challenge(problem->code));
     }
 }
 
@@ -257,7 +262,7 @@ request_prepare_stream(struct request *request, const char *type)
     h2o_req_t *req = request->req;
 
     req->res.status = 200;
-    req->res.reason = reason_of(200);
+    req->res.reason = request_reason(200);
     req->res.content_length = SIZE_MAX;
     h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_CONTENT_TYPE, NULL, type, strlen(type));
     h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_CACHE_CONTROL, NULL,
@@ -274,17 +279,19 @@ request_answer_empty(struct request *request, int status)
     h2o_req_t *req = request->req;
 
     req->res.status = status;
-    req->res.reason = reason_of(status);
+    req->res.reason = request_reason(status);
     h2o_start_response(req, &generator);
     h2o_send(req, NULL, 0, H2O_SEND_STATE_FINAL);
 }
 
 void
-request_log_database_error(const struct request *request, const PGresult *result)
+request_log_database_error(const struct request *request, const struct problem *problem,
+                           const PGresult *result)
 {
     struct log_line line;
 
-    if (!log_enabled(LOG_ERROR))
+    if (result == NULL || !log_enabled(LOG_ERROR) ||
+        (problem_status(problem->code) < 500 && problem->code != PROBLEM_ROLE_FORBIDDEN))
         return;
     log_begin(&line, LOG_ERROR, "database_error");
     log_string(&line, "id", request->id);
@@ -314,8 +321,7 @@ on_job_done(struct pg_job *job, enum pg_end end, PGresult *result)
     else
     {
         problem_from_database(&problem, end, result);
-        if (end == PG_END_ERROR && problem_status(problem.code) >= 500)
-            request_log_database_error(request, result);
+        request_log_database_error(request, &problem, result);
         PQclear(result);
         request_fail(request, &problem);
     }
@@ -338,6 +344,7 @@ request_submit(struct request *request, struct pg_pool *pool, const struct pg_st
     request->job.statement = statement;
     request->job.claims = request->claims == NULL ? NULL : request->claims->json;
     request->job.application = request->application;
+    request->job.role = request->claims == NULL ? NULL : request->claims->role;
     if (pg_pool_submit(pool, &request->job))
         return true;
     problem_set(&problem, PROBLEM_OVERLOADED,

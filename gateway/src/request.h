@@ -73,8 +73,15 @@ void request_prepare_stream(struct request *request, const char *type);
 /* Answers with a status that has no body: 204 or 304. */
 void request_answer_empty(struct request *request, int status);
 
-/* Logs an error of the database that the client is not told in full. */
-void request_log_database_error(const struct request *request, const PGresult *result);
+/* Logs an error of the database (NULL: none) where its problem does not tell the client all. */
+void request_log_database_error(const struct request *request, const struct problem *problem,
+                                const PGresult *result);
+
+/* The value of WWW-Authenticate beside a problem with status 401. */
+const char *request_challenge(enum problem_code code);
+
+/* The phrase beside a status, which only people read. */
+const char *request_reason(int status);
 
 /* Adds a response header with a value that must last as long as the request. */
 void request_header(struct request *request, const char *name, const char *value);

@@ -29,6 +29,12 @@ TEXT(jwt_issuer, NULL, RELOAD,
     "What a token's `iss` must be.")
 TEXT(jwt_audience, NULL, RELOAD,
     "What a token's `aud` must be or contain.")
+TEXT(role_claim, NULL, RELOAD,
+    "Claim that names the PostgreSQL role for the request, such as `role`. Not set: all requests "
+    "run as the role of database_url.")
+TEXT(roles, NULL, RELOAD,
+    "Roles that role_claim may name, by commas. Not set: every role that the one of database_url "
+    "may become.")
 INTEGER(jwt_leeway, "60", 0, 3600, "s", RELOAD,
     "Clock difference allowed for `exp` and `nbf`.")
 INTEGER(token_cache, "4096", 0, 1048576, "tokens", RESTART,

@@ -62,6 +62,24 @@ from_error(struct problem *problem, const PGresult *result)
                 "The server failed on this request; its log has more under the request id.");
 }
 
+/* The same before the statement, where only the role comes from outside, and about its rights. */
+static void
+from_role(struct problem *problem, const PGresult *result)
+{
+    const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+
+    if (state == NULL || (strcmp(state, "22023") != 0 && strcmp(state, "42501") != 0))
+    {
+        from_error(problem, result);
+        return;
+    }
+    problem_set(problem, PROBLEM_ROLE_FORBIDDEN,
+                "The gateway cannot act as the role that the token names.");
+    problem_hint(problem,
+                 "The role must exist, be granted to the gateway's own role, and have been "
+                 "given to rowsync.grant_gateway.");
+}
+
 void
 problem_from_database(struct problem *problem, enum pg_end end, const PGresult *result)
 {
@@ -69,6 +87,9 @@ problem_from_database(struct problem *problem, enum pg_end end, const PGresult *
     {
         case PG_END_ERROR:
             from_error(problem, result);
+            return;
+        case PG_END_DENIED:
+            from_role(problem, result);
             return;
         case PG_END_RESULT:
             problem_set(problem, PROBLEM_INTERNAL_ERROR,

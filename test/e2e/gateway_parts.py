@@ -33,6 +33,24 @@ def parse(received):
     return int(head.split()[1]), json.loads(body)
 
 
+def half_sent(gateway, token):
+    """A peer that has sent a megabyte of a large body and now waits."""
+    peer = socket.create_connection(("127.0.0.1", gateway.port), timeout=10)
+    line = f"Authorization: Bearer {token}\r\n" if token else ""
+    peer.sendall(f"POST /sync/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n{line}\r\n"
+                 .encode() + b"x" * 1000000)
+    return peer
+
+
+def heard(peer):
+    """The answer that came before the gateway hung up."""
+    received = b""
+    while chunk := peer.recv(65536):
+        received += chunk
+    peer.close()
+    return parse(received)
+
+
 def eventually(condition, seconds=20):
     """Waits until the condition holds; whether it does at last."""
     deadline = time.monotonic() + seconds

@@ -2,11 +2,10 @@
 
 import gzip
 import json
-import socket
 import time
 
 import pytest
-from gateway_parts import CHANGE, parse, problem, talk
+from gateway_parts import CHANGE, half_sent, heard, parse, problem, talk
 
 
 def test_a_body_over_the_limit_is_413_and_the_client_hears_it(start_gateway, mint):
@@ -19,24 +18,6 @@ def test_a_body_over_the_limit_is_413_and_the_client_hears_it(start_gateway, min
         b"POST /sync/upload HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
         + b"400\r\n" + b"x" * 1024 + b"\r\n" + 10 * (b"400\r\n" + b"x" * 1024 + b"\r\n"))))
     assert (status, body["code"]) == (413, "body_too_large")
-
-
-def half_sent(gateway, token):
-    """A peer that has sent a megabyte of a large body and now waits."""
-    peer = socket.create_connection(("127.0.0.1", gateway.port), timeout=10)
-    line = f"Authorization: Bearer {token}\r\n" if token else ""
-    peer.sendall(f"POST /sync/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n{line}\r\n"
-                 .encode() + b"x" * 1000000)
-    return peer
-
-
-def heard(peer):
-    """The answer that came before the gateway hung up."""
-    received = b""
-    while chunk := peer.recv(65536):
-        received += chunk
-    peer.close()
-    return parse(received)
 
 
 @pytest.mark.parametrize("token, code", [

@@ -187,6 +187,16 @@ def test_the_settings_are_documented_as_they_are():
     assert table in (ROOT / "docs" / "gateway.md").read_text()
 
 
+def test_the_statements_of_the_manual_run(cluster):
+    blocks = re.findall(r"```sql\n(.*?)```", (ROOT / "docs" / "gateway.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    base = cluster.database()
+    for block in blocks:
+        extension = "" if "CREATE EXTENSION" in block else "CREATE EXTENSION rowsync;"
+        base.rows(f"BEGIN; CREATE SCHEMA business; {extension} {block}; ROLLBACK")
+    base.drop()
+
+
 @pytest.mark.parametrize("document", ["gateway.md", "protocol.md"])
 def test_links_lead_somewhere(document):
     text = (ROOT / "docs" / document).read_text()

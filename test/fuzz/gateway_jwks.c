@@ -10,7 +10,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *bytes, size_t size);
 int
 LLVMFuzzerTestOneInput(const unsigned char *bytes, size_t size)
 {
-    static const struct jwt_rules rules = {NULL, NULL, 0};
+    static const struct jwt_rules rules = {.leeway = 0};
     static const char *const tokens[] = {
         "eyJhbGciOiJIUzI1NiJ9.e30.AAAA", "eyJhbGciOiJSUzI1NiJ9.e30.AAAA",
         "eyJhbGciOiJQUzI1NiJ9.e30.AAAA", "eyJhbGciOiJFUzI1NiJ9.e30.AAAA"};

@@ -10,7 +10,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *bytes, size_t size);
 int
 LLVMFuzzerTestOneInput(const unsigned char *bytes, size_t size)
 {
-    static const struct jwt_rules rules = {"issuer", "audience", 60};
+    static const struct jwt_rules rules = {"issuer", "audience", 60, "role", "one,two"};
     static struct jwt_keys *keys;
     struct problem problem;
     char error[256];

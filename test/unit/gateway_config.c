@@ -82,6 +82,9 @@ test_refusals(void)
     refuses("{" BASE ", \"log_level\": \"loud\"}",
             "log_level must be debug, info, warning, error or off, not \"loud\"",
             "an unknown log level");
+    refuses("{" BASE ", \"roles\": \"a,b\"}",
+            "roles without role_claim means nothing: say in which claim the role stands",
+            "roles and no claim that names one");
     refuses("[]", "the configuration must be a JSON object", "an array");
     refuses("{\"pool_size\": 3, \"pool_size\": 4}",
             "line 1, column 28: duplicate object key near '\"pool_size\"'", "a key given twice");

@@ -100,7 +100,7 @@ secret_key(const char *secret)
 static const char *
 verdict(const struct jwt_keys *keys, char *token)
 {
-    const struct jwt_rules rules = {NULL, NULL, 60};
+    const struct jwt_rules rules = {.leeway = 60};
     struct jwt_claims *claims = jwt_verify(keys, &rules, token, strlen(token), NOW, &problem);
 
     free(token);
@@ -214,15 +214,37 @@ test_claims(void)
     jwt_keys_release(keys);
 }
 
+/* Claims, and what becomes of them. */
+struct claims_case
+{
+    const char *claims;
+    const char *verdict;
+    const char *name;
+};
+
+static void
+test_cases(const struct jwt_rules *rules, const struct claims_case *cases, size_t count)
+{
+    json_t *key = secret_key(SECRET);
+    struct jwt_keys *keys = jwt_keys_create(SECRET, NULL, 0, error, sizeof(error));
+
+    for (size_t i = 0; i < count; i++)
+    {
+        char *token = sign(cases[i].claims, "HS256", key, NULL);
+        struct jwt_claims *claims = jwt_verify(keys, rules, token, strlen(token), NOW, &problem);
+
+        is(claims == NULL ? problem_name(problem.code) : "", cases[i].verdict, cases[i].name);
+        jwt_claims_release(claims);
+        free(token);
+    }
+    json_decref(key);
+    jwt_keys_release(keys);
+}
+
 static void
 test_origin(void)
 {
-    static const struct
-    {
-        const char *claims;
-        const char *verdict;
-        const char *name;
-    } cases[] = {
+    static const struct claims_case cases[] = {
         {"{\"sub\":\"a\",\"exp\":1000100,\"iss\":\"me\",\"aud\":\"you\"}", "", "both fit"},
         {"{\"sub\":\"a\",\"exp\":1000100,\"iss\":\"me\",\"aud\":[\"x\",\"you\"]}", "",
          "one of several audiences"},
@@ -235,21 +257,29 @@ test_origin(void)
         {"{\"sub\":\"a\",\"exp\":1000100,\"iss\":\"me\",\"aud\":{\"you\":1}}", "wrong_audience",
          "an audience of the wrong type"},
     };
-    const struct jwt_rules rules = {"me", "you", 60};
-    json_t *key = secret_key(SECRET);
-    struct jwt_keys *keys = jwt_keys_create(SECRET, NULL, 0, error, sizeof(error));
+    const struct jwt_rules rules = {.issuer = "me", .audience = "you", .leeway = 60};
 
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
-    {
-        char *token = sign(cases[i].claims, "HS256", key, NULL);
-        struct jwt_claims *claims = jwt_verify(keys, &rules, token, strlen(token), NOW, &problem);
+    test_cases(&rules, cases, sizeof(cases) / sizeof(cases[0]));
+}
 
-        is(claims == NULL ? problem_name(problem.code) : "", cases[i].verdict, cases[i].name);
-        jwt_claims_release(claims);
-        free(token);
-    }
-    json_decref(key);
-    jwt_keys_release(keys);
+static void
+test_role(void)
+{
+    static const struct claims_case cases[] = {
+        {"{\"sub\":\"a\",\"exp\":1000100,\"r\":\"one\"}", "", "the first role of the list"},
+        {"{\"sub\":\"a\",\"exp\":1000100,\"r\":\"two\"}", "", "the last role of the list"},
+        {"{\"sub\":\"a\",\"exp\":1000100,\"r\":\"tw\"}", "role_forbidden", "part of a role"},
+        {"{\"sub\":\"a\",\"exp\":1000100,\"r\":\"one,two\"}", "role_forbidden", "the list itself"},
+        {"{\"sub\":\"a\",\"exp\":1000100,\"r\":\"none\"}", "role_forbidden",
+         "none, though it is listed"},
+        {"{\"sub\":\"a\",\"exp\":1000100,\"r\":[\"one\"]}", "invalid_claim", "an array of roles"},
+        {"{\"sub\":\"a\",\"exp\":1000100,\"r\":null}", "invalid_claim", "a role that is null"},
+        {"{\"sub\":\"a\",\"exp\":1000100,\"role\":\"one\"}", "missing_claim",
+         "the role in another claim"},
+    };
+    const struct jwt_rules rules = {.role = "r", .roles = "one,none,two"};
+
+    test_cases(&rules, cases, sizeof(cases) / sizeof(cases[0]));
 }
 
 static void
@@ -390,6 +420,7 @@ main(void)
     test_confusion();
     test_claims();
     test_origin();
+    test_role();
     test_forms();
     test_keys();
     test_cache();

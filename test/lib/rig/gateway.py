@@ -71,6 +71,10 @@ class Gateway:
         """Ends the gateway and returns its exit status."""
         return process.stop(self.server, number)
 
+    def reload(self):
+        """Tells the gateway to read its configuration again."""
+        self.server.send_signal(signal.SIGHUP)
+
     def log(self):
         """The log so far, as a list of parsed lines."""
         return [json.loads(line) for line in self.log_path.read_text().splitlines()]
