@@ -82,7 +82,7 @@ check: ready
 
 check-corpus: fuzzers
 
-check-pgtap check-isolation check-unit check-corpus check-random check-e2e: ready
+check-pgtap check-isolation check-unit check-corpus check-random check-upgrade check-e2e: ready
 	@$(RUN) $(@:check-%=%)
 
 # Any report of a sanitizer fails the run.

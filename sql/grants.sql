@@ -50,5 +50,7 @@ $$;
 COMMENT ON FUNCTION rowsync.grant_operator(regrole) IS
 'Lets a role look after rowsync: the views, verify, prune, declare_restored, row_history and restore_row. It then sees the history of every row of every user; restore_row writes with the role''s own rights on the table.';
 
+-- In an update this also tells every session that knows the registered tables to look at them again: it
+-- then sees that its library and the SQL objects are of different versions.
 REVOKE ALL ON ALL TABLES IN SCHEMA rowsync FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA rowsync FROM PUBLIC;

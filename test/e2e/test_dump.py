@@ -1,7 +1,9 @@
 """pg_dump and pg_restore of a database in use: the copy syncs on, and restoring captures nothing."""
 
+import concurrent.futures
 import json
 import subprocess
+import threading
 
 import pytest
 
@@ -51,21 +53,45 @@ def used(database):
     return database
 
 
-@pytest.mark.parametrize("form", ["plain", "custom", "directory, two jobs"])
-def test_restored_database_syncs_on(cluster, used, tmp_path, form):
+def plain(cluster, source, target, dump):
+    """One script, run by psql."""
+    tool(cluster, "pg_dump", "-f", dump, source)
+    tool(cluster, "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", dump, target)
+
+
+def custom(cluster, source, target, dump):
+    """One archive."""
+    tool(cluster, "pg_dump", "-Fc", "-f", dump, source)
+    tool(cluster, "pg_restore", "--exit-on-error", "-d", target, dump)
+
+
+def parallel(cluster, source, target, dump):
+    """A directory, dumped and restored by several jobs."""
+    tool(cluster, "pg_dump", "-Fd", "-j3", "-f", dump, source)
+    tool(cluster, "pg_restore", "--exit-on-error", "-j3", "-d", target, dump)
+
+
+def sections(cluster, source, target, dump):
+    """One archive, restored in the three goes that pg_dump knows."""
+    tool(cluster, "pg_dump", "-Fc", "-f", dump, source)
+    for section in ("pre-data", "data", "post-data"):
+        tool(cluster, "pg_restore", "--exit-on-error", f"--section={section}", "-d", target, dump)
+
+
+def schema_then_data(cluster, source, target, dump):
+    """Two archives: the triggers are there when the rows come."""
+    tool(cluster, "pg_dump", "-Fc", "--schema-only", "-f", dump + ".schema", source)
+    tool(cluster, "pg_dump", "-Fc", "--data-only", "-f", dump, source)
+    tool(cluster, "pg_restore", "--exit-on-error", "-d", target, dump + ".schema")
+    tool(cluster, "pg_restore", "--exit-on-error", "--disable-triggers", "-d", target, dump)
+
+
+@pytest.mark.parametrize("restore", [plain, custom, parallel, sections, schema_then_data],
+                         ids=lambda function: function.__name__)
+def test_restored_database_syncs_on(cluster, used, tmp_path, restore):
     copy = cluster.database(template="template0")
-    dump = str(tmp_path / "dump")
-    source, target = cluster.dsn(used.name), cluster.dsn(copy.name)
     try:
-        if form == "plain":
-            tool(cluster, "pg_dump", "-f", dump, source)
-            tool(cluster, "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", dump, target)
-        elif form == "custom":
-            tool(cluster, "pg_dump", "-Fc", "-f", dump, source)
-            tool(cluster, "pg_restore", "--exit-on-error", "-d", target, dump)
-        else:
-            tool(cluster, "pg_dump", "-Fd", "-j2", "-f", dump, source)
-            tool(cluster, "pg_restore", "--exit-on-error", "-j2", "-d", target, dump)
+        restore(cluster, cluster.dsn(used.name), cluster.dsn(copy.name), str(tmp_path / "dump"))
         assert contents(copy) == contents(used)
         assert copy.rows("SELECT * FROM rowsync.verify()") == []
         assert copy.value("SELECT rowsync.schema_version()") == 2
@@ -81,6 +107,44 @@ def test_restored_database_syncs_on(cluster, used, tmp_path, form):
         copy.rows("INSERT INTO business.users (id, name, email) VALUES (%s, 'New', 'n')", KEY + "6")
         assert copy.rows("SELECT head FROM rowsync.scope WHERE name = 'new user'") == [(1,)]
         assert copy.rows("SELECT * FROM rowsync.verify()") == []
+    finally:
+        copy.drop()
+
+
+def test_a_dump_while_devices_upload_is_a_moment_of_them_all(cluster, used, tmp_path):
+    """Every upload that the copy has is there whole, and nothing is there in part."""
+    done = threading.Event()
+
+    def write(device):
+        own = type(used)(cluster, used.name)
+        number = 0
+        while not done.is_set():
+            number += 1
+            pk = f"550e8400-e29b-41d4-a716-{device:04d}{number:08d}"
+            answer = upload(own, f"user {device % 2}", f"device {device}", [
+                user_change(2 * number - 1, "INSERT", pk, 0, name="N", email=pk),
+                {**user_change(2 * number, "INSERT", pk, 0, author_id=pk, title="T"), "table": "posts"}])
+            assert {status["status"] for status in answer["statuses"]} == {"applied"}, answer
+        own.close()
+        return number
+
+    copy = cluster.database(template="template0")
+    try:
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            writers = [pool.submit(write, device) for device in range(3)]
+            try:
+                for _ in range(3):
+                    parallel(cluster, cluster.dsn(used.name), cluster.dsn(copy.name),
+                             str(tmp_path / copy.name))
+                    assert copy.rows("SELECT * FROM rowsync.verify()") == []
+                    assert copy.rows("""
+                        SELECT count(*) FROM business.users u LEFT JOIN business.posts p USING (id)
+                         WHERE u.email = u.id::text AND p.id IS NULL""") == [(0,)]
+                    copy.drop()
+                    copy = cluster.database(template="template0")
+            finally:
+                done.set()
+            assert all(writer.result() > 10 for writer in writers)
     finally:
         copy.drop()
 

@@ -126,15 +126,15 @@ def random(_run):
     return tally
 
 
-def e2e(run):
-    """The Python tests of test/e2e, in a process of their own with servers of their own."""
+def python(run, folder):
+    """The Python tests of a folder, in a process of their own with servers of their own."""
     tally = tap.Tally()
     place = Place("pytest")
     try:
         report = place.path / "report.xml"
         text, status = capture(
             [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--color=no",
-             f"--basetemp={place.path}/tmp", f"--junitxml={report}", "test/e2e"],
+             f"--basetemp={place.path}/tmp", f"--junitxml={report}", folder],
             step=run.progress.step, cwd=ROOT,
             env={**os.environ, **build.preload()})
         if report.exists():
@@ -155,6 +155,16 @@ def e2e(run):
     return tally
 
 
+def e2e(run):
+    """Devices, gateway and server together."""
+    return python(run, "test/e2e")
+
+
+def upgrade(run):
+    """Databases of older versions, brought to this one."""
+    return python(run, "test/upgrade")
+
+
 def scenario(run):
     """The scenarios, each on a database and a gateway of its own."""
     import scenario as scenarios
@@ -169,7 +179,7 @@ def scenario(run):
 
 
 SUITES = {"pgtap": pgtap, "isolation": isolation, "unit": unit, "corpus": corpus,
-          "random": random, "e2e": e2e, "scenario": scenario}
+          "random": random, "upgrade": upgrade, "e2e": e2e, "scenario": scenario}
 
 
 class Run:
