@@ -10,6 +10,7 @@
 #include "server.h"
 #include "early.h"
 #include "limiter.h"
+#include "listener.h"
 #include "log.h"
 #include "request.h"
 #include "watch.h"
@@ -18,7 +19,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/tcp.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <openssl/rand.h>
 #include <stdio.h>
@@ -26,7 +26,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 /* Milliseconds between sweeps: the precision of all connection timeouts. */
 #define SWEEP_MS 100
@@ -45,7 +44,7 @@ struct server
     h2o_globalconf_t global;
     unsigned loop_count;
     pthread_barrier_t ready; /* all loops can take messages */
-    char url[128];
+    struct listener listener;
     struct limiter *limiter;
     struct loop loops[];
 };
@@ -400,7 +399,9 @@ begin_drain(struct loop *loop, void *unused)
     h2o_socket_t *socket;
 
     (void)unused;
-    while ((socket = h2o_evloop_socket_accept(loop->listener)) != NULL)
+    /* A socket that the service manager keeps is its next process's, with all in the queue. */
+    while (!loop->server->listener.inherited &&
+           (socket = h2o_evloop_socket_accept(loop->listener)) != NULL)
         begin_connection(loop, socket);
     h2o_socket_close(loop->listener);
     loop->listener = NULL;
@@ -535,148 +536,6 @@ run_loop(void *subject)
     return NULL;
 }
 
-/*
- * Opens one TCP listener. One that is `alone` fails where anybody else listens: it takes the port
- * for itself and opens it to our other loops only when it has it. Checking first and binding then
- * would let two gateways that start together slip past each other.
- */
-static int
-listen_on(const struct addrinfo *address, bool alone, char *error, size_t error_size)
-{
-    int yes = 1;
-    int shared = !alone;
-    int descriptor = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-
-    if (descriptor >= 0 &&
-        setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes)) == 0 &&
-        setsockopt(descriptor, SOL_SOCKET, SO_REUSEPORT, &shared, sizeof(shared)) == 0 &&
-        bind(descriptor, address->ai_addr, address->ai_addrlen) == 0 &&
-        listen(descriptor, H2O_SOMAXCONN) == 0 &&
-        setsockopt(descriptor, SOL_SOCKET, SO_REUSEPORT, &yes, sizeof(yes)) == 0)
-        return descriptor;
-    snprintf(error, error_size, "%s", strerror(errno));
-    if (descriptor >= 0)
-        close(descriptor);
-    return -1;
-}
-
-/* Splits `host:port`, with brackets around an IPv6 host. */
-static bool
-split_address(const char *listen, char *host, size_t host_size, const char **port)
-{
-    const char *colon = strrchr(listen, ':');
-    size_t length;
-
-    if (colon == NULL || colon[1] == '\0' || colon == listen)
-        return false;
-    length = (size_t)(colon - listen);
-    if (listen[0] == '[' && listen[length - 1] == ']')
-    {
-        listen++;
-        length -= 2;
-    }
-    if (length >= host_size)
-        return false;
-    memcpy(host, listen, length);
-    host[length] = '\0';
-    *port = colon + 1;
-    return true;
-}
-
-/* One TCP listener a loop: with SO_REUSEPORT the kernel spreads connections over them. */
-static bool
-open_tcp(struct server *server, char *error, size_t error_size)
-{
-    const char *listen = server->config->listen;
-    struct addrinfo hints = {.ai_family = AF_UNSPEC,
-                             .ai_socktype = SOCK_STREAM,
-                             .ai_flags = AI_PASSIVE | AI_NUMERICHOST | AI_NUMERICSERV};
-    struct addrinfo *address = NULL;
-    const char *port = NULL;
-    char host[64];
-    char reason[128];
-
-    if (!split_address(listen, host, sizeof(host), &port) ||
-        getaddrinfo(host, port, &hints, &address) != 0)
-    {
-        snprintf(error, error_size,
-                 "listen: \"%.64s\" is no numeric address and port such as 127.0.0.1:8080 or "
-                 "[::1]:8080, and no unix:/path",
-                 listen);
-        return false;
-    }
-    for (unsigned i = 0; i < server->loop_count; i++)
-    {
-        bool alone = i == 0 && !server->config->reuse_port;
-        int descriptor = listen_on(address, alone, reason, sizeof(reason));
-
-        if (descriptor < 0)
-        {
-            snprintf(error, error_size, "cannot listen on %.64s: %s", listen, reason);
-            freeaddrinfo(address);
-            return false;
-        }
-        /* With port 0 the first listener gets a port, and the others share it. */
-        getsockname(descriptor, address->ai_addr, &address->ai_addrlen);
-        server->loops[i].descriptor = descriptor;
-    }
-    snprintf(server->url, sizeof(server->url),
-             address->ai_family == AF_INET6 ? "http%s://[%s]:%u" : "http%s://%s:%u",
-             server->tls == NULL ? "" : "s", host,
-             ntohs(address->ai_family == AF_INET6
-                       ? ((struct sockaddr_in6 *)(void *)address->ai_addr)->sin6_port
-                       : ((struct sockaddr_in *)(void *)address->ai_addr)->sin_port));
-    freeaddrinfo(address);
-    return true;
-}
-
-/*
- * One socket file for all loops: they share its queue, and whoever is free takes the next. A file
- * that nobody listens on any more is replaced; a living one is not.
- */
-static bool
-open_unix(struct server *server, const char *path, char *error, size_t error_size)
-{
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    int descriptor = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    bool good = probe >= 0 && descriptor >= 0 && strlen(path) < sizeof(address.sun_path);
-
-    if (good)
-    {
-        memcpy(address.sun_path, path, strlen(path) + 1);
-        if (connect(probe, (struct sockaddr *)&address, sizeof(address)) != 0 &&
-            errno == ECONNREFUSED)
-            unlink(path);
-        good = bind(descriptor, (struct sockaddr *)&address, sizeof(address)) == 0 &&
-               listen(descriptor, H2O_SOMAXCONN) == 0;
-    }
-    if (!good)
-        snprintf(error, error_size, "cannot listen on unix:%.100s: %s", path,
-                 strlen(path) < sizeof(address.sun_path) ? strerror(errno)
-                                                         : "longer than a socket's path can be");
-    for (unsigned i = 0; good && i < server->loop_count; i++)
-        server->loops[i].descriptor = fcntl(descriptor, F_DUPFD_CLOEXEC, 0);
-    if (good)
-        snprintf(server->url, sizeof(server->url), "unix:%s", path);
-    if (probe >= 0)
-        close(probe);
-    if (descriptor >= 0)
-        close(descriptor);
-    return good;
-}
-
-/* Opens what the configuration names. */
-static bool
-open_listeners(struct server *server, char *error, size_t error_size)
-{
-    const char *listen = server->config->listen;
-
-    if (strncmp(listen, "unix:", 5) == 0)
-        return open_unix(server, listen + 5, error, error_size);
-    return open_tcp(server, error, error_size);
-}
-
 /* What a loop has before its thread runs. */
 static void
 create_loop(struct server *server, unsigned number)
@@ -730,10 +589,14 @@ server_create(const struct config *config, struct jwt_keys *keys, SSL_CTX *tls,
     configure(&server->global, config);
     for (unsigned i = 0; i < count; i++)
         create_loop(server, i);
-    if (open_listeners(server, error, error_size))
-        return server;
-    server_free(server);
-    return NULL;
+    if (!listener_open(&server->listener, config, count, error, error_size))
+    {
+        server_free(server);
+        return NULL;
+    }
+    for (unsigned i = 0; i < count; i++)
+        server->loops[i].descriptor = server->listener.descriptors[i];
+    return server;
 }
 
 void
@@ -747,7 +610,7 @@ server_start(struct server *server)
 const char *
 server_url(const struct server *server)
 {
-    return server->url;
+    return server->listener.url;
 }
 
 void
@@ -803,8 +666,7 @@ server_renew(struct server *server, struct config *config, struct jwt_keys *keys
 void
 server_drain(struct server *server)
 {
-    if (strncmp(server->config->listen, "unix:", 5) == 0)
-        unlink(server->config->listen + 5);
+    listener_withdraw(&server->listener, server->config);
     for (unsigned i = 0; i < server->loop_count; i++)
         post(&server->loops[i], begin_drain, NULL);
     for (unsigned i = 0; i < server->loop_count; i++)

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import re
 import signal
 import socket
@@ -224,11 +225,63 @@ def test_https_and_new_certificates_without_a_break(start_gateway, tmp_path, min
     assert not talk(gateway, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").startswith(b"HTTP")
 
 
+def test_a_socket_of_the_service_manager_outlives_the_process(database, mint, tmp_path):
+    """Passed as systemd does it: descriptor 3, and two variables. Nobody is refused in between."""
+    def start(listener, count=1):
+        def pass_on():
+            os.dup2(listener.fileno(), 3)
+        return subprocess.Popen(
+            ["/bin/sh", "-c", f'export LISTEN_PID=$$ LISTEN_FDS={count}; exec "$0"',
+             rig.gateway.BINARY], preexec_fn=pass_on, pass_fds=(3,), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={"PATH": "/usr/bin:/bin", "ROWSYNC_JWT_SECRET": rig.SECRET, "ROWSYNC_LOOPS": "2",
+                 "ROWSYNC_LISTEN": "192.0.2.1:80", "DATABASE_URL": database.gateway_dsn})
+
+    def ask(listener):
+        peer = socket.socket(listener.family)
+        peer.settimeout(20)
+        peer.connect(listener.getsockname())
+        peer.sendall(f"GET /sync/download HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+                     f"Authorization: Bearer {mint('ann', 'phone')}\r\n\r\n".encode())
+        return peer
+    servers = []
+    path = tmp_path / "passed.sock"
+    with socket.create_server(("127.0.0.1", 0)) as port, \
+            socket.socket(socket.AF_UNIX) as file, socket.socket() as deaf:
+        file.bind(str(path))
+        file.listen(10)
+        try:
+            for listener, url in ((port, f"http://127.0.0.1:{port.getsockname()[1]}"),
+                                  (file, f"unix:{path}")):
+                for _ in range(2):
+                    # This one comes while nobody is there, and waits.
+                    waiting = ask(listener)
+                    servers.append(start(listener))
+                    assert servers[-1].stdout.readline() == \
+                        f"rowsync-gateway: listening on {url}\n"
+                    assert waiting.recv(12) == b"HTTP/1.1 200"
+                    assert ask(listener).recv(12) == b"HTTP/1.1 200"
+                    servers[-1].terminate()
+                    servers[-1].communicate(timeout=20)
+                    assert servers[-1].returncode == 0
+            assert path.exists()
+            for listener, count, reason in (
+                    (port, 2, "the service manager has passed 2 sockets instead of one"),
+                    (deaf, 1, "what the service manager has passed is no listening stream socket")):
+                servers.append(start(listener, count))
+                assert servers[-1].communicate(timeout=20)[1] == f"rowsync-gateway: {reason}\n"
+                assert servers[-1].returncode == 1
+        finally:
+            for server in servers:
+                server.kill()
+                server.communicate()
+
+
 def test_a_socket_file(database, tmp_path, mint):
     """Started by hand: the rig's gateways all have ports."""
     path = tmp_path / "gateway.sock"
     environment = {"PATH": "/usr/bin:/bin", "ROWSYNC_LISTEN": f"unix:{path}",
-                   "ROWSYNC_JWT_SECRET": "rowsync-test-secret-rowsync-test",
+                   "ROWSYNC_JWT_SECRET": rig.SECRET,
                    "DATABASE_URL": database.gateway_dsn}
 
     def start():
