@@ -143,3 +143,25 @@ def blocked(database):
     holder.cursor().execute("LOCK TABLE rowsync.scope IN ACCESS EXCLUSIVE MODE")
     yield holder.close
     holder.close()
+
+
+@pytest.fixture
+def roles(database):
+    """`roles("writer", "INSERT, SELECT")`: a new role that the gateway may take, with such rights."""
+    made = []
+
+    def make(name, rights=None, granted=True):
+        role = f"{name}_{database.name}"
+        made.append(role)
+        database.rows(f"CREATE ROLE {role}")
+        if granted:
+            database.rows(f"GRANT {role} TO business_gateway")
+        if rights is not None:
+            database.rows(f"SELECT rowsync.grant_gateway('{role}')")
+            database.rows(f"GRANT USAGE ON SCHEMA business TO {role}")
+            database.rows(f"GRANT {rights} ON ALL TABLES IN SCHEMA business TO {role}")
+        return role
+    yield make
+    for role in made:
+        database.rows(f"DROP OWNED BY {role}")
+        database.rows(f"DROP ROLE {role}")

@@ -12,7 +12,7 @@ import time
 
 import pytest
 import rig
-from gateway_parts import CHANGE, eventually, parse, talk
+from gateway_parts import CHANGE, certificate, eventually, parse, talk
 
 
 @pytest.mark.parametrize("lines, detail", [
@@ -173,16 +173,6 @@ def test_every_loop_of_a_gateway_that_is_alone_gets_clients(start_gateway):
     # Request ids count upwards from a random number in each loop.
     assert eventually(lambda: len({gateway.request("GET", "/healthz").headers[
         "rowsync-request-id"][:8] for _ in range(10)}) == 2)
-
-
-def certificate(folder, name):
-    """A self-signed certificate for 127.0.0.1 and its key, as two PEM files."""
-    chain, key = folder / f"{name}.crt", folder / f"{name}.key"
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
-                    "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", f"/CN={name}",
-                    "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", chain],
-                   check=True, capture_output=True)
-    return chain, key
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion")

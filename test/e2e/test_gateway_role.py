@@ -9,28 +9,6 @@ from gateway_parts import CHANGE, eventually, half_sent, heard, many, problem
 FORBIDDEN = "The gateway cannot act as the role that the token names."
 
 
-@pytest.fixture
-def roles(database):
-    """`roles("writer", "INSERT, SELECT")`: a new role that the gateway may take, with such rights."""
-    made = []
-
-    def make(name, rights=None, granted=True):
-        role = f"{name}_{database.name}"
-        made.append(role)
-        database.rows(f"CREATE ROLE {role}")
-        if granted:
-            database.rows(f"GRANT {role} TO business_gateway")
-        if rights is not None:
-            database.rows(f"SELECT rowsync.grant_gateway('{role}')")
-            database.rows(f"GRANT USAGE ON SCHEMA business TO {role}")
-            database.rows(f"GRANT {rights} ON ALL TABLES IN SCHEMA business TO {role}")
-        return role
-    yield make
-    for role in made:
-        database.rows(f"DROP OWNED BY {role}")
-        database.rows(f"DROP ROLE {role}")
-
-
 @pytest.mark.parametrize("pgbouncer", ["false", "true"])
 def test_a_request_has_the_rights_of_the_role_that_its_token_names(start_gateway, database, mint,
                                                                   roles, pgbouncer):
