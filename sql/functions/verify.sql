@@ -246,7 +246,7 @@ BEGIN
                 PERFORM rowsync._is_row(t.table_id, '', '{}');
                 CONTINUE;
             END IF;
-        EXCEPTION WHEN OTHERS THEN
+        EXCEPTION WHEN SQLSTATE 'RS005' OR internal_error THEN
             problem := 'registered table cannot sync';
             key := SQLERRM;
         END;

@@ -20,6 +20,11 @@ CREATE UNIQUE INDEX change_log_change_id_key
     ON rowsync.change_log (scope_id, source_no, source_change_id) WHERE source_no > 0;
 
 COMMENT ON TABLE rowsync.change_log IS 'All changes, by scope, in commit order';
+COMMENT ON COLUMN rowsync.change_log.scope_id IS 'Whose';
+COMMENT ON COLUMN rowsync.change_log.seq IS 'Number of the change: server_id and server_version on the wire';
+COMMENT ON COLUMN rowsync.change_log.ts IS 'When it was written';
+COMMENT ON COLUMN rowsync.change_log.table_id IS 'Of which table';
+COMMENT ON COLUMN rowsync.change_log.row_key IS 'As in rowsync.row_meta';
 COMMENT ON COLUMN rowsync.change_log.source_change_id IS 'The source''s own number for the change; 0 for the server''s changes';
 COMMENT ON COLUMN rowsync.change_log.prior_version IS 'seq of the row''s change before this one; 0 = none';
 COMMENT ON COLUMN rowsync.change_log.source_no IS 'Who made the change (rowsync.source); 0 = the server';

@@ -10,5 +10,8 @@ CREATE TABLE rowsync.row_meta (
 ) WITH (fillfactor = 80);
 
 COMMENT ON TABLE rowsync.row_meta IS 'Version of every row, tombstones included';
+COMMENT ON COLUMN rowsync.row_meta.scope_id IS 'Whose';
+COMMENT ON COLUMN rowsync.row_meta.table_id IS 'Of which table';
+COMMENT ON COLUMN rowsync.row_meta.deleted IS 'True for a tombstone';
 COMMENT ON COLUMN rowsync.row_meta.version IS 'seq of the latest change of the row';
 COMMENT ON COLUMN rowsync.row_meta.row_key IS 'uuid: 16 bytes; integers: 8 bytes big-endian; text: its bytes; else a JSON array';

@@ -11,6 +11,7 @@ CREATE TABLE rowsync.scope (
 ) WITH (fillfactor = 50);
 
 COMMENT ON TABLE rowsync.scope IS 'Units of isolation and of ordering, one for each user';
+COMMENT ON COLUMN rowsync.scope.scope_id IS 'Short name of the scope in the other tables';
 COMMENT ON COLUMN rowsync.scope.head IS 'Number of the latest change; 0 = none yet';
 COMMENT ON COLUMN rowsync.scope.floor IS 'Changes up to here may have been pruned';
 COMMENT ON COLUMN rowsync.scope.epoch IS 'Grows when history may have been rewound by a restored backup';

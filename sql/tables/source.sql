@@ -15,6 +15,10 @@ CREATE TABLE rowsync.source (
 ) WITH (fillfactor = 50);
 
 COMMENT ON TABLE rowsync.source IS 'Installations that have synced, by scope';
+COMMENT ON COLUMN rowsync.source.scope_id IS 'Whose';
+COMMENT ON COLUMN rowsync.source.first_seen IS 'Its first request';
+COMMENT ON COLUMN rowsync.source.last_seen IS 'Its latest request, to the minute';
+COMMENT ON COLUMN rowsync.source.source_no IS 'Short name of the source in the change log, from 1';
 COMMENT ON COLUMN rowsync.source.last_download IS 'This source has read the change log up to here';
 COMMENT ON COLUMN rowsync.source.last_change_id IS 'Highest source_change_id that this source ever had applied';
 COMMENT ON COLUMN rowsync.source.pruned_change_ids IS 'Numbers of applied changes that prune has removed from the change log';

@@ -13,6 +13,10 @@ CREATE TABLE rowsync.synced_table (
 );
 
 COMMENT ON TABLE rowsync.synced_table IS 'Registered tables';
+COMMENT ON COLUMN rowsync.synced_table.table_id IS 'Short name of the table in the other tables; never given again';
+COMMENT ON COLUMN rowsync.synced_table.relid IS 'The table';
+COMMENT ON COLUMN rowsync.synced_table.scope_column IS 'Holds each row''s user';
+COMMENT ON COLUMN rowsync.synced_table.key_columns IS 'The primary key';
 COMMENT ON COLUMN rowsync.synced_table.upsert_order IS 'Parents first; tables of one reference cycle share a number';
 COMMENT ON COLUMN rowsync.synced_table.schema_version IS 'The schema version in which its columns last changed';
 COMMENT ON COLUMN rowsync.synced_table.key_format IS 'How keys are packed into row_key; fixed while the table is registered';
@@ -29,4 +33,7 @@ CREATE TABLE rowsync.schema_change (
 );
 
 COMMENT ON TABLE rowsync.schema_change IS 'Every change of the columns that travel, one for each schema version after the first';
+COMMENT ON COLUMN rowsync.schema_change.version IS 'The schema version that begins with it';
+COMMENT ON COLUMN rowsync.schema_change.ts IS 'When';
+COMMENT ON COLUMN rowsync.schema_change.table_name IS 'The table that changed';
 COMMENT ON COLUMN rowsync.schema_change.columns IS 'The columns that travel since then, each with its type';
