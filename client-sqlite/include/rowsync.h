@@ -296,8 +296,14 @@ extern "C"
                               rowsync_report *report);
 
     /*
-     * Fetches all rows of the user from the start, one page a transaction. Broken off, it goes on
-     * where it was. Rows that are up to date are left alone, pending edits too.
+     * Fetches all rows of the user from a snapshot of the server, in one transaction that begins
+     * with the first row: the app sees all of them or none. A snapshot that breaks off, or whose
+     * rows do not have the digest that the server gave it, is asked for again, and leaves nothing
+     * if that does not help. Rows that are up to date are left alone, pending edits too; rows that
+     * the server does not have any more go. Memory does not grow with the number of rows: about 100
+     * MB, most of it the page cache that SQLite gets for the time.
+     *
+     * A gateway without snapshots is read page by page, and what was broken off goes on later.
      */
     rowsync_code rowsync_hydrate(rowsync *client, const rowsync_sync_options *options,
                                  rowsync_report *report);

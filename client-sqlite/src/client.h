@@ -60,7 +60,8 @@ typedef struct Table
     char *layout; /* JSON array of the columns that travelled when the triggers were made */
     rowsync_policy policy;
     bool exists;
-    bool hidden_unique; /* has a unique index that no probe can foresee */
+    bool own_conflict_clause; /* its constraints may say ON CONFLICT REPLACE or IGNORE */
+    bool hidden_unique;       /* has a unique index that no probe can foresee */
     Column *columns;
     int column_count;
     int *keys; /* positions in columns, in key order */
@@ -182,6 +183,8 @@ rowsync_code rs_progress(rowsync *client, const char *phase, int64_t done, int64
 rowsync_code tables_load(rowsync *client);
 void tables_free(rowsync *client);
 rowsync_code tables_refresh(rowsync *client);
+rowsync_code triggers_drop(rowsync *client, const Table *table);
+rowsync_code triggers_check(rowsync *client, bool apply, bool *stale);
 Table *table_by_name(rowsync *client, Slice schema, Slice name);
 Table *table_by_id(rowsync *client, int64_t id);
 sqlite3_stmt *table_statement(rowsync *client, Table *table, TableStatement which);
@@ -292,6 +295,8 @@ typedef struct Exchange
     Buffer body;       /* of a 200 only where there is no stream */
     StreamSink stream; /* NULL: collect the body */
     void *stream_context;
+    bool begun;   /* the stream's taker has got something */
+    bool refused; /* the stream's taker broke off and has set the client's error */
     rowsync_response response;
 } Exchange;
 rowsync_code rs_request(rowsync *client, const char *method, const char *path, const Buffer *body,

@@ -111,7 +111,9 @@ take_shape(rowsync *client, Table *table, Slice payload)
     buffer_append(&table->shape_text, payload.data, payload.length);
     if (table->shape == NULL || table->shape_names == NULL || table->shape_text.failed)
         return rs_nomem(client);
-    buffer_text(&sql, "INSERT INTO main.");
+    /* A constraint that says REPLACE must not make another row vanish. */
+    buffer_text(&sql,
+                table->own_conflict_clause ? "INSERT OR ABORT INTO main." : "INSERT INTO main.");
     buffer_name(&sql, table->name);
     buffer_text(&sql, " (");
     for (i = 0; i < table->key_count; i++)

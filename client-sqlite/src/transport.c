@@ -176,7 +176,11 @@ collect(void *context, const void *data, size_t length)
     Exchange *out = context;
 
     if (out->stream != NULL && out->response.status == 200)
-        return out->stream(out->stream_context, data, length);
+    {
+        out->begun = true;
+        out->refused = out->stream(out->stream_context, data, length) != 0;
+        return out->refused;
+    }
     buffer_append(&out->body, data, length);
     return out->body.failed;
 }
@@ -325,7 +329,8 @@ explain(rowsync *client, const Exchange *answer)
 /*
  * One request with all its tries. Sent again: what never reached the server or got no answer (every
  * request may be repeated), 429 and 5xx after the time that the server asks for, and 401 once with
- * a new token. OK means that there is an answer of status 200, 410 or 413 in `out`.
+ * a new token. A stream that has begun is not asked for again: its taker has to begin anew. OK
+ * means that there is an answer of status 200, 410 or 413 in `out`.
  */
 rowsync_code
 rs_request(rowsync *client, const char *method, const char *path, const Buffer *body, int max_tries,
@@ -375,11 +380,15 @@ rs_request(rowsync *client, const char *method, const char *path, const Buffer *
             break;
         }
         buffer_clear(&out->body);
+        out->begun = out->refused = false;
         *response = (rowsync_response){0, -1, ""};
         code = client->transport.perform(client->transport.context, &request, collect, out,
                                          response, &client->cancelled);
         out->status = response->status;
-        if (code == ROWSYNC_NOMEM || out->body.failed)
+        /* Who takes the stream has said why it broke off; whatever the transport makes of it. */
+        if (out->refused)
+            code = client->code;
+        else if (code == ROWSYNC_NOMEM || out->body.failed)
             code = rs_nomem(client);
         else if (code == ROWSYNC_CANCELLED || client->cancelled)
             code = rs_progress(client, "cancelled", 0, 0);
@@ -399,7 +408,8 @@ rs_request(rowsync *client, const char *method, const char *path, const Buffer *
             code = renew_token(client);
             continue;
         }
-        if ((code != ROWSYNC_NETWORK && code != ROWSYNC_UNAVAILABLE) || tries >= max_tries)
+        if ((code != ROWSYNC_NETWORK && code != ROWSYNC_UNAVAILABLE) || tries >= max_tries ||
+            out->begun)
             break;
         /* Progress calls must not hide the reason, should this be the last try after all. */
         if (response->retry_after > 120)

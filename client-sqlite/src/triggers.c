@@ -225,8 +225,9 @@ tables_load(rowsync *client)
 
     tables_free(client);
     code = rs_prepare(client,
-                      "SELECT table_id, table_name, schema_name, policy, local_columns, layout"
-                      " FROM _sync_table ORDER BY table_id",
+                      "SELECT table_id, table_name, schema_name, policy, local_columns, layout,"
+                      " (SELECT sql LIKE '%conflict%' FROM main.sqlite_schema WHERE type = 'table'"
+                      " AND name = table_name) FROM _sync_table ORDER BY table_id",
                       &statement);
     if (code != ROWSYNC_OK)
         return code;
@@ -249,6 +250,7 @@ tables_load(rowsync *client)
         table->policy = (rowsync_policy)sqlite3_column_int(statement, 3);
         table->local = rs_copy((const char *)sqlite3_column_text(statement, 4));
         table->layout = rs_copy((const char *)sqlite3_column_text(statement, 5));
+        table->own_conflict_clause = sqlite3_column_int(statement, 6) != 0;
         if (table->name == NULL || table->schema == NULL || table->local == NULL ||
             table->layout == NULL)
             code = rs_nomem(client);
@@ -997,8 +999,8 @@ in_schema(sqlite3_stmt *lookup, const char *text)
 }
 
 /* Drops the triggers of a table; those of a table that was renamed went along with it. */
-static rowsync_code
-drop_triggers(rowsync *client, const Table *table)
+rowsync_code
+triggers_drop(rowsync *client, const Table *table)
 {
     sqlite3_stmt *statement = NULL;
     Buffer sql = {0};
@@ -1033,7 +1035,7 @@ install(rowsync *client, Table *table, const Script *script)
     const char *text = buffer_string(&script->text);
     sqlite3_stmt *statement = NULL;
     Buffer layout = {0};
-    rowsync_code code = drop_triggers(client, table);
+    rowsync_code code = triggers_drop(client, table);
     int i;
 
     for (i = 0; i < script->count && code == ROWSYNC_OK; i++, text += strlen(text) + 1)
@@ -1073,8 +1075,8 @@ install(rowsync *client, Table *table, const Script *script)
  * Makes triggers and view what they should be. Writes only where something differs, which a look at
  * the schema tells; with `apply` false it only says so by *stale.
  */
-static rowsync_code
-tables_check(rowsync *client, bool apply, bool *stale)
+rowsync_code
+triggers_check(rowsync *client, bool apply, bool *stale)
 {
     sqlite3_stmt *lookup = NULL;
     Buffer view = {0};
@@ -1145,14 +1147,14 @@ tables_refresh(rowsync *client)
     if (code != ROWSYNC_OK || (client->loaded && cookie == client->schema_cookie))
         return code;
     if ((code = tables_load(client)) != ROWSYNC_OK ||
-        (code = tables_check(client, false, &stale)) != ROWSYNC_OK)
+        (code = triggers_check(client, false, &stale)) != ROWSYNC_OK)
         return code;
     if (stale)
     {
         rs_log(client, "the schema has changed: triggers are renewed");
         if (own && (code = rs_run(client, SQL_BEGIN)) != ROWSYNC_OK)
             return code;
-        code = tables_check(client, true, &stale);
+        code = triggers_check(client, true, &stale);
         if (own && code == ROWSYNC_OK)
             code = rs_run(client, SQL_COMMIT);
         if (own && !sqlite3_get_autocommit(client->db))
@@ -1299,7 +1301,7 @@ rowsync_track(rowsync *client, const char *table_name, const rowsync_track_optio
         if (code == ROWSYNC_OK)
             code = check_local(client, table, options->local_columns);
         if (code == ROWSYNC_OK)
-            code = tables_check(client, true, &stale);
+            code = triggers_check(client, true, &stale);
         if (code == ROWSYNC_OK)
             code = mark_existing(client, table);
         /* What the log has of a new table lies before the cursor: it is read from the start. */
@@ -1350,7 +1352,7 @@ rowsync_untrack(rowsync *client, const char *table_name, int force)
         code = rs_fail(client, ROWSYNC_PENDING, "Sync first, or force it.",
                        "%lld edits of \"%s\" are pending.", (long long)pending, table_name);
     if (code == ROWSYNC_OK)
-        code = drop_triggers(client, table);
+        code = triggers_drop(client, table);
     for (i = 0; i < sizeof(owned) / sizeof(*owned); i++)
         buffer_printf(&sql, "DELETE FROM %s WHERE table_id = %lld;", owned[i],
                       (long long)table->id);
@@ -1359,7 +1361,7 @@ rowsync_untrack(rowsync *client, const char *table_name, int force)
     if (code == ROWSYNC_OK)
         code = tables_load(client);
     if (code == ROWSYNC_OK)
-        code = tables_check(client, true, &stale);
+        code = triggers_check(client, true, &stale);
     if (code == ROWSYNC_OK)
         code = rs_run(client, SQL_COMMIT);
     if (!sqlite3_get_autocommit(client->db))

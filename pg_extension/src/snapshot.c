@@ -1,7 +1,8 @@
 /*
  * snapshot.c: rowsync.snapshot, the live rows of a scope at one point in time, as lines of JSON.
  *
- *   {"seq":45,"schema_version":1,"tables":[{"schema":"s","table":"t","columns":["id","name"]}]}
+ *   {"seq":45,"schema_version":1,
+ *    "tables":[{"schema":"s","table":"t","key":["id"],"columns":["id","name"]}]}   (one line)
  *   [0,43,"550e…","Ann"]           table (its place in the header), version, values
  *   {"end":true,"rows":1,"digest":"…"}
  *
@@ -91,7 +92,16 @@ append_header(Stream *stream)
         json_append_string(out, table->schema, strlen(table->schema));
         appendStringInfoString(out, ",\"table\":");
         json_append_string(out, table->name, strlen(table->name));
-        appendStringInfoString(out, ",\"columns\":[");
+        appendStringInfoString(out, ",\"key\":[");
+        for (int k = 0; k < table->nkeys; k++)
+        {
+            SyncedColumn *column = &table->columns[table->keys[k]];
+
+            if (k > 0)
+                appendStringInfoChar(out, ',');
+            json_append_string(out, column->name, column->name_len);
+        }
+        appendStringInfoString(out, "],\"columns\":[");
         for (int i = 0; i < table->ncolumns; i++)
         {
             if (i > 0)

@@ -8,15 +8,17 @@ static const char sql[] =
     "CREATE TABLE users (id TEXT PRIMARY KEY, name TEXT UNIQUE, n INTEGER);"
     "CREATE TABLE posts (id BLOB PRIMARY KEY, u TEXT NOT NULL REFERENCES users)";
 
+#define TABLE(name, columns)                                                                       \
+    "{\"schema\":\"public\",\"table\":\"" name "\",\"key\":[\"id\"],\"columns\":[\"id\"" columns   \
+    "]}"
 #define HEADER                                                                                     \
-    "{\"seq\":45,\"schema_version\":1,\"tables\":[{\"schema\":\"public\",\"table\":\"users\","     \
-    "\"columns\":[\"id\",\"new\",\"name\",\"n\"]},{\"schema\":\"public\",\"table\":\"others\","    \
-    "\"columns\":[\"id\"]},{\"schema\":\"public\",\"table\":\"posts\",\"columns\":[\"id\",\"u\"]}" \
-    "]}\n"
+    "{\"seq\":45,\"schema_version\":1,\"tables\":[" TABLE(                                         \
+        "users", ",\"new\",\"name\",\"n\"") "," TABLE("others", "") "," TABLE("posts",             \
+                                                                              ",\"u\"") "]}\n"
 #define ROWS                                                                                       \
     "[0,3,\"a\",{\"x\":1},\"Ann\",1]\n[0,4,\"b\",null,\"B\\u00f6b\",null]\n[1,5,\"x\"]\n"          \
     "[2,6,\"550e8400-e29b-41d4-a716-446655440000\",\"a\"]\n"
-#define END "{\"end\":true,\"rows\":4,\"digest\":\"00\"}\n"
+#define END "{\"end\":true,\"rows\":4,\"digest\":\"76fe2c503552fdd68963b4d4cae9e80c\"}\n"
 #define NOTHING_NEW "{\"changes\":[],\"has_more\":false,\"next_after\":45,\"window_until\":45}"
 #define CHANGE(seq, table, pk, payload)                                                            \
     "{\"server_id\":" seq ",\"schema\":\"public\",\"table\":\"" table                              \
@@ -159,6 +161,72 @@ test_snapshot(void)
     close_client(client, db);
 }
 
+/* What is put out of the way while rows come in is there afterwards, as it was. */
+static void
+test_schema_is_put_back(void)
+{
+    static const char schema[] =
+        "SELECT group_concat(type || name || coalesce(sql, ''), ';') FROM (SELECT * FROM"
+        " sqlite_schema WHERE name NOT LIKE '\\_sync\\_%' ESCAPE '\\' OR type = 'trigger' ORDER BY"
+        " name)";
+    char before[16384];
+
+    fresh("CREATE INDEX \"by \"\"n\"\"\" ON users (n) WHERE n > 0; CREATE INDEX main.\"posts u\" "
+          "ON posts"
+          " (u); PRAGMA main.cache_size = 500; INSERT INTO posts VALUES (x'00', 'a'); DELETE FROM"
+          " _sync_dirty");
+    snprintf(before, sizeof(before), "%s", rows(db, schema));
+    ok(pull(HEADER ROWS "{\"end\":true,\"rows\":4,\"digest\":\"0\"}\n", NULL, NULL) ==
+           ROWSYNC_NETWORK,
+       "a damaged snapshot");
+    is(rowsync_message(client),
+       "The snapshot was damaged on its way: its 4 rows have the digest"
+       " 76fe2c503552fdd68963b4d4cae9e80c, not 0.",
+       "is told from a wrong one");
+    is(rows(db, schema), before, "and leaves triggers and indexes");
+    ok(pull(HEADER ROWS END, NOTHING_NEW, NULL) == ROWSYNC_OK, "a whole one");
+    is(rows(db, schema), before, "leaves them too");
+    is(rows(db, "SELECT count(*) FROM users INDEXED BY \"by \"\"n\"\"\" WHERE n > 0"), "1",
+       "with their entries");
+    is(rows(db, "PRAGMA main.cache_size"), "500", "and the cache is the app's");
+    app(db, "UPDATE users SET n = 9 WHERE id = 'a'");
+    is(rows(db, "SELECT pk_uuid, op FROM _sync_pending"), "a,UPDATE", "edits are captured again");
+    close_client(client, db);
+
+    fresh("DROP TABLE posts; CREATE TABLE posts (id BLOB PRIMARY KEY, u TEXT UNIQUE ON CONFLICT"
+          " REPLACE, CHECK (u <> 'no'))");
+    ok(pull(HEADER "[2,6,\"550e8400-e29b-41d4-a716-446655440000\",\"a\"]\n"
+                   "[2,7,\"550e8400-e29b-41d4-a716-446655440001\",\"a\"]\n"
+                   "[2,8,\"550e8400-e29b-41d4-a716-446655440002\",\"no\"]\n"
+                   "{\"end\":true,\"rows\":3,\"digest\":\"ed823675dbcf3096776722f5ceb323ec\"}\n",
+            NOTHING_NEW, NULL) == ROWSYNC_OK,
+       "rows that this database cannot take: %s", rowsync_message(client));
+    is(rows(db, "SELECT server_version, state FROM _sync_held ORDER BY 1"), "7,2|8,2",
+       "are held and replace no other, whatever the table says");
+    is(rows(db, "SELECT server_version FROM _sync_version"), "6", "and not taken for stored");
+    close_client(client, db);
+}
+
+/* Keys of several columns and with escapes are digested as the server does. */
+static void
+test_digested_keys(void)
+{
+    fresh("CREATE TABLE places (a TEXT, b INTEGER, PRIMARY KEY (a, b))");
+    rowsync_track(client, "places", NULL);
+    ok(pull("{\"seq\":9,\"tables\":[{\"schema\":\"public\",\"table\":\"places\",\"key\":[\"a\","
+            "\"b\"],"
+            "\"columns\":[\"b\",\"a\"]}," TABLE(
+                "users", ",\"name\"") ",{\"schema\":\"x\",\"table\":"
+                                      "\"un\\\"tracked\",\"key\":[\"k\"],\"columns\":[\"k\"]}]}\n"
+                                      "[0,3,7,\"r,\\\"\"]\n[1,4,\"\\\\\\n\",\"N\"]\n[2,5,-8]\n"
+                                      "{\"end\":true,\"rows\":3,\"digest\":"
+                                      "\"c45128ae3426f9c61603887efc6dc429\"}\n",
+            NOTHING_NEW, NULL) == ROWSYNC_OK,
+       "keys of several columns, with escapes, of tables that are not tracked: %s",
+       rowsync_message(client));
+    close_client(client, db);
+}
+
 static void
 test_broken(void)
 {
@@ -169,6 +237,10 @@ test_broken(void)
                                           "{}\n",
                                           "[]\n",
                                           HEADER ROWS "{\"end\":true,\"rows\":3}\n",
+                                          HEADER ROWS "{\"end\":true,\"rows\":4}\n",
+                                          HEADER ROWS "{\"end\":true,\"rows\":4,\"digest\":"
+                                                      "\"76fe2c503552fdd68963b4d4cae9e80d\"}\n",
+                                          HEADER ROWS "{\"end\":true,\"rows\":4,\"digest\":7}\n",
                                           HEADER ROWS END "x\n",
                                           HEADER ROWS END "more",
                                           HEADER "[9,1,\"a\"]\n",
@@ -329,6 +401,8 @@ main(void)
 {
     test_stubborn_tables();
     test_snapshot();
+    test_schema_is_put_back();
+    test_digested_keys();
     test_broken();
     test_pages();
     test_memory();
