@@ -10,11 +10,42 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Microseconds from a request's first byte to its last, by h2o's clock, which counts milliseconds.
+ */
+static int64_t
+time_to_receive(const h2o_req_t *req)
+{
+    const struct timeval *from = &req->timestamps.request_begin_at;
+    const struct timeval *to = &req->processed_at.at;
+    int64_t us = (to->tv_sec - from->tv_sec) * (int64_t)1000000 + to->tv_usec - from->tv_usec;
+
+    return us < 0 ? 0 : us;
+}
+
+/* Adds how long each stage took that the request has been through. */
+static void
+log_stages(const struct request *request, const h2o_req_t *req, struct log_line *line)
+{
+    const struct pg_job *job = &request->job;
+    uint64_t now = clock_us();
+    uint64_t ended = request->ended != 0 ? request->ended : now;
+    uint64_t started = job->started_at != 0 ? job->started_at : ended;
+
+    log_number(line, "receive_us", time_to_receive(req));
+    if (job->queued_at != 0)
+    {
+        log_number(line, "check_us", (int64_t)(job->queued_at - request->began));
+        log_number(line, "queue_us", (int64_t)(started - job->queued_at));
+        log_number(line, "database_us", (int64_t)(ended - started));
+        log_number(line, "send_us", (int64_t)(now - ended));
+    }
+    log_number(line, "total_us", (int64_t)(now - request->began));
+}
+
 /* Writes the request's line in the log, when everything about it is known. */
 static void
 log_request(const struct request *request, const h2o_req_t *req)
 {
-    uint64_t now = clock_us();
     struct log_line line;
 
     if (!log_enabled(LOG_INFO))
@@ -32,15 +63,7 @@ log_request(const struct request *request, const h2o_req_t *req)
     log_string(&line, "role", request->claims == NULL ? NULL : request->claims->role);
     log_number(&line, "received", (int64_t)req->entity.len);
     log_number(&line, "sent", (int64_t)req->bytes_sent);
-    log_number(&line, "total_us", (int64_t)(now - request->began));
-    if (request->ended != 0)
-    {
-        uint64_t started = request->job.started_at != 0 ? request->job.started_at : request->ended;
-
-        log_number(&line, "queue_us", (int64_t)(started - request->job.queued_at));
-        log_number(&line, "database_us", (int64_t)(request->ended - started));
-        log_number(&line, "send_us", (int64_t)(now - request->ended));
-    }
+    log_stages(request, req, &line);
     log_end(&line);
 }
 

@@ -1,6 +1,7 @@
 """Fixtures of the end-to-end tests: one cluster for the session, a database for each test."""
 
 import os
+import contextlib
 import pathlib
 import sys
 
@@ -91,16 +92,13 @@ def start_gateway(request):
 
     They serve this test's `database`, or the one given as `database=`.
     """
-    started = []
-
-    def start(*, database=None, **options):
-        base = database or request.getfixturevalue("database")
-        started.append(rig.Gateway.start(base, **options))
-        return started[-1]
-
-    yield start
-    for gateway in started:
-        gateway.stop()
+    with contextlib.ExitStack() as started:
+        def start(*, database=None, **options):
+            base = database or request.getfixturevalue("database")
+            gateway = rig.Gateway.start(base, **options)
+            started.callback(gateway.stop)
+            return gateway
+        yield start
 
 
 @pytest.fixture

@@ -134,20 +134,58 @@ def test_draining_has_an_end(start_gateway, database, blocked, mint):
         assert gateway.server.wait(20) == 0
 
 
-def test_the_log_has_a_line_for_each_request_and_never_a_token(gateway, mint):
-    token = mint("ann", "phone")
-    answer = gateway.request("GET", "/sync/download?after=x", token=token)
-    gateway.request("POST", "/sync/upload", b"x" * 20_000_000, token=token)
+def test_the_log_has_a_line_for_each_request_with_the_time_of_each_stage(start_gateway, database,
+                                                                        blocked, mint):
+    gateway = start_gateway(ROWSYNC_ROLE_CLAIM="role", ROWSYNC_BODY_LIMIT=100000)
+    token = mint("ann", "phone", role="business_gateway")
+    answers = [gateway.request("GET", "/sync/download?after=x", token=token),
+               gateway.request("GET", "/nothing"),
+               gateway.request("POST", "/sync/upload", b"x" * 200_000, token=token)]
+    asking = Asking(gateway, token)
+    assert eventually(lambda: database.value(RUNNING) == 1)
+    # One that leaves, and one whose body comes slowly.
+    body = json.dumps({"last_server_seq_seen": 0, "changes": []}).encode()
+    head = (f"POST /sync/upload HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n").encode()
+    with socket.create_connection(("127.0.0.1", gateway.port)) as leaving:
+        leaving.sendall(head + body)
+        assert eventually(lambda: database.value(RUNNING) == 2)
+    assert eventually(lambda: database.value(RUNNING) == 1)
+    with socket.create_connection(("127.0.0.1", gateway.port)) as slow:
+        slow.sendall(head)
+        time.sleep(0.3)
+        slow.sendall(body)
+        time.sleep(0.3)
+        blocked()
+        assert slow.recv(12) == b"HTTP/1.1 200"
+    answers += asking.wait()
+    answers += [gateway.request("GET", "/sync/snapshot", token=token)]
     assert gateway.stop() == 0
-    lines = [line for line in gateway.log() if line["event"] == "request"]
-    (line,) = [line for line in lines if line["id"] == answer.body["request_id"]]
-    assert (line["method"], line["route"], line["status"], line["code"], line["user"],
-            line["source"]) == ("GET", "/sync/download", 400, "invalid_parameter", "ann", "phone")
-    assert line["total_us"] >= 0 and line["sent"] > 0
-    assert [line["code"] for line in lines if line["status"] == 413] == ["body_too_large"]
-    text = gateway.log_path.read_text()
-    assert token not in text
-    assert all(part not in text for part in token.split("."))
+    lines = {line["id"]: line for line in gateway.log() if line["event"] == "request"}
+    asked = [lines[answer.headers["rowsync-request-id"]] for answer in answers]
+    who = {"user": "ann", "source": "phone", "role": "business_gateway"}
+    for line, expected in zip(asked, (
+            {"method": "GET", "route": "/sync/download", "status": 400, "code": "invalid_parameter",
+             **who, "received": 0},
+            {"method": "GET", "route": "none", "status": 404, "code": "not_found", "received": 0},
+            {"method": "POST", "route": "none", "status": 413, "code": "body_too_large"},
+            {"method": "POST", "route": "/sync/upload", "status": 200, **who},
+            {"method": "GET", "route": "/sync/snapshot", "status": 200, **who}), strict=True):
+        assert {name: line.get(name) for name in expected} == expected
+        assert ("user" in line, "code" in line) == ("user" in expected, "code" in expected)
+        assert line["sent"] > 0 and line["time"] and line["level"] == "info"
+    assert asked[3]["received"] > 100
+    for line in lines.values():
+        stages = [line.get(stage + "_us") for stage in ("check", "queue", "database", "send")]
+        if line in asked[:3]:
+            assert stages == [None] * 4 and line["total_us"] >= 0 and line["receive_us"] >= 0
+        else:
+            assert min(stages) >= 0 and sum(stages) == line["total_us"]
+    (gone,) = [line for line in lines.values() if line.get("code") == "client_gone"]
+    assert (gone["status"], gone["user"]) == (499, "ann")
+    assert gone["database_us"] > 0
+    (slow,) = [line for line in lines.values() if line["receive_us"] > 200_000]
+    assert slow["received"] == len(body) and slow["database_us"] > 200_000
 
 
 def series(text):

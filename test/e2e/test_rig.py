@@ -1,5 +1,6 @@
 """What the runner promises: nothing outlives it, and no failure is counted as a success."""
 
+import json
 import os
 import pathlib
 import signal
@@ -111,3 +112,14 @@ def test_a_suite_without_a_test_fails_the_run():
         capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1] == "0 passed, 1 failed"
+
+
+def test_a_token_in_a_gateways_log_fails_the_test_that_it_ran_for(gateway, mint):
+    assert gateway.stop() == 0
+    whole = gateway.log_path.read_text()
+    for part in mint("ann", "phone").split("."):
+        gateway.log_path.write_text(whole + json.dumps({"message": f"<{part}>"}) + "\n")
+        with pytest.raises(AssertionError, match="a token in the gateway's log"):
+            gateway.check_log()
+    gateway.log_path.write_text(whole)
+    gateway.check_log()

@@ -4,12 +4,13 @@ import dataclasses
 import http.client
 import json
 import os
+import re
 import signal
 import time
 
 from . import process
 from .build import BUILD
-from .token import SECRET, mint
+from .token import SECRET, SIGNATURES, mint
 
 BINARY = BUILD / "bin" / "rowsync-gateway"
 READY = "rowsync-gateway: listening on "
@@ -68,8 +69,19 @@ class Gateway:
             time.sleep(0.005)
 
     def stop(self, number=signal.SIGTERM):
-        """Ends the gateway and returns its exit status."""
-        return process.stop(self.server, number)
+        """Ends the gateway, looks through its log, and returns its exit status."""
+        status = process.stop(self.server, number)
+        self.check_log()
+        return status
+
+    def check_log(self):
+        """Whatever a test was about, each line of the log is JSON, and none has part of a token."""
+        for line in self.log_path.read_text().splitlines():
+            json.loads(line)
+            # What begins with "eyJ" is base64 of a JSON object: a token's header or its claims.
+            words = set(re.findall("[A-Za-z0-9_-]{43,}", line))
+            if "eyJ" in line or words & SIGNATURES:
+                raise AssertionError("a token in the gateway's log: " + line)
 
     def reload(self):
         """Tells the gateway to read its configuration again."""

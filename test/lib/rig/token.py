@@ -9,6 +9,9 @@ import time
 # What the gateways of tests are started with; 32 bytes, the least that HS256 should have.
 SECRET = "rowsync-test-secret-rowsync-test"
 
+# The signatures of all tokens made here, which no log may have.
+SIGNATURES = set()
+
 
 def _part(data):
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
@@ -26,4 +29,6 @@ def mint(user, source, *, secret=SECRET, algorithm="HS256", ttl=3600, header=Non
     if algorithm == "none":
         return signed + "."
     digest = {"HS256": hashlib.sha256, "HS384": hashlib.sha384, "HS512": hashlib.sha512}[algorithm]
-    return signed + "." + _part(hmac.new(secret.encode(), signed.encode(), digest).digest())
+    signature = _part(hmac.new(secret.encode(), signed.encode(), digest).digest())
+    SIGNATURES.add(signature)
+    return signed + "." + signature
