@@ -328,13 +328,12 @@ same_bytes(Datum a, Datum b)
     return datum_image_eq(a, b, false, -1);
 }
 
-/* Writes a new schema version down and returns it. */
-static int32
-add_schema_change(Oid relid, Datum columns)
+/* Writes a new schema version down. */
+static void
+add_schema_change(int32 version, Oid relid, Datum columns)
 {
     Store store;
     StoreRow *row;
-    int32 version = registry_schema_version() + 1;
 
     store_open(&store, REL_SCHEMA_CHANGE, REL_SCHEMA_CHANGE_PKEY, RowExclusiveLock);
     row = store_insert(&store);
@@ -344,15 +343,14 @@ add_schema_change(Oid relid, Datum columns)
         get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid)));
     row->values[3] = columns;
     store_close(&store);
-    return version;
 }
 
 /*
  * Writes one line of rowsync.synced_table anew: order, key and columns. True if the columns were
- * other ones, in which case schema_version grows. Refuses another key format.
+ * other ones, in which case the schema version grows. Refuses another key format.
  */
 static bool
-write_line(Store *store, SyncedTable *table, int order)
+write_line(Store *store, SyncedTable *table, int order, int32 *schema_version)
 {
     Relation relation = table_open(table->relid, AccessShareLock);
     Datum values[TABLE_NATTS];
@@ -373,7 +371,10 @@ write_line(Store *store, SyncedTable *table, int order)
     changed = !fresh && !same_bytes(PointerGetDatum(known), columns);
     values[TABLE_UPSERT_ORDER - 1] = Int32GetDatum(order);
     if (changed)
-        values[TABLE_SCHEMA_VERSION - 1] = Int32GetDatum(add_schema_change(table->relid, columns));
+    {
+        add_schema_change(++*schema_version, table->relid, columns);
+        values[TABLE_SCHEMA_VERSION - 1] = Int32GetDatum(*schema_version);
+    }
     values[TABLE_KEY_FORMAT - 1] = format;
     values[TABLE_KEY_COLUMNS - 1] = key_columns(relation);
     values[TABLE_COLUMNS - 1] = columns;
@@ -392,6 +393,7 @@ write_tables(Oid relid)
     TableGraph graph;
     int *unused;
     bool changed = false;
+    int32 schema_version = registry_schema_version();
     Store store;
 
     graph.count = registry_ordered(&graph.tables);
@@ -409,7 +411,7 @@ write_tables(Oid relid)
         ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_OIDEQ,
                     ObjectIdGetDatum(graph.tables[i]->relid));
         if (store_find(&store, GetActiveSnapshot(), &key, 1) &&
-            write_line(&store, graph.tables[i], graph.order[i] + 1) &&
+            write_line(&store, graph.tables[i], graph.order[i] + 1, &schema_version) &&
             graph.tables[i]->relid == relid)
             changed = true;
     }

@@ -351,4 +351,6 @@ source_update(int64 scope_id, const char *source_id, int64 last_download, int64 
         store_update(&store, &store.slot->tts_tid, values, snapshot);
     }
     store_close(&store);
+    /* For a second request in the same statement. */
+    CommandCounterIncrement();
 }

@@ -15,7 +15,7 @@ CREATE TABLE app.parted_a PARTITION OF app.parted FOR VALUES IN ('a');
 CREATE TABLE app.parted_b PARTITION OF app.parted FOR VALUES IN ('b');
 DO $$ BEGIN PERFORM rowsync.register_table(c) FROM unnest('{app.notes,app.kids,"\"Odd \"\"Schema\"\"\".\"Mixed Case\"",app.numbers,app.small,app.codes,app.days,app.parted}'::regclass[]) AS c; END $$;
 SET rowsync.scope = 'ann';
-SELECT plan(45);
+SELECT plan(47);
 
 -- Uploads one change by ann's phone on the latest version; without the number in the answer.
 CREATE SEQUENCE t.ids START 1000;
@@ -106,5 +106,15 @@ UPDATE app.parted SET region = 'b' WHERE id = 1;
 SELECT set_eq($$SELECT op::text, payload::jsonb ->> 'region' FROM rowsync.change_log, t.read WHERE seq > upto$$, $$VALUES ('D', 'a'), ('I', 'b')$$, 'a row that moves to another partition');
 CREATE TABLE app.parted_c PARTITION OF app.parted FOR VALUES IN ('c');
 SELECT is(up('ann', 'phone', change(42, 'INSERT', 'parted', '[9,"c"]', 0, '{"v":"x"}')) LIKE '42 applied%', true, 'a partition that comes later');
+
+-- A type that several tables use gets another name, which only the next ALTER TABLE brings to light.
+CREATE TYPE app.mood AS ENUM ('good', 'bad');
+CREATE TABLE app.moody_a (id text PRIMARY KEY, mood app.mood);
+CREATE TABLE app.moody_b (id text PRIMARY KEY, mood app.mood);
+SELECT rowsync.register_table('app.moody_a') < rowsync.register_table('app.moody_b') AS registered \gset
+ALTER TYPE app.mood RENAME TO temper;
+SELECT rowsync.schema_version() AS version \gset
+SELECT lives_ok('ALTER TABLE app.moody_a ADD COLUMN note text', 'ALTER TABLE where two tables have changed');
+SELECT is(rowsync.schema_version(), :version + 2, 'each has a schema version');
 SELECT is_empty('SELECT * FROM rowsync.verify()', 'verify finds nothing');
 SELECT finish();

@@ -1,7 +1,7 @@
 -- Exactly once: a change sent again, in whatever batch, has no second effect and gets the same answer.
 \ir include/helpers.sql
 \ir include/app.sql
-SELECT plan(35);
+SELECT plan(36);
 
 SELECT is(up('ann', 'phone', change(1, 'INSERT', 'users', 'u1', 0, '{"name":"A"}'),
                              change(2, 'INSERT', 'users', 'u2', 0, '{"name":"B"}')),
@@ -85,4 +85,7 @@ SELECT is(brief(atomic_answer('ann', 'phone', change(33, 'INSERT', 'users', 'u33
           '33 invalid internal_error, 30 invalid bad_payload', 'it holds an atomic request back');
 SELECT is(up('ann', 'phone', change(34, 'DELETE', 'users', 'u30', 0)) LIKE '34 applied%', true, 'under a number of its own it is heard');
 SELECT is_empty('SELECT unsound()', 'log, versions and tables agree');
+-- Two requests in one statement.
+SELECT is(x, y, 'the same change twice in one statement') FROM (SELECT up('sam', 'phone', change(1, 'INSERT', 'users', 's1', 0, '{"name":"S"}')) AS x,
+    up('sam', 'phone', change(1, 'INSERT', 'users', 's1', 0, '{"name":"S"}')) AS y) AS twice;
 SELECT finish();
