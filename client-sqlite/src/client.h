@@ -280,7 +280,10 @@ rowsync_code conflict_hold(rowsync *client, const Table *table, const Key *key,
                            const RowState *theirs, int state);
 rowsync_code held_apply(rowsync *client, Table *table, const Key *key, bool *applied);
 rowsync_code held_retry(rowsync *client);
+
+/* orphan.c */
 bool rs_orphans(rowsync *client);
+rowsync_code take_out_orphans(rowsync *client);
 
 /* transport.c */
 rowsync_code transport_curl(rowsync_transport *out);
@@ -306,7 +309,6 @@ rowsync_code rs_request(rowsync *client, const char *method, const char *path, c
 rowsync_code push_all(rowsync *client, const rowsync_sync_options *options, rowsync_report *report);
 rowsync_code take_row(rowsync *client, Table *table, const Key *key, const RowState *state,
                       rowsync_report *report);
-rowsync_code take_out_orphans(rowsync *client);
 rowsync_code has_edits(rowsync *client, const Table *table, const Key *key, bool *edited);
 rowsync_code note_epoch(rowsync *client, int64_t epoch);
 rowsync_code move_cursor(rowsync *client, int64_t cursor, int64_t window_until, int hydrated);

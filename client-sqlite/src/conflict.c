@@ -461,17 +461,6 @@ read_held(rowsync *client, const Table *table, const Key *key, RowState *theirs,
     return found && client->code == ROWSYNC_OK;
 }
 
-/* Would the transaction's commit fail now for a foreign key? */
-bool
-rs_orphans(rowsync *client)
-{
-    int now = 0, high = 0;
-
-    return sqlite3_db_status(client->db, SQLITE_DBSTATUS_DEFERRED_FKS, &now, &high, 0) ==
-               SQLITE_OK &&
-           now > 0;
-}
-
 /*
  * Applies what is held of a row whose edits are gone. What still cannot be stored stays held.
  * Inside a transaction with capture off. *applied says whether it was.

@@ -267,6 +267,38 @@ test_broken(void)
     }
 }
 
+/* Rows whose parent goes, in a table without rowid with a reference of two columns. */
+static void
+test_orphans(void)
+{
+    static const char tables[] =
+        "CREATE TABLE rooms (h INTEGER, n TEXT, PRIMARY KEY (h, n));"
+        "CREATE TABLE beds (h INTEGER, n TEXT, b INTEGER, v, PRIMARY KEY (b, n), FOREIGN KEY (h, n)"
+        " REFERENCES rooms) WITHOUT ROWID;"
+        "INSERT INTO rooms VALUES (1, 'a'), (1, 'b'); INSERT INTO beds (h, n, b) VALUES (1, 'a', "
+        "1),"
+        " (1, 'a', 2), (NULL, 'a', 3), (1, 'b', 4)";
+
+    fresh(tables);
+    rowsync_track(client, "rooms", NULL);
+    rowsync_track(client, "beds", NULL);
+    app(db, "UPDATE _sync_client_info SET hydrated = 2; DELETE FROM _sync_dirty; INSERT INTO"
+            " _sync_version SELECT 3, json_array(h, n), 1, 0 FROM rooms UNION ALL SELECT 4,"
+            " json_array(b, n), 1, 0 FROM beds; UPDATE beds SET v = 1 WHERE b = 2");
+    ok(pull("{\"changes\":[{\"server_id\":7,\"schema\":\"public\",\"table\":\"rooms\",\"op\":"
+            "\"DELETE\","
+            "\"pk\":\"[1,\\\"a\\\"]\",\"payload\":null,\"server_version\":7,\"deleted\":true,"
+            "\"source_id\":\"\"}],\"has_more\":false,\"next_after\":7,\"window_until\":7}",
+            NULL, NULL) == ROWSYNC_OK,
+       "a parent goes of which rows without rowid are left: %s", rowsync_message(client));
+    is(rows(db, "SELECT b FROM beds ORDER BY 1"), "3|4", "they go");
+    is(rows(db, "SELECT pk_text, state FROM _sync_held"), "[1,\"a\"],2", "and are held");
+    is(rows(db, "SELECT pk_text, reason, op FROM _sync_rejected"),
+       "[2,\"a\"],parent_deleted,UPDATE", "or, with an edit of this device, kept as refused");
+    is(rows(db, "PRAGMA foreign_key_check"), "", "no orphan stays");
+    close_client(client, db);
+}
+
 static void
 test_pages(void)
 {
@@ -404,6 +436,7 @@ main(void)
     test_schema_is_put_back();
     test_digested_keys();
     test_broken();
+    test_orphans();
     test_pages();
     test_memory();
     return done();
