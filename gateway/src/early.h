@@ -10,9 +10,9 @@
 #define EARLY_SIZE 65536
 
 /*
- * Looks at a connection in PHASE_BODY of which more than EARLY_SIZE has come, and refuses its
- * request where its token is not good or the loop has no room (`crowded`). The refusal is on its
- * way when this returns; the connection ends by itself.
+ * Looks at a connection in PHASE_BODY of which more than EARLY_SIZE has come, or for which the loop
+ * has no room (`crowded`), and refuses its request where that is so or its token is not good. The
+ * refusal is on its way when this returns; the connection ends by itself.
  */
 void early_check(struct connection *connection, bool crowded);
 

@@ -356,7 +356,7 @@ request_submit(struct request *request, struct pg_pool *pool, const struct pg_st
     struct loop *loop = request->loop;
     struct problem problem;
 
-    if (loop->held != 0 && loop->held + loop->bodies > loop->memory_limit)
+    if (loop->held != 0 && loop->held + loop->received > loop->memory_limit)
     {
         problem_set(&problem, PROBLEM_OVERLOADED,
                     "The server holds as many bytes of requests and answers as it may.");

@@ -55,13 +55,17 @@ allowed_methods(const struct route *route)
     return route->method[0] == 'P' ? "POST, OPTIONS" : "GET, HEAD, OPTIONS";
 }
 
-/* Finds the route of a path. */
+/*
+ * Finds the route of a path, which must stand there as it is: whatever a proxy keeps from strangers
+ * by its path cannot be reached by another spelling of it.
+ */
 static const struct route *
 find_route(const h2o_req_t *req)
 {
+    size_t size = req->query_at == SIZE_MAX ? req->path.len : req->query_at;
+
     for (size_t i = 0; i < ROUTE_COUNT; i++)
-        if (h2o_memis(req->path_normalized.base, req->path_normalized.len, routes[i].path,
-                      strlen(routes[i].path)))
+        if (h2o_memis(req->path.base, size, routes[i].path, strlen(routes[i].path)))
             return &routes[i];
     return NULL;
 }
@@ -156,12 +160,15 @@ static bool
 check_head(struct request *request, size_t limit, struct problem *problem)
 {
     const h2o_buffer_t *input = request->connection->socket->input;
+    int version = request->req->version;
     struct wire_head head;
 
-    if (request->req->version >= 0x200)
+    if (version >= 0x200)
         return true;
     wire_scan(input->bytes, input->size, &head);
-    if (head.size <= limit && head.lengths + head.encodings <= 1 && !head.folded)
+    /* HTTP/1.0 knows neither Host nor Transfer-Encoding (RFC 9112, 3.2 and 6.1). */
+    if (head.size <= limit && head.lengths + head.encodings <= 1 && !head.folded &&
+        (version == 0x100 ? head.hosts <= 1 && head.encodings == 0 : head.hosts == 1))
         return true;
     request->req->http1_is_persistent = 0;
     connection_linger(request->connection);
@@ -171,6 +178,9 @@ check_head(struct request *request, size_t limit, struct problem *problem)
     if (head.folded)
         return problem_set(problem, PROBLEM_INVALID_REQUEST,
                            "The request's head has a folded header line.");
+    if (head.lengths + head.encodings <= 1 && (version != 0x100 || head.encodings == 0))
+        return problem_set(problem, PROBLEM_INVALID_REQUEST,
+                           "The request has %zu Host headers instead of one.", head.hosts);
     return problem_set(problem, PROBLEM_INVALID_REQUEST,
                        "The request has %zu Content-Length and %zu Transfer-Encoding headers: "
                        "where its body ends is ambiguous.",

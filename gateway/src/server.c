@@ -18,6 +18,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <openssl/rand.h>
@@ -25,6 +26,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 /* Milliseconds between sweeps: the precision of all connection timeouts. */
@@ -35,6 +38,13 @@
 
 /* Connections accepted in one go, so that accepting never starves the accepted. */
 #define ACCEPT_BATCH 32
+
+/* How long a connection may be idle while others wait to be accepted. */
+#define CROWDED_IDLE_MS 1000
+
+/* Descriptors that the process, and each loop, need beside those of clients and of the database. */
+#define DESCRIPTORS 32
+#define LOOP_DESCRIPTORS 16
 
 struct server
 {
@@ -52,6 +62,7 @@ struct server
 /* A closed connection whose client may still be sending. */
 struct lingering
 {
+    struct loop *loop;
     h2o_linklist_t link;
     h2o_socket_t *socket;
     uint64_t until;
@@ -101,6 +112,13 @@ connection_of(h2o_req_t *req)
     return req->conn->callbacks->get_socket(req->conn)->on_close.data;
 }
 
+/* Are there as many connections as there may be? Those being heard out hold descriptors as well. */
+static bool
+is_full(const struct loop *loop)
+{
+    return loop->connection_count + loop->lingering_count >= loop->connection_limit;
+}
+
 /* Starts or stops taking connections, by how many there are. */
 static void
 set_accepting(struct loop *loop, bool accepting)
@@ -117,6 +135,7 @@ set_accepting(struct loop *loop, bool accepting)
 static void
 stop_lingering(struct lingering *lingering)
 {
+    lingering->loop->lingering_count--;
     h2o_linklist_unlink(&lingering->link);
     h2o_socket_close(lingering->socket);
     free(lingering);
@@ -138,7 +157,8 @@ start_lingering(struct loop *loop, int descriptor)
     struct lingering *lingering = h2o_mem_alloc(sizeof(*lingering));
 
     shutdown(descriptor, SHUT_WR);
-    *lingering = (struct lingering){.until = h2o_now(loop->http.loop) + LINGER_MS};
+    *lingering = (struct lingering){.loop = loop, .until = h2o_now(loop->http.loop) + LINGER_MS};
+    loop->lingering_count++;
     h2o_linklist_insert(&loop->lingering, &lingering->link);
     lingering->socket = h2o_evloop_socket_create(loop->http.loop, descriptor, 0);
     lingering->socket->data = lingering;
@@ -158,7 +178,7 @@ on_connection_closed(void *subject)
         start_lingering(loop, connection->linger);
     free(connection->refusal);
     free(connection);
-    if (!loop->draining && loop->connection_count < loop->connection_limit)
+    if (!loop->draining && !is_full(loop))
         set_accepting(loop, true);
 }
 
@@ -189,14 +209,20 @@ on_accept(h2o_socket_t *listener, const char *error)
     {
         h2o_socket_t *socket;
 
-        if (loop->connection_count >= loop->connection_limit)
+        if (is_full(loop))
         {
             set_accepting(loop, false);
             return;
         }
         socket = h2o_evloop_socket_accept(listener);
         if (socket == NULL)
+        {
+            /* The system is short of something: the sweep tries again, instead of us without end.
+             */
+            if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+                set_accepting(loop, false);
             return;
+        }
         begin_connection(loop, socket);
     }
 }
@@ -254,16 +280,37 @@ connection_linger(struct connection *connection)
     connection->linger = fcntl(descriptor, F_DUPFD_CLOEXEC, 0);
 }
 
-/* What the client has taken of our answers so far, in bytes that only grow while it takes some. */
-static uint64_t
-bytes_taken(int descriptor)
+/*
+ * Has the client taken more than `enough` bytes of our answers since it was last said to have? Of a
+ * socket file the kernel does not tell what was taken; there any change of what is on its way
+ * counts, for the reader is a proxy beside us.
+ */
+static bool
+has_taken(struct connection *connection, uint64_t enough)
 {
+    int descriptor = h2o_socket_get_fd(connection->socket);
     struct tcp_info info;
     socklen_t size = sizeof(info);
+    int queued = 0;
+    uint64_t taken;
+    bool moved;
 
-    if (getsockopt(descriptor, IPPROTO_TCP, TCP_INFO, &info, &size) != 0)
-        return 0;
-    return info.tcpi_bytes_acked;
+    if (getsockopt(descriptor, IPPROTO_TCP, TCP_INFO, &info, &size) == 0)
+    {
+        taken = info.tcpi_bytes_acked;
+        moved = taken - connection->moved > enough;
+    }
+    else
+    {
+        ioctl(descriptor, SIOCOUTQ, &queued);
+        taken = connection->socket->bytes_written - (uint64_t)queued;
+        moved = taken != connection->moved;
+    }
+    if (connection->metered && !moved)
+        return false;
+    connection->metered = true;
+    connection->moved = taken;
+    return true;
 }
 
 /* Where a connection stands, as seen from outside of h2o. */
@@ -286,7 +333,8 @@ phase_of(struct connection *connection)
 static bool
 expired(struct connection *connection, uint64_t now)
 {
-    const struct config *config = connection->loop->config;
+    const struct loop *loop = connection->loop;
+    const struct config *config = loop->config;
     enum phase phase = phase_of(connection);
     uint64_t waited;
 
@@ -301,7 +349,8 @@ expired(struct connection *connection, uint64_t now)
     switch (phase)
     {
         case PHASE_IDLE:
-            return connection->loop->draining || waited >= (uint64_t)config->idle_timeout;
+            return loop->draining || waited >= (uint64_t)config->idle_timeout ||
+                   (is_full(loop) && waited >= CROWDED_IDLE_MS);
         case PHASE_HEAD:
             return waited >= (uint64_t)config->header_timeout;
         case PHASE_BODY:
@@ -316,18 +365,8 @@ expired(struct connection *connection, uint64_t now)
         connection->since = now;
         connection->metered = false;
     }
-    else
-    {
-        uint64_t taken = bytes_taken(h2o_socket_get_fd(connection->socket));
-        uint64_t enough = (uint64_t)(config->send_rate * config->send_timeout / 1000);
-
-        if (!connection->metered || taken - connection->moved > enough)
-        {
-            connection->metered = true;
-            connection->moved = taken;
-            connection->since = now;
-        }
-    }
+    else if (has_taken(connection, (uint64_t)(config->send_rate * config->send_timeout / 1000)))
+        connection->since = now;
     return now - connection->since >= (uint64_t)config->send_timeout;
 }
 
@@ -356,27 +395,24 @@ on_sweep(h2o_timeout_entry_t *entry)
     struct loop *loop = H2O_STRUCT_FROM_MEMBER(struct loop, sweep, entry);
     uint64_t now = h2o_now(loop->http.loop);
     size_t most = loop->memory_limit;
-    size_t bodies = 0;
+    size_t received = 0;
     h2o_linklist_t *link;
 
     publish(loop);
     for (link = loop->connections.next; link != &loop->connections; link = link->next)
     {
         struct connection *connection = H2O_STRUCT_FROM_MEMBER(struct connection, link, link);
-
         size_t size = connection->socket->input->size;
+        /* The oldest stay: they come first. One body alone is always taken. */
+        bool crowded = received != 0 && loop->held + received + size > most;
 
+        received += size;
         if (expired(connection, now))
             shutdown(h2o_socket_get_fd(connection->socket), SHUT_RDWR);
-        else if (size > EARLY_SIZE)
-        {
-            /* The oldest stay: they come first. One body alone is always taken. */
-            if (connection->phase == PHASE_BODY)
-                early_check(connection, bodies != 0 && loop->held + bodies + size > most);
-            bodies += size;
-        }
+        else if (connection->phase == PHASE_BODY && (size > EARLY_SIZE || crowded))
+            early_check(connection, crowded);
     }
-    loop->bodies = bodies;
+    loop->received = received;
     while (!h2o_linklist_is_empty(&loop->lingering))
     {
         struct lingering *lingering =
@@ -386,6 +422,8 @@ on_sweep(h2o_timeout_entry_t *entry)
             break;
         stop_lingering(lingering);
     }
+    if (!loop->draining && !is_full(loop))
+        set_accepting(loop, true);
     if (loop->draining && (loop->connection_count == 0 || now >= loop->drain_until))
         loop->finished = true;
     else
@@ -536,6 +574,52 @@ run_loop(void *subject)
     return NULL;
 }
 
+/*
+ * Gives the process as many descriptors as it may have, and says how many are left for each loop's
+ * clients when the database's connections have theirs, two each. 0: not one, with the cause.
+ */
+static size_t
+share_descriptors(const struct server *server, char *error, size_t error_size)
+{
+    const struct config *config = server->config;
+    size_t pools = (size_t)(config->pool_size + config->stream_pool_size);
+    size_t own = LOOP_DESCRIPTORS + 2 * (pools * (config->replica_url == NULL ? 1 : 2) + 1);
+    struct rlimit limit;
+    size_t share;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        abort();
+    limit.rlim_cur = limit.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &limit) != 0 && getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        abort();
+    share = limit.rlim_cur < DESCRIPTORS ? 0 : (limit.rlim_cur - DESCRIPTORS) / server->loop_count;
+    if (share > own)
+        return share - own;
+    snprintf(error, error_size,
+             "%zu open files (ulimit -n) are too few for %u loops with %zu database connections "
+             "each",
+             (size_t)limit.rlim_cur, server->loop_count, (own - LOOP_DESCRIPTORS) / 2);
+    return 0;
+}
+
+/* Says how many clients each loop may have; false with the cause where it can have none. */
+static bool
+limit_connections(struct server *server, char *error, size_t error_size)
+{
+    size_t wanted =
+        ((size_t)server->config->max_connections + server->loop_count - 1) / server->loop_count;
+    size_t possible = share_descriptors(server, error, error_size);
+
+    if (possible != 0 && possible < wanted)
+        log_message(LOG_WARNING, "few_descriptors",
+                    "the limit of open files (ulimit -n) leaves room for %zu client connections, "
+                    "not for max_connections = %lld",
+                    possible * server->loop_count, (long long)server->config->max_connections);
+    for (unsigned i = 0; i < server->loop_count; i++)
+        server->loops[i].connection_limit = possible < wanted ? possible : wanted;
+    return possible != 0;
+}
+
 /* What a loop has before its thread runs. */
 static void
 create_loop(struct server *server, unsigned number)
@@ -550,8 +634,6 @@ create_loop(struct server *server, unsigned number)
     loop->number = number;
     loop->limiter = server->limiter;
     loop->next_request = random;
-    loop->connection_limit =
-        ((size_t)server->config->max_connections + server->loop_count - 1) / server->loop_count;
     loop->memory_limit = (size_t)server->config->memory_limit / server->loop_count;
     loop->descriptor = -1;
     loop->auth = auth_create(server->config, server->keys);
@@ -589,7 +671,8 @@ server_create(const struct config *config, struct jwt_keys *keys, SSL_CTX *tls,
     configure(&server->global, config);
     for (unsigned i = 0; i < count; i++)
         create_loop(server, i);
-    if (!listener_open(&server->listener, config, count, error, error_size))
+    if (!limit_connections(server, error, error_size) ||
+        !listener_open(&server->listener, config, count, error, error_size))
     {
         server_free(server);
         return NULL;

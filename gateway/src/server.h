@@ -44,10 +44,11 @@ struct loop
     size_t connection_limit;
     bool accepting;
     size_t held;              /* bytes of answers and unpacked bodies in memory */
-    size_t bodies;            /* bytes of large bodies in memory, at the last sweep */
+    size_t received;          /* bytes of requests in memory, at the last sweep */
     size_t memory_limit;      /* for both together */
     h2o_linklist_t lingering; /* closed connections whose sender is being heard out */
-    int departures;           /* epoll that watches for clients going away */
+    size_t lingering_count;
+    int departures; /* epoll that watches for clients going away */
     h2o_socket_t *departures_socket;
     h2o_timeout_t sweep_interval;
     h2o_timeout_entry_t sweep;

@@ -50,6 +50,8 @@ INTEGER(stream_timeout, "600000", 1000, 86400000, "ms", RESTART,
     "Longest snapshot; it holds a connection and an old view of the database.")
 INTEGER(watch_interval, "100", 10, 60000, "ms", RESTART,
     "Time between looks at the heads of watched scopes.")
+INTEGER(watch_limit, "100", 1, 1000000, "streams", RELOAD,
+    "Event streams of each loop that one user may hold, then 429.")
 INTEGER(queue_length, "256", 0, 1000000, "requests", RESTART,
     "Requests of each loop that may wait for a connection; more are refused with 503.")
 INTEGER(queue_timeout, "5000", 1, 600000, "ms", RESTART,

@@ -31,6 +31,7 @@ struct scope
 {
     struct scope *next; /* in its bucket */
     h2o_linklist_t streams;
+    int64_t stream_count;
     int64_t head; /* -1: not asked for yet */
     bool seen;    /* the running poll has answered for it */
     char user[];
@@ -93,16 +94,14 @@ find_scope(struct watch *watch, const char *user)
 }
 
 static struct scope *
-find_or_add_scope(struct watch *watch, const char *user)
+add_scope(struct watch *watch, const char *user)
 {
-    struct scope *scope = find_scope(watch, user);
     size_t size = strlen(user) + 1;
     size_t bucket = bucket_of(user);
+    struct scope *scope = h2o_mem_alloc(sizeof(*scope) + size);
 
-    if (scope != NULL)
-        return scope;
-    scope = h2o_mem_alloc(sizeof(*scope) + size);
     scope->next = watch->buckets[bucket];
+    scope->stream_count = 0;
     scope->head = -1;
     scope->seen = false;
     memcpy(scope->user, user, size);
@@ -322,6 +321,7 @@ on_released(struct request *request)
     h2o_timeout_unlink(&stream->heartbeat);
     h2o_linklist_unlink(&stream->link);
     stream->watch->streams--;
+    scope->stream_count--;
     if (h2o_linklist_is_empty(&scope->streams))
         remove_scope(stream->watch, scope);
 }
@@ -343,6 +343,7 @@ handle_watch(struct request *request)
 {
     struct watch *watch = request->loop->watch;
     struct stream *stream;
+    struct scope *scope;
     struct problem problem;
 
     if (h2o_memis(request->req->method.base, request->req->method.len, H2O_STRLIT("HEAD")))
@@ -357,6 +358,15 @@ handle_watch(struct request *request)
         request_fail(request, &problem);
         return;
     }
+    scope = find_scope(watch, request->user);
+    if (scope != NULL && scope->stream_count >= request->loop->config->watch_limit)
+    {
+        problem_set(&problem, PROBLEM_TOO_MANY_REQUESTS,
+                    "This user already has as many event streams as one user may.");
+        problem.retry_after = 5;
+        request_fail(request, &problem);
+        return;
+    }
     stream = request_memory(request, sizeof(*stream));
     memset(stream, 0, sizeof(*stream));
     stream->super.proceed = on_proceed;
@@ -364,7 +374,8 @@ handle_watch(struct request *request)
     stream->watch = watch;
     stream->told = -1;
     stream->heartbeat.cb = on_heartbeat;
-    stream->scope = find_or_add_scope(watch, request->user);
+    stream->scope = scope != NULL ? scope : add_scope(watch, request->user);
+    stream->scope->stream_count++;
     h2o_linklist_insert(&stream->scope->streams, &stream->link);
     watch->streams++;
     request->subject = stream;

@@ -62,6 +62,8 @@ wire_scan(const char *bytes, size_t size, struct wire_head *head)
             head->lengths++;
         if (!first && names(line, length, "transfer-encoding"))
             head->encodings++;
+        if (!first && names(line, length, "host"))
+            head->hosts++;
         if (!first && names(line, length, "authorization"))
             take_value(line, length, head);
         first = false;

@@ -17,6 +17,7 @@ struct wire_head
     bool complete;    /* the empty line is there */
     size_t lengths;   /* Content-Length headers */
     size_t encodings; /* Transfer-Encoding headers */
+    size_t hosts;     /* Host headers */
     const char *authorization; /* value of the last Authorization header; NULL: there is none */
     size_t authorization_size;
     bool folded; /* a line begins with white space (obsolete folding) */

@@ -31,6 +31,7 @@ LLVMFuzzerTestOneInput(const unsigned char *bytes, size_t size)
     size_t path_size;
     size_t lengths = 0;
     size_t encodings = 0;
+    size_t hosts = 0;
     const char *method;
     const char *path;
     struct wire_head head;
@@ -47,9 +48,10 @@ LLVMFuzzerTestOneInput(const unsigned char *bytes, size_t size)
             headers[i].name_len == 14 && strncasecmp(headers[i].name, "content-length", 14) == 0;
         encodings +=
             headers[i].name_len == 17 && strncasecmp(headers[i].name, "transfer-encoding", 17) == 0;
+        hosts += headers[i].name_len == 4 && strncasecmp(headers[i].name, "host", 4) == 0;
     }
     if (!head.complete || head.size != (size_t)end || head.lengths != lengths ||
-        head.encodings != encodings)
+        head.encodings != encodings || head.hosts != hosts)
         abort();
     return 0;
 }
