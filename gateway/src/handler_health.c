@@ -1,6 +1,7 @@
 /*
  * handler_health.c: is the process alive, is it of use, and what has it done.
  */
+#include "log.h"
 #include "router.h"
 #include "sqlstate.h"
 
@@ -22,11 +23,32 @@ answer_ready(struct request *request)
     request_answer(request, "application/json", H2O_STRLIT("{\"status\":\"ready\"}\n"));
 }
 
+/* Whatever the reason is, one that is not ready says 503. */
 static void
-on_answer(struct request *request, PGresult *result)
+on_answer(struct pg_job *job, enum pg_end end, PGresult *result)
 {
+    struct request *request = H2O_STRUCT_FROM_MEMBER(struct request, job, job);
+    struct problem problem;
+
+    request->ended = clock_us();
+    if (end == PG_END_RESULT)
+    {
+        request->loop->database_good = h2o_now(request->loop->http.loop);
+        answer_ready(request);
+    }
+    else
+    {
+        problem_from_database(&problem, end, result);
+        request_log_database_error(request, &problem, result);
+        if (problem_status(problem.code) == 500)
+        {
+            problem_set(&problem, PROBLEM_UNAVAILABLE,
+                        "The database does not answer as it should; the log has more.");
+            problem.retry_after = 1;
+        }
+        request_fail(request, &problem);
+    }
     PQclear(result);
-    answer_ready(request);
 }
 
 /*
@@ -50,7 +72,10 @@ handle_ready(struct request *request)
     else if (loop->database_good != 0 && h2o_now(loop->http.loop) - loop->database_good < FRESH_MS)
         answer_ready(request);
     else
-        request_query(request, &statement, on_answer);
+    {
+        request->job.done = on_answer;
+        request_submit(request, loop->pool, &statement);
+    }
 }
 
 /* GET /metrics */

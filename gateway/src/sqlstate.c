@@ -31,6 +31,7 @@ static const struct rule
      "What the transaction needed was locked for too long. Nothing was changed."},
     {"25006", PROBLEM_UNAVAILABLE, "The database takes no writes at present."},
     {"3F000", PROBLEM_UNAVAILABLE, "The database is not set up for rowsync."},
+    {"42501", PROBLEM_UNAVAILABLE, "The database is not set up for rowsync."},
     {"42883", PROBLEM_UNAVAILABLE, "The database is not set up for rowsync."},
 };
 
