@@ -155,6 +155,7 @@ struct rowsync
     bool loaded;
 
     sqlite3_stmt *statements[SQL_STATEMENTS];
+    bool stuck; /* in a transaction of ours that could not be rolled back */
     Buffer scratch;
 };
 
@@ -169,6 +170,11 @@ rowsync_code rs_exec(rowsync *client, const char *sql);
 sqlite3_stmt *rs_statement(rowsync *client, Statement which);
 rowsync_code rs_run(rowsync *client, Statement which);
 rowsync_code rs_finish(rowsync *client, sqlite3_stmt *statement, const char *doing);
+bool rs_row(rowsync *client, sqlite3_stmt *statement);
+rowsync_code rs_reset(rowsync *client, sqlite3_stmt *statement);
+const char *rs_text(sqlite3_stmt *statement, int column);
+rowsync_code rs_start(rowsync *client);
+rowsync_code rs_stop(rowsync *client, rowsync_code code);
 rowsync_code rs_begin(rowsync *client);
 rowsync_code rs_end(rowsync *client, rowsync_code code);
 void rs_idle(rowsync *client);

@@ -57,9 +57,10 @@ take_change_id(rowsync *client, int64_t *id)
 
     if (statement == NULL)
         return client->code;
-    if (sqlite3_step(statement) == SQLITE_ROW)
+    if (rs_row(client, statement))
         *id = sqlite3_column_int64(statement, 0);
-    return rs_finish(client, statement, "taking a change id");
+    return client->code == ROWSYNC_OK ? rs_finish(client, statement, "taking a change id")
+                                      : rs_reset(client, statement);
 }
 
 /* Puts the edit on top of another version, to be sent again with the columns of `changed`. */
@@ -223,7 +224,7 @@ surviving(rowsync *client, const Change *change, const RowState *theirs, Slice s
         return 0;
     sqlite3_bind_int64(dirty, 1, change->table->id);
     key_bind(dirty, 2, &change->key);
-    if (sqlite3_step(dirty) == SQLITE_ROW && sqlite3_column_text(dirty, 4) != NULL)
+    if (rs_row(client, dirty) && sqlite3_column_text(dirty, 4) != NULL)
         base = (Slice){(const char *)sqlite3_column_text(dirty, 4),
                        (size_t)sqlite3_column_bytes(dirty, 4)};
     for (i = 0; i < change->table->column_count; i++)
@@ -247,7 +248,7 @@ surviving(rowsync *client, const Change *change, const RowState *theirs, Slice s
             value.length == now.length && memcmp(value.data, now.data, now.length) == 0)
             mask |= column->mask;
     }
-    sqlite3_reset(dirty);
+    rs_reset(client, dirty);
     if (literal.failed || value.failed)
         rs_nomem(client);
     buffer_free(&literal);
@@ -444,7 +445,7 @@ read_held(rowsync *client, const Table *table, const Key *key, RowState *theirs,
         return false;
     sqlite3_bind_int64(statement, 1, table->id);
     key_bind(statement, 2, key);
-    if (sqlite3_step(statement) == SQLITE_ROW)
+    if (rs_row(client, statement))
     {
         found = true;
         theirs->version = sqlite3_column_int64(statement, 0);
@@ -457,8 +458,7 @@ read_held(rowsync *client, const Table *table, const Key *key, RowState *theirs,
         if (text->failed)
             rs_nomem(client);
     }
-    sqlite3_reset(statement);
-    return found && client->code == ROWSYNC_OK;
+    return rs_reset(client, statement) == ROWSYNC_OK && found;
 }
 
 /*
@@ -524,7 +524,7 @@ retry(rowsync *client, bool together)
                        " h.table_id AND d.pk = h.pk) AND NOT EXISTS (SELECT 1 FROM _sync_rejected"
                        " r WHERE r.table_id = h.table_id AND r.pk = h.pk) ORDER BY server_version",
                        &statement);
-        while (code == ROWSYNC_OK && sqlite3_step(statement) == SQLITE_ROW)
+        while (code == ROWSYNC_OK && rs_row(client, statement))
         {
             Table *table = table_by_id(client, sqlite3_column_int64(statement, 0));
             bool applied = false;
@@ -538,6 +538,7 @@ retry(rowsync *client, bool together)
         key_free(&key);
         sqlite3_finalize(statement);
         statement = NULL;
+        code = client->code;
     }
     return code;
 }
@@ -561,7 +562,7 @@ vacate(rowsync *client)
     if (code == ROWSYNC_OK)
         code = rs_prepare(
             client, "SELECT table_id, pk FROM _sync_held WHERE state = 2 AND NOT deleted", &held);
-    while (code == ROWSYNC_OK && sqlite3_step(held) == SQLITE_ROW)
+    while (code == ROWSYNC_OK && rs_row(client, held))
     {
         Table *table = table_by_id(client, sqlite3_column_int64(held, 0));
         Buffer sql = {0};
@@ -574,13 +575,12 @@ vacate(rowsync *client)
         buffer_name(&sql, table->name);
         sqlite3_reset(columns);
         sqlite3_bind_text(columns, 1, table->name, -1, SQLITE_STATIC);
-        for (; sqlite3_step(columns) == SQLITE_ROW; count++)
+        for (; rs_row(client, columns); count++)
         {
             buffer_text(&sql, count == 0 ? " SET " : ", ");
-            buffer_name(&sql, (const char *)sqlite3_column_text(columns, 0));
+            buffer_name(&sql, rs_text(columns, 0));
             buffer_text(&sql, !sqlite3_column_int(columns, 1) ? " = NULL"
-                              : sqlite3_stricmp((const char *)sqlite3_column_text(columns, 2),
-                                                "INTEGER") == 0
+                              : sqlite3_stricmp(rs_text(columns, 2), "INTEGER") == 0
                                   ? " = random()"
                                   : " = hex(randomblob(16))");
         }
@@ -592,8 +592,9 @@ vacate(rowsync *client)
             buffer_printf(&sql, " = ?%d", i + 1);
         }
         if (sql.failed)
-            code = rs_nomem(client);
-        else if (count > 0)
+            rs_nomem(client);
+        code = client->code;
+        if (code == ROWSYNC_OK && count > 0)
         {
             sqlite3_stmt *update = NULL;
 
@@ -610,10 +611,10 @@ vacate(rowsync *client)
     sqlite3_finalize(columns);
     sqlite3_finalize(held);
     key_free(&key);
-    return code;
+    return client->code;
 }
 
-/* The number of rows that are held because something local is in the way. */
+/* The number of rows that are held because something local is in the way; see client->code. */
 static int64_t
 count_stuck(rowsync *client)
 {
@@ -622,7 +623,7 @@ count_stuck(rowsync *client)
 
     if (rs_prepare(client, "SELECT count(*) FROM _sync_held WHERE state = 2", &statement) ==
             ROWSYNC_OK &&
-        sqlite3_step(statement) == SQLITE_ROW)
+        rs_row(client, statement))
         count = sqlite3_column_int64(statement, 0);
     sqlite3_finalize(statement);
     return count;
@@ -645,10 +646,14 @@ held_retry(rowsync *client)
     if ((code = rs_exec(client, "SAVEPOINT _sync_vacate")) != ROWSYNC_OK)
         return code;
     if ((code = vacate(client)) == ROWSYNC_OK && (code = retry(client, false)) == ROWSYNC_OK)
-        code = rs_exec(client, count_stuck(client) == 0
-                                   ? "RELEASE _sync_vacate"
-                                   : "ROLLBACK TO _sync_vacate; RELEASE _sync_vacate");
-    return code;
+    {
+        bool stuck = count_stuck(client) > 0;
+
+        if (client->code == ROWSYNC_OK)
+            rs_exec(client, stuck ? "ROLLBACK TO _sync_vacate; RELEASE _sync_vacate"
+                                  : "RELEASE _sync_vacate");
+    }
+    return client->code;
 }
 
 /* Finds a tracked table by its name here. */
@@ -740,7 +745,7 @@ walk_rejected(rowsync *client, const char *table_name, const char *pk, bool requ
         sqlite3_bind_text(statement, 1, table_name, -1, SQLITE_STATIC);
         sqlite3_bind_text(statement, 2, pk, -1, SQLITE_STATIC);
     }
-    while (code == ROWSYNC_OK && sqlite3_step(statement) == SQLITE_ROW)
+    while (code == ROWSYNC_OK && rs_row(client, statement))
     {
         bool applied = false;
 
@@ -790,6 +795,7 @@ walk_rejected(rowsync *client, const char *table_name, const char *pk, bool requ
     }
     sqlite3_finalize(statement);
     key_free(&change.key);
+    code = client->code;
     if (code == ROWSYNC_OK && seen == 0 && pk != NULL)
         code = rs_fail(client, ROWSYNC_MISUSE, "See _sync_rejected.",
                        "The row %s of \"%s\" was not refused.", pk, table_name);

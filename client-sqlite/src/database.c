@@ -280,6 +280,39 @@ rs_finish(rowsync *client, sqlite3_stmt *statement, const char *doing)
     return ROWSYNC_OK;
 }
 
+/*
+ * The next row of a query; false at its end, and after an error, which is then in client->code. So
+ * whoever has read all rows returns client->code.
+ */
+bool
+rs_row(rowsync *client, sqlite3_stmt *statement)
+{
+    int result = sqlite3_step(statement);
+
+    if (result != SQLITE_ROW && result != SQLITE_DONE)
+        rs_fail_sqlite(client, "reading the database");
+    return result == SQLITE_ROW;
+}
+
+/* Ends a query of which one row was read. Memory that ran out while reading a column shows here. */
+rowsync_code
+rs_reset(rowsync *client, sqlite3_stmt *statement)
+{
+    if (sqlite3_reset(statement) != SQLITE_OK)
+        rs_fail_sqlite(client, "reading the database");
+    return client->code;
+}
+
+/* The text of a column that is not NULL. Empty where memory ran out, which rs_row() or rs_reset()
+ * tells next. */
+const char *
+rs_text(sqlite3_stmt *statement, int column)
+{
+    const char *text = (const char *)sqlite3_column_text(statement, column);
+
+    return text != NULL ? text : "";
+}
+
 /* Runs one of the library's statements that takes no values. */
 rowsync_code
 rs_run(rowsync *client, Statement which)
@@ -287,11 +320,40 @@ rs_run(rowsync *client, Statement which)
     return rs_finish(client, rs_statement(client, which), statement_sql[which]);
 }
 
+/* Begins a transaction. The way back is prepared first: it should not fail for lack of memory. */
+rowsync_code
+rs_start(rowsync *client)
+{
+    sqlite3_finalize(client->statements[SQL_ROLLBACK]);
+    client->statements[SQL_ROLLBACK] = NULL;
+    return rs_statement(client, SQL_ROLLBACK) != NULL ? rs_run(client, SQL_BEGIN) : client->code;
+}
+
+/* Rolls back, now or, where that needs memory that is not there, with the next call. */
+static void
+go_back(rowsync *client)
+{
+    sqlite3_step(client->statements[SQL_ROLLBACK]);
+    sqlite3_reset(client->statements[SQL_ROLLBACK]);
+    client->stuck = !sqlite3_get_autocommit(client->db);
+}
+
+/* Commits where `code` is OK, else rolls back; returns what came of it. */
+rowsync_code
+rs_stop(rowsync *client, rowsync_code code)
+{
+    if (code == ROWSYNC_OK)
+        code = rs_run(client, SQL_COMMIT);
+    if (!sqlite3_get_autocommit(client->db))
+        go_back(client);
+    return code;
+}
+
 /* Begins a transaction of the library's own, with capture off and foreign keys deferred. */
 rowsync_code
 rs_begin(rowsync *client)
 {
-    rowsync_code code = rs_run(client, SQL_BEGIN);
+    rowsync_code code = rs_start(client);
 
     if (code != ROWSYNC_OK)
         return code;
@@ -301,17 +363,11 @@ rs_begin(rowsync *client)
     return code == ROWSYNC_OK ? ROWSYNC_OK : rs_end(client, code);
 }
 
-/* Commits where `code` is OK, else rolls back; returns what came of it. */
+/* Ends it, with capture on again. */
 rowsync_code
 rs_end(rowsync *client, rowsync_code code)
 {
-    if (code == ROWSYNC_OK)
-        code = rs_run(client, SQL_APPLY_OFF);
-    if (code == ROWSYNC_OK)
-        code = rs_run(client, SQL_COMMIT);
-    if (!sqlite3_get_autocommit(client->db))
-        sqlite3_exec(client->db, "ROLLBACK", NULL, NULL, NULL);
-    return code;
+    return rs_stop(client, code == ROWSYNC_OK ? rs_run(client, SQL_APPLY_OFF) : code);
 }
 
 /* A copy of a text column in place of an older one. */
@@ -337,9 +393,11 @@ rs_load_info(rowsync *client)
 
     if (statement == NULL)
         return client->code;
-    if (sqlite3_step(statement) != SQLITE_ROW)
-        code = rs_fail(client, ROWSYNC_UNINITIALIZED, "Run rowsync_init() once.",
-                       "_sync_client_info has no row.");
+    if (!rs_row(client, statement))
+        code = client->code != ROWSYNC_OK
+                   ? client->code
+                   : rs_fail(client, ROWSYNC_UNINITIALIZED, "Run rowsync_init() once.",
+                             "_sync_client_info has no row.");
     else if (sqlite3_column_int(statement, 6) != 1)
         code = rs_fail(client, ROWSYNC_SCHEMA, "Use the newer library on this database.",
                        "The database has the tables of a newer rowsync.");
@@ -354,16 +412,19 @@ rs_load_info(rowsync *client)
         client->hydrated = sqlite3_column_int(statement, 5);
         client->epoch = sqlite3_column_int64(statement, 7);
     }
-    sqlite3_reset(statement);
-    return code;
+    return rs_reset(client, statement) != ROWSYNC_OK ? client->code : code;
 }
 
-/* Is there a table _sync_client_info? */
+/* Is there a table _sync_client_info? A failure to tell is in client->code. */
 static bool
 initialized(rowsync *client)
 {
-    return sqlite3_table_column_metadata(client->db, "main", "_sync_client_info", NULL, NULL, NULL,
-                                         NULL, NULL, NULL) == SQLITE_OK;
+    int result = sqlite3_table_column_metadata(client->db, "main", "_sync_client_info", NULL, NULL,
+                                               NULL, NULL, NULL, NULL);
+
+    if (result != SQLITE_OK && result != SQLITE_ERROR)
+        rs_fail_sqlite(client, "looking for its own tables");
+    return result == SQLITE_OK;
 }
 
 /*
@@ -381,18 +442,19 @@ rs_enter(rowsync *client, bool writes)
     client->new_epoch = 0;
     buffer_clear(&client->message);
     buffer_clear(&client->hint);
+    if (client->stuck)
+        go_back(client);
     if (writes && !sqlite3_get_autocommit(client->db))
         return rs_fail(client, ROWSYNC_MISUSE, "Commit or roll back first.",
                        "The connection is inside a transaction.");
-    if (!initialized(client))
-    {
-        /* A schema that another connection changed is seen only by a statement. */
-        sqlite3_exec(client->db, "SELECT 1 FROM sqlite_schema LIMIT 1", NULL, NULL, NULL);
-        if (!initialized(client))
-            return rs_fail(client, ROWSYNC_UNINITIALIZED,
-                           "Run rowsync_init() (or `rowsync init`) once.",
-                           "The database has no rowsync tables yet.");
-    }
+    /* A schema that another connection changed is seen only by a statement. */
+    if (!initialized(client) && client->code == ROWSYNC_OK &&
+        rs_exec(client, "SELECT 1 FROM sqlite_schema LIMIT 1") == ROWSYNC_OK &&
+        !initialized(client) && client->code == ROWSYNC_OK)
+        rs_fail(client, ROWSYNC_UNINITIALIZED, "Run rowsync_init() (or `rowsync init`) once.",
+                "The database has no rowsync tables yet.");
+    if (client->code != ROWSYNC_OK)
+        return client->code;
     code = rs_load_info(client);
     return code == ROWSYNC_OK ? tables_refresh(client) : code;
 }
@@ -440,7 +502,7 @@ rowsync_open(sqlite3 *db, const rowsync_options *options, rowsync **out)
     else if ((code = transport_curl(&client->transport)) != ROWSYNC_OK)
         return rs_nomem(client);
     if (!initialized(client))
-        return ROWSYNC_OK;
+        return client->code;
     if (!sqlite3_get_autocommit(db))
         return ROWSYNC_OK; /* the first call outside the transaction does the rest */
     return rs_enter(client, false);
@@ -465,6 +527,8 @@ rowsync_close(rowsync *client)
 {
     if (client == NULL)
         return;
+    if (client->stuck)
+        go_back(client);
     rs_idle(client);
     if (client->transport.close != NULL)
         client->transport.close(client->transport.context);
@@ -523,17 +587,16 @@ rowsync_init(rowsync *client)
     rowsync_code code;
 
     client->code = ROWSYNC_OK;
+    if (client->stuck)
+        go_back(client);
     if (!sqlite3_get_autocommit(client->db))
         return rs_fail(client, ROWSYNC_MISUSE, "Commit or roll back first.",
                        "The connection is inside a transaction.");
-    if ((code = rs_run(client, SQL_BEGIN)) != ROWSYNC_OK)
+    if ((code = rs_start(client)) != ROWSYNC_OK)
         return code;
     if ((code = rs_exec(client, schema_sql)) == ROWSYNC_OK)
         code = rs_run(client, SQL_APPLY_OFF);
-    if (code == ROWSYNC_OK)
-        code = rs_run(client, SQL_COMMIT);
-    if (!sqlite3_get_autocommit(client->db))
-        sqlite3_exec(client->db, "ROLLBACK", NULL, NULL, NULL);
+    code = rs_stop(client, code);
     return code == ROWSYNC_OK ? rs_enter(client, true) : code;
 }
 

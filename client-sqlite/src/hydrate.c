@@ -87,7 +87,7 @@ drop_indexes(Hydration *hydration, const Table *table)
     if (code != ROWSYNC_OK)
         return code;
     sqlite3_bind_text(statement, 1, table->name, -1, SQLITE_STATIC);
-    while (sqlite3_step(statement) == SQLITE_ROW)
+    while (rs_row(client, statement))
     {
         const char *sql = (const char *)sqlite3_column_text(statement, 1);
 
@@ -95,20 +95,23 @@ drop_indexes(Hydration *hydration, const Table *table)
             continue;
         /* One by one, each beside the statement that makes it again. */
         buffer_text(&drops, "DROP INDEX main.");
-        buffer_name(&drops, (const char *)sqlite3_column_text(statement, 0));
+        buffer_name(&drops, rs_text(statement, 0));
         buffer_byte(&drops, '\0');
         buffer_printf(&drops, "%smain.%s;", head, sql + strlen(head));
         buffer_byte(&drops, '\0');
     }
     sqlite3_finalize(statement);
     if (drops.failed)
-        code = rs_nomem(client);
+        rs_nomem(client);
+    code = client->code;
     for (size_t at = 0; code == ROWSYNC_OK && at < drops.length;)
     {
         const char *drop = drops.data + at, *make = drop + strlen(drop) + 1;
 
         if (sqlite3_exec(client->db, drop, NULL, NULL, NULL) == SQLITE_OK)
             buffer_text(makes, make);
+        else if (sqlite3_get_autocommit(client->db))
+            code = rs_fail_sqlite(client, "dropping an index");
         at = (size_t)(make + strlen(make) + 1 - drops.data);
     }
     if (makes->failed)
@@ -356,7 +359,7 @@ remove_unseen(const Hydration *hydration, const Snapshot *snapshot)
             continue;
         sqlite3_reset(statement);
         sqlite3_bind_int64(statement, 1, table->id);
-        while (code == ROWSYNC_OK && sqlite3_step(statement) == SQLITE_ROW)
+        while (code == ROWSYNC_OK && rs_row(client, statement))
         {
             RowState gone = {sqlite3_column_int64(statement, 2) + 1, true, {0}};
 
@@ -370,7 +373,7 @@ remove_unseen(const Hydration *hydration, const Snapshot *snapshot)
     }
     sqlite3_finalize(statement);
     key_free(&key);
-    return code;
+    return client->code;
 }
 
 /* Puts triggers and indexes back. */

@@ -54,7 +54,7 @@ write_query(rowsync *client, const Table *table, Buffer *sql)
     buffer_text(sql, " t WHERE ");
     do
     {
-        more = sqlite3_step(statement) == SQLITE_ROW;
+        more = rs_row(client, statement);
         if (match.length > 0 && (!more || sqlite3_column_int(statement, 1) == 0))
         {
             buffer_printf(sql, "%s(%s AND NOT EXISTS (%s))", references++ > 0 ? " OR " : "",
@@ -67,7 +67,7 @@ write_query(rowsync *client, const Table *table, Buffer *sql)
         if (match.length == 0)
         {
             buffer_text(&match, "SELECT 1 FROM main.");
-            buffer_name(&match, (const char *)sqlite3_column_text(statement, 0));
+            buffer_name(&match, rs_text(statement, 0));
             buffer_text(&match, " p WHERE p.");
         }
         else
@@ -76,21 +76,21 @@ write_query(rowsync *client, const Table *table, Buffer *sql)
             buffer_text(&match, " AND p.");
         }
         /* The parent's column first: its collation counts. */
-        buffer_name(&match, (const char *)sqlite3_column_text(statement, 3));
+        buffer_name(&match, rs_text(statement, 3));
         buffer_text(&match, " = t.");
-        buffer_name(&match, (const char *)sqlite3_column_text(statement, 2));
+        buffer_name(&match, rs_text(statement, 2));
         buffer_text(&given, "t.");
-        buffer_name(&given, (const char *)sqlite3_column_text(statement, 2));
+        buffer_name(&given, rs_text(statement, 2));
         buffer_text(&given, " IS NOT NULL");
     } while (more);
     sqlite3_finalize(statement);
     if (references == 0)
         buffer_clear(sql);
     if (sql->failed || given.failed || match.failed)
-        code = rs_nomem(client);
+        rs_nomem(client);
     buffer_free(&given);
     buffer_free(&match);
-    return code;
+    return client->code;
 }
 
 /* Reads the key and the content of the row at hand. */
@@ -109,6 +109,8 @@ read_row(rowsync *client, const Table *table, sqlite3_stmt *row, Key *key, Buffe
         value_write(payload, &table->columns[i], row, i);
     }
     buffer_byte(payload, '}');
+    if (payload->failed)
+        return rs_nomem(client);
     if (table->key_count == 1)
         return key_column(client, row, table->keys[0], key);
     for (i = 0; i < table->key_count; i++)
@@ -117,8 +119,7 @@ read_row(rowsync *client, const Table *table, sqlite3_stmt *row, Key *key, Buffe
         value_write(&array, &table->columns[table->keys[i]], row, table->keys[i]);
     }
     buffer_byte(&array, ']');
-    if (array.failed || payload->failed ||
-        !key_from_wire(table, (Slice){buffer_string(&array), array.length}, key))
+    if (array.failed || !key_from_wire(table, (Slice){buffer_string(&array), array.length}, key))
         code = rs_nomem(client);
     buffer_free(&array);
     return code;
@@ -177,7 +178,7 @@ take_out_of(rowsync *client, Table *table, bool *progress)
 
     if (code == ROWSYNC_OK && sql.length > 0)
         code = rs_prepare(client, sql.data, &statement);
-    while (code == ROWSYNC_OK && statement != NULL && sqlite3_step(statement) == SQLITE_ROW)
+    while (code == ROWSYNC_OK && statement != NULL && rs_row(client, statement))
     {
         bool taken = false;
 
@@ -189,7 +190,7 @@ take_out_of(rowsync *client, Table *table, bool *progress)
     buffer_free(&sql);
     buffer_free(&payload);
     key_free(&key);
-    return code;
+    return client->code;
 }
 
 /* Takes out every row whose parent is missing, and then theirs, until the commit can go through. */

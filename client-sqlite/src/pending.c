@@ -76,8 +76,10 @@ queue_start(rowsync *client, Queue *queue)
 
     if (statement == NULL)
         return client->code;
-    if (sqlite3_step(statement) == SQLITE_ROW)
+    if (rs_row(client, statement))
         until = sqlite3_column_int64(statement, 0);
+    if (client->code != ROWSYNC_OK)
+        return rs_reset(client, statement);
     if (rs_finish(client, statement, "taking a change id") != ROWSYNC_OK)
         return client->code;
     queue->count = queue->next = 0;

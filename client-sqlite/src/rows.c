@@ -204,7 +204,7 @@ clings(rowsync *client, Table *table, const Key *key)
         return false;
     if (sqlite3_bind_parameter_count(statement) > 0)
         key_bind_columns(table, statement, 1, key);
-    found = sqlite3_step(statement) == SQLITE_ROW && sqlite3_column_int(statement, 0);
+    found = rs_row(client, statement) && sqlite3_column_int(statement, 0);
     sqlite3_reset(statement);
     sqlite3_clear_bindings(statement);
     return found;

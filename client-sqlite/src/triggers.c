@@ -140,10 +140,10 @@ load_columns(rowsync *client, Table *table)
         return code;
     sqlite3_bind_text(statement, 1, table->name, -1, SQLITE_STATIC);
     memset(key, -1, sizeof(key));
-    while (sqlite3_step(statement) == SQLITE_ROW)
+    while (rs_row(client, statement))
     {
-        const char *name = (const char *)sqlite3_column_text(statement, 0);
-        const char *type = (const char *)sqlite3_column_text(statement, 1);
+        const char *name = rs_text(statement, 0);
+        const char *type = rs_text(statement, 1);
         int position = sqlite3_column_int(statement, 2);
         Buffer member = {0};
         Column *grown;
@@ -158,7 +158,7 @@ load_columns(rowsync *client, Table *table)
         column = &grown[table->column_count++];
         memset(column, 0, sizeof(*column));
         column->name = rs_copy(name);
-        column->kind = kind_of(type != NULL ? type : "", &column->untyped);
+        column->kind = kind_of(type, &column->untyped);
         column->key = position > 0;
         column->uuid = column->key && column->kind == KIND_BLOB;
         /* Columns beyond the 63rd share the last bit: they travel together. */
@@ -177,6 +177,8 @@ load_columns(rowsync *client, Table *table)
         }
     }
     sqlite3_finalize(statement);
+    if (client->code != ROWSYNC_OK)
+        return client->code;
     table->keys = rs_realloc(NULL, (size_t)(keys + 1) * sizeof(*table->keys));
     if (table->keys == NULL)
         return rs_nomem(client);
@@ -206,14 +208,13 @@ load_references(rowsync *client, Table *table)
     if (code != ROWSYNC_OK)
         return code;
     sqlite3_bind_text(statement, 1, table->name, -1, SQLITE_STATIC);
-    while (sqlite3_step(statement) == SQLITE_ROW)
+    while (rs_row(client, statement))
         for (i = 0; i < table->column_count; i++)
             if (table->columns[i].kind == KIND_BLOB &&
-                strcasecmp(table->columns[i].name,
-                           (const char *)sqlite3_column_text(statement, 0)) == 0)
+                strcasecmp(table->columns[i].name, rs_text(statement, 0)) == 0)
                 table->columns[i].uuid = true;
     sqlite3_finalize(statement);
-    return ROWSYNC_OK;
+    return client->code;
 }
 
 /* Reads _sync_table and what each tracked table looks like now. */
@@ -231,7 +232,7 @@ tables_load(rowsync *client)
                       &statement);
     if (code != ROWSYNC_OK)
         return code;
-    while (code == ROWSYNC_OK && sqlite3_step(statement) == SQLITE_ROW)
+    while (code == ROWSYNC_OK && rs_row(client, statement))
     {
         Table *table,
             *grown = rs_realloc(client->tables, (size_t)(client->table_count + 1) * sizeof(*grown));
@@ -245,11 +246,11 @@ tables_load(rowsync *client)
         table = &grown[client->table_count++];
         memset(table, 0, sizeof(*table));
         table->id = sqlite3_column_int64(statement, 0);
-        table->name = rs_copy((const char *)sqlite3_column_text(statement, 1));
-        table->schema = rs_copy((const char *)sqlite3_column_text(statement, 2));
+        table->name = rs_copy(rs_text(statement, 1));
+        table->schema = rs_copy(rs_text(statement, 2));
         table->policy = (rowsync_policy)sqlite3_column_int(statement, 3);
-        table->local = rs_copy((const char *)sqlite3_column_text(statement, 4));
-        table->layout = rs_copy((const char *)sqlite3_column_text(statement, 5));
+        table->local = rs_copy(rs_text(statement, 4));
+        table->layout = rs_copy(rs_text(statement, 5));
         table->own_conflict_clause = sqlite3_column_int(statement, 6) != 0;
         if (table->name == NULL || table->schema == NULL || table->local == NULL ||
             table->layout == NULL)
@@ -258,6 +259,7 @@ tables_load(rowsync *client)
             code = load_references(client, table);
     }
     sqlite3_finalize(statement);
+    code = client->code;
     if (code != ROWSYNC_OK)
         tables_free(client);
     client->loaded = code == ROWSYNC_OK;
@@ -334,22 +336,22 @@ append_clings(rowsync *client, Buffer *sql, const Table *table)
                    &statement) != ROWSYNC_OK)
         return;
     sqlite3_bind_text(statement, 1, table->name, -1, SQLITE_STATIC);
-    for (i = 0; sqlite3_step(statement) == SQLITE_ROW; i++)
+    for (i = 0; rs_row(client, statement); i++)
     {
         if (sqlite3_column_int(statement, 1) == 0)
         {
             buffer_text(sql, i > 0 ? ") OR EXISTS (SELECT 1 FROM main."
                                    : " OR EXISTS (SELECT 1 FROM main.");
-            buffer_name(sql, (const char *)sqlite3_column_text(statement, 0));
+            buffer_name(sql, rs_text(statement, 0));
             buffer_text(sql, " c JOIN main.");
             buffer_name(sql, table->name);
             buffer_text(sql, " p WHERE ");
             append_key_match(sql, table, "p.");
         }
         buffer_text(sql, " AND ");
-        append_field(sql, "c", (const char *)sqlite3_column_text(statement, 2));
+        append_field(sql, "c", rs_text(statement, 2));
         buffer_text(sql, " = ");
-        append_field(sql, "p", (const char *)sqlite3_column_text(statement, 3));
+        append_field(sql, "p", rs_text(statement, 3));
     }
     buffer_text(sql, i > 0 ? ")" : "");
     sqlite3_finalize(statement);
@@ -382,7 +384,7 @@ table_statement(rowsync *client, Table *table, TableStatement which)
         }
         if (sql.failed)
             rs_nomem(client);
-        else
+        else if (client->code == ROWSYNC_OK)
             rs_prepare(client, sql.data, slot);
         buffer_free(&sql);
     }
@@ -739,16 +741,15 @@ write_probes(rowsync *client, Table *table, Script *script)
     if (code == ROWSYNC_OK)
         sqlite3_bind_text(indexes, 1, table->name, -1, SQLITE_STATIC);
     table->hidden_unique = false;
-    while (code == ROWSYNC_OK && sqlite3_step(indexes) == SQLITE_ROW)
+    while (code == ROWSYNC_OK && rs_row(client, indexes))
     {
         bool seen = sqlite3_column_int(indexes, 1) == 0;
 
         buffer_clear(&match);
         buffer_clear(&differs);
         sqlite3_reset(fields);
-        sqlite3_bind_text(fields, 1, (const char *)sqlite3_column_text(indexes, 0), -1,
-                          SQLITE_TRANSIENT);
-        while (sqlite3_step(fields) == SQLITE_ROW)
+        sqlite3_bind_text(fields, 1, rs_text(indexes, 0), -1, SQLITE_TRANSIENT);
+        while (rs_row(client, fields))
         {
             const char *column = (const char *)sqlite3_column_text(fields, 0);
 
@@ -762,7 +763,7 @@ write_probes(rowsync *client, Table *table, Script *script)
             buffer_text(&match, " = ");
             append_field(&match, "NEW", column);
             buffer_text(&match, " COLLATE ");
-            buffer_name(&match, (const char *)sqlite3_column_text(fields, 1));
+            buffer_name(&match, rs_text(fields, 1));
             buffer_text(&differs, differs.length > 0 ? " OR " : " AND (");
             append_field(&differs, "NEW", column);
             buffer_text(&differs, " IS NOT ");
@@ -787,7 +788,8 @@ write_probes(rowsync *client, Table *table, Script *script)
         script_next(script, &one);
     }
     if (match.failed || differs.failed || kind.failed || script->text.failed)
-        code = rs_nomem(client);
+        rs_nomem(client);
+    code = client->code;
     sqlite3_finalize(indexes);
     sqlite3_finalize(fields);
     buffer_free(&one);
@@ -812,7 +814,7 @@ is_rowid_key(rowsync *client, const Table *table)
                    &statement) != ROWSYNC_OK)
         return false;
     sqlite3_bind_text(statement, 1, table->name, -1, SQLITE_STATIC);
-    found = sqlite3_step(statement) == SQLITE_ROW && sqlite3_column_int(statement, 0);
+    found = rs_row(client, statement) && sqlite3_column_int(statement, 0);
     sqlite3_finalize(statement);
     return found;
 }
@@ -987,13 +989,13 @@ write_layout(const Table *table, Buffer *out)
 
 /* Is this very statement in the schema? */
 static bool
-in_schema(sqlite3_stmt *lookup, const char *text)
+in_schema(rowsync *client, sqlite3_stmt *lookup, const char *text)
 {
     bool found;
 
     sqlite3_reset(lookup);
     sqlite3_bind_text(lookup, 1, text, -1, SQLITE_STATIC);
-    found = sqlite3_step(lookup) == SQLITE_ROW;
+    found = rs_row(client, lookup);
     sqlite3_reset(lookup);
     return found;
 }
@@ -1016,14 +1018,16 @@ triggers_drop(rowsync *client, const Table *table)
     sqlite3_bind_text(statement, 1, buffer_string(&sql), -1, SQLITE_TRANSIENT);
     sqlite3_bind_text(statement, 2, table->name, -1, SQLITE_STATIC);
     buffer_clear(&sql);
-    while (sqlite3_step(statement) == SQLITE_ROW)
+    while (rs_row(client, statement))
     {
         buffer_text(&sql, "DROP TRIGGER main.");
-        buffer_name(&sql, (const char *)sqlite3_column_text(statement, 0));
+        buffer_name(&sql, rs_text(statement, 0));
         buffer_text(&sql, ";");
     }
     sqlite3_finalize(statement);
-    code = sql.failed ? rs_nomem(client) : rs_exec(client, buffer_string(&sql));
+    if (sql.failed)
+        rs_nomem(client);
+    code = client->code == ROWSYNC_OK ? rs_exec(client, buffer_string(&sql)) : client->code;
     buffer_free(&sql);
     return code;
 }
@@ -1097,7 +1101,9 @@ triggers_check(rowsync *client, bool apply, bool *stale)
         code = write_triggers(client, table, &script);
         text = buffer_string(&script.text);
         for (j = 0; j < script.count && code == ROWSYNC_OK; j++, text += strlen(text) + 1)
-            right &= in_schema(lookup, text);
+            right &= in_schema(client, lookup, text);
+        if (code == ROWSYNC_OK)
+            code = client->code;
         if (code == ROWSYNC_OK && !right)
         {
             *stale = true;
@@ -1109,7 +1115,8 @@ triggers_check(rowsync *client, bool apply, bool *stale)
     write_view(client, &view);
     if (code == ROWSYNC_OK && view.failed)
         code = rs_nomem(client);
-    if (code == ROWSYNC_OK && !in_schema(lookup, view.data))
+    if (code == ROWSYNC_OK && !in_schema(client, lookup, view.data) &&
+        (code = client->code) == ROWSYNC_OK)
     {
         *stale = true;
         if (apply &&
@@ -1152,13 +1159,11 @@ tables_refresh(rowsync *client)
     if (stale)
     {
         rs_log(client, "the schema has changed: triggers are renewed");
-        if (own && (code = rs_run(client, SQL_BEGIN)) != ROWSYNC_OK)
+        if (own && (code = rs_start(client)) != ROWSYNC_OK)
             return code;
         code = triggers_check(client, true, &stale);
-        if (own && code == ROWSYNC_OK)
-            code = rs_run(client, SQL_COMMIT);
-        if (own && !sqlite3_get_autocommit(client->db))
-            sqlite3_exec(client->db, "ROLLBACK", NULL, NULL, NULL);
+        if (own)
+            code = rs_stop(client, code);
         if (code == ROWSYNC_OK && (code = read_cookie(client, &cookie)) == ROWSYNC_OK)
             code = tables_load(client);
     }
@@ -1270,7 +1275,7 @@ rowsync_track(rowsync *client, const char *table_name, const rowsync_track_optio
     buffer_byte(&local, ']');
     if (local.failed)
         code = rs_nomem(client);
-    else if ((code = rs_run(client, SQL_BEGIN)) == ROWSYNC_OK)
+    else if ((code = rs_start(client)) == ROWSYNC_OK)
     {
         code =
             rs_prepare(client,
@@ -1307,10 +1312,7 @@ rowsync_track(rowsync *client, const char *table_name, const rowsync_track_optio
         /* What the log has of a new table lies before the cursor: it is read from the start. */
         if (code == ROWSYNC_OK && client->table_count > known)
             code = rs_exec(client, "UPDATE _sync_client_info SET hydrated = 0");
-        if (code == ROWSYNC_OK)
-            code = rs_run(client, SQL_COMMIT);
-        if (!sqlite3_get_autocommit(client->db))
-            sqlite3_exec(client->db, "ROLLBACK", NULL, NULL, NULL);
+        code = rs_stop(client, code);
         client->loaded = false;
     }
     buffer_free(&local);
@@ -1338,14 +1340,15 @@ rowsync_untrack(rowsync *client, const char *table_name, int force)
     if (table == NULL)
         return rs_fail(client, ROWSYNC_MISUSE, "See rowsync status for the tracked ones.",
                        "Table \"%s\" is not tracked.", table_name);
-    if ((code = rs_run(client, SQL_BEGIN)) != ROWSYNC_OK)
+    if ((code = rs_start(client)) != ROWSYNC_OK)
         return code;
     code = rs_prepare(client, "SELECT count(*) FROM _sync_dirty WHERE table_id = ?1", &statement);
     if (code == ROWSYNC_OK)
     {
         sqlite3_bind_int64(statement, 1, table->id);
-        if (sqlite3_step(statement) == SQLITE_ROW)
+        if (rs_row(client, statement))
             pending = sqlite3_column_int64(statement, 0);
+        code = client->code;
     }
     sqlite3_finalize(statement);
     if (code == ROWSYNC_OK && pending > 0 && !force)
@@ -1362,10 +1365,7 @@ rowsync_untrack(rowsync *client, const char *table_name, int force)
         code = tables_load(client);
     if (code == ROWSYNC_OK)
         code = triggers_check(client, true, &stale);
-    if (code == ROWSYNC_OK)
-        code = rs_run(client, SQL_COMMIT);
-    if (!sqlite3_get_autocommit(client->db))
-        sqlite3_exec(client->db, "ROLLBACK", NULL, NULL, NULL);
+    code = rs_stop(client, code);
     client->loaded = false;
     buffer_free(&sql);
     return code;
@@ -1424,7 +1424,7 @@ sweep_table(rowsync *client, Table *table, bool queue, int64_t *found)
     if (sql.failed || gone.failed || fresh.failed)
         code = rs_nomem(client);
     else if ((code = rs_prepare(client, sql.data, &statement)) == ROWSYNC_OK &&
-             sqlite3_step(statement) == SQLITE_ROW)
+             rs_row(client, statement))
     {
         int64_t count = sqlite3_column_int64(statement, 0);
 
@@ -1448,7 +1448,7 @@ sweep_table(rowsync *client, Table *table, bool queue, int64_t *found)
     buffer_free(&gone);
     buffer_free(&fresh);
     buffer_free(&sql);
-    return code;
+    return client->code;
 }
 
 rowsync_code

@@ -32,7 +32,10 @@ key_column(rowsync *client, sqlite3_stmt *statement, int column, Key *key)
                                ? sqlite3_column_blob(statement, column)
                                : (const void *)sqlite3_column_text(statement, column);
 
-        buffer_append(&key->bytes, data, (size_t)sqlite3_column_bytes(statement, column));
+        if (data != NULL)
+            buffer_append(&key->bytes, data, (size_t)sqlite3_column_bytes(statement, column));
+        else if (key->type == SQLITE_TEXT)
+            return rs_nomem(client);
     }
     return key->bytes.failed ? rs_nomem(client) : ROWSYNC_OK;
 }
