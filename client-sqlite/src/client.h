@@ -222,6 +222,7 @@ typedef struct Change
     Table *table;
     Key key;
     int64_t change_id;
+    int64_t queued; /* its place in the queue */
     int64_t base_version;
     int64_t changed;
     Operation op;
@@ -256,6 +257,8 @@ rowsync_code queue_start(rowsync *client, Queue *queue);
 rowsync_code batch_fill(rowsync *client, Queue *queue, Batch *batch, int limit, int64_t *rejected);
 rowsync_code change_payload(rowsync *client, Change *change, Buffer *out, bool whole,
                             const char **problem);
+rowsync_code pending_note(rowsync *client, const Change *change, Slice payload, const char *reason,
+                          Slice message, Slice details, bool *noted);
 rowsync_code pending_reject(rowsync *client, const Change *change, Slice payload,
                             const char *reason, Slice message, Slice details, bool *moved);
 const char *operation_name(Operation op);
@@ -293,7 +296,7 @@ rowsync_code take_out_orphans(rowsync *client);
 
 /* transport.c */
 rowsync_code transport_curl(rowsync_transport *out);
-rowsync_code rs_pause(rowsync *client, int tries);
+rowsync_code rs_wait_again(rowsync *client, long retry_after, int tries);
 
 /* Takes a piece of a 200 answer as it comes; returns non-zero to break off. */
 typedef int (*StreamSink)(void *context, const char *data, size_t length);

@@ -600,11 +600,26 @@ rowsync_init(rowsync *client)
     return code == ROWSYNC_OK ? rs_enter(client, true) : code;
 }
 
+/* Can the text be part of a request's head? */
+static bool
+fits_header(const char *text)
+{
+    for (; *text != '\0'; text++)
+        if ((unsigned char)*text < 0x20 || *text == 0x7F)
+            return false;
+    return true;
+}
+
 rowsync_code
 rowsync_set_token(rowsync *client, const char *token)
 {
-    char *copy = rs_copy(token);
+    char *copy;
 
+    client->code = ROWSYNC_OK;
+    if (token != NULL && !fits_header(token))
+        return rs_fail(client, ROWSYNC_MISUSE, "Give the token alone, without a line break.",
+                       "The token has a control character.");
+    copy = rs_copy(token);
     if (token != NULL && copy == NULL)
         return rs_nomem(client);
     rs_free(client->token);
@@ -633,7 +648,8 @@ rowsync_get_state(rowsync *client, rowsync_state *state)
 static bool
 speakable(const char *url)
 {
-    return url != NULL && (strncmp(url, "http://", 7) == 0 || strncmp(url, "https://", 8) == 0);
+    return url != NULL && fits_header(url) &&
+           (strncmp(url, "http://", 7) == 0 || strncmp(url, "https://", 8) == 0);
 }
 
 rowsync_code
@@ -652,9 +668,10 @@ rowsync_attach(rowsync *client, const char *url, const char *user_id, const char
     if (user_id == NULL || *user_id == '\0' || strlen(user_id) > 255)
         return rs_fail(client, ROWSYNC_MISUSE, "Give the `sub` of the user's token.",
                        "The user id must have 1 to 255 bytes.");
-    if (source_id != NULL && (*source_id == '\0' || strlen(source_id) > 255))
+    if (source_id != NULL &&
+        (*source_id == '\0' || strlen(source_id) > 255 || !fits_header(source_id)))
         return rs_fail(client, ROWSYNC_MISUSE, "Leave it out to get one made.",
-                       "The source id must have 1 to 255 bytes.");
+                       "The source id must have 1 to 255 bytes, none of them a control character.");
     if (client->user_id != NULL && strcmp(client->user_id, user_id) != 0)
         return rs_fail(client, ROWSYNC_PENDING, "Detach first; that removes this user's rows.",
                        "The database belongs to user \"%s\".", client->user_id);

@@ -469,7 +469,7 @@ hydrate_snapshot(rowsync *client, const rowsync_sync_options *options, bool *abs
             sqlite3_exec(client->db, CACHE_FOR_ROWS, NULL, NULL, NULL);
         client->code = ROWSYNC_OK;
         code = hydrate_once(client, options->max_tries, absent, &cut, report);
-        if (!cut || tries >= options->max_tries || rs_pause(client, tries) != ROWSYNC_OK)
+        if (!cut || tries >= options->max_tries || rs_wait_again(client, 0, tries) != ROWSYNC_OK)
             break;
     }
     sqlite3_exec(client->db, restore.data, NULL, NULL, NULL);

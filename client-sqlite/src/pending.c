@@ -114,7 +114,7 @@ queue_read(rowsync *client, Queue *queue)
         }
         change->table = table_by_id(client, sqlite3_column_int64(statement, 0));
         change->change_id = sqlite3_column_int64(statement, 2);
-        queue->after = sqlite3_column_int64(statement, 3);
+        change->queued = queue->after = sqlite3_column_int64(statement, 3);
         code = key_column(client, statement, 1, &change->key);
         if (change->table != NULL && change->table->exists)
             queue->count++;
@@ -259,18 +259,19 @@ change_payload(rowsync *client, Change *change, Buffer *out, bool whole, const c
 }
 
 /*
- * Makes a dead letter of a change, unless the row was edited since or another process has taken the
- * same answer in. *moved tells whether it was. Inside a transaction.
+ * Keeps the reason why the server did not take a change, unless the row was edited since or another
+ * process has taken the same answer in. *noted tells whether it was. The change stays pending.
+ * Inside a transaction.
  */
 rowsync_code
-pending_reject(rowsync *client, const Change *change, Slice payload, const char *reason,
-               Slice message, Slice details, bool *moved)
+pending_note(rowsync *client, const Change *change, Slice payload, const char *reason,
+             Slice message, Slice details, bool *noted)
 {
     sqlite3_stmt *statement = rs_statement(client, SQL_REJECTED_PUT);
     Buffer text = {0};
     rowsync_code code;
 
-    *moved = false;
+    *noted = false;
     if (statement == NULL)
         return client->code;
     key_to_text(&text, change->table, &change->key);
@@ -289,8 +290,19 @@ pending_reject(rowsync *client, const Change *change, Slice payload, const char 
     code =
         text.failed ? rs_nomem(client) : rs_finish(client, statement, "keeping a refused change");
     buffer_free(&text);
-    *moved = code == ROWSYNC_OK && sqlite3_changes(client->db) > 0;
-    if (!*moved || (statement = rs_statement(client, SQL_DIRTY_CLEAR)) == NULL)
+    *noted = code == ROWSYNC_OK && sqlite3_changes(client->db) > 0;
+    return code;
+}
+
+/* Makes a dead letter of a change: as above, and it is not sent any more. */
+rowsync_code
+pending_reject(rowsync *client, const Change *change, Slice payload, const char *reason,
+               Slice message, Slice details, bool *moved)
+{
+    sqlite3_stmt *statement;
+
+    if (pending_note(client, change, payload, reason, message, details, moved) != ROWSYNC_OK ||
+        !*moved || (statement = rs_statement(client, SQL_DIRTY_CLEAR)) == NULL)
         return client->code;
     sqlite3_bind_int64(statement, 1, change->table->id);
     key_bind(statement, 2, &change->key);

@@ -17,6 +17,10 @@
 /* Answers larger than this are refused: a download page has its own, smaller limits. */
 #define MAX_RESPONSE (256u << 20)
 
+/* Seconds that a server may make a call wait; one that asks for more is left alone till the next.
+ */
+#define LONGEST_WAIT 120
+
 /* Smaller bodies are not worth compressing. */
 #define GZIP_FROM 1024
 
@@ -234,12 +238,19 @@ jitter(long milliseconds)
            (long)((unsigned long)now.tv_nsec / 1000 % (unsigned long)(milliseconds / 2 + 1));
 }
 
-/* Waits before a request is sent again after so many tries; fails only when cancelled meanwhile. */
+/*
+ * After a failure that may pass: waits before the request is sent again, for as long as the server
+ * asks for (`retry_after` seconds; 0 or less where it does not say), else longer from try to try.
+ * Gives the failure back where the server asks for more than anybody waits, and when cancelled.
+ */
 rowsync_code
-rs_pause(rowsync *client, int tries)
+rs_wait_again(rowsync *client, long retry_after, int tries)
 {
+    if (retry_after > LONGEST_WAIT)
+        return client->code;
     client->code = ROWSYNC_OK;
-    return wait_for(client, jitter(200L << (tries < 6 ? tries : 6)));
+    return wait_for(client, retry_after > 0 ? retry_after * 1000 + jitter(200)
+                                            : jitter(200L << (tries < 6 ? tries : 6)));
 }
 
 /* Asks the app for a token. */
@@ -339,7 +350,6 @@ rs_request(rowsync *client, const char *method, const char *path, const Buffer *
     Buffer url = {0}, bearer = {0}, source = {0}, packed = {0};
     const char *headers[6];
     bool renewed = false;
-    long pause = 200;
     int count, tries;
     rowsync_code code = ROWSYNC_OK;
 
@@ -411,14 +421,7 @@ rs_request(rowsync *client, const char *method, const char *path, const Buffer *
         if ((code != ROWSYNC_NETWORK && code != ROWSYNC_UNAVAILABLE) || tries >= max_tries ||
             out->begun)
             break;
-        /* Progress calls must not hide the reason, should this be the last try after all. */
-        if (response->retry_after > 120)
-            break;
-        client->code = ROWSYNC_OK;
-        code =
-            wait_for(client, response->retry_after > 0 ? response->retry_after * 1000 + jitter(200)
-                                                       : jitter(pause));
-        pause = pause < 10000 ? pause * 2 : pause;
+        code = rs_wait_again(client, response->retry_after, tries);
     }
     buffer_free(&url);
     if (bearer.data != NULL)

@@ -149,26 +149,29 @@ take_applied(rowsync *client, const Change *change, const Status *status, const 
     return round->held ? held_apply(client, change->table, &change->key, &ignored) : ROWSYNC_OK;
 }
 
-/* The change became a dead letter, unless the row was edited since. */
+/*
+ * The change was refused. For good, it becomes a dead letter; for now, only the reason is kept and
+ * it stays pending. Neither where the row was edited since.
+ */
 static rowsync_code
-take_refused(rowsync *client, const Batch *batch, const Change *change, const Status *status)
+take_refused(rowsync *client, const Batch *batch, const Change *change, const Status *status,
+             bool for_good)
 {
+    Slice payload = {batch->body.data + change->payload_at, change->payload_length};
     Buffer reason = {0}, message = {0};
-    bool moved;
+    bool kept;
     rowsync_code code;
 
     scan_string(status->reason, &reason);
     scan_string(status->message, &message);
-    code =
-        reason.failed || message.failed
-            ? rs_nomem(client)
-            : pending_reject(client, change,
-                             (Slice){batch->body.data + change->payload_at, change->payload_length},
-                             buffer_string(&reason), (Slice){message.data, message.length},
-                             status->details, &moved);
+    code = reason.failed || message.failed
+               ? rs_nomem(client)
+               : (for_good ? pending_reject : pending_note)(
+                     client, change, payload, buffer_string(&reason),
+                     (Slice){message.data, message.length}, status->details, &kept);
     if (code == ROWSYNC_OK)
-        rs_log(client, "a change of %s was refused: %s: %.300s", change->table->name,
-               buffer_string(&reason), buffer_string(&message));
+        rs_log(client, "a change of %s was refused%s: %s: %.300s", change->table->name,
+               for_good ? "" : " for now", buffer_string(&reason), buffer_string(&message));
     buffer_free(&reason);
     buffer_free(&message);
     return code;
@@ -204,7 +207,7 @@ take_status(rowsync *client, const Batch *batch, const Change *change, const Sta
         else
             report->internal_error++;
         round->deferred++;
-        return ROWSYNC_OK;
+        return last ? take_refused(client, batch, change, status, false) : ROWSYNC_OK;
     }
     if (word_is(status->reason, "batch_too_large"))
     {
@@ -230,7 +233,7 @@ take_status(rowsync *client, const Batch *batch, const Change *change, const Sta
     else
         report->other++;
     round->settled++;
-    return take_refused(client, batch, change, status);
+    return take_refused(client, batch, change, status, true);
 }
 
 /* Reads the statuses of the answer, one for each change in order. */
@@ -339,9 +342,20 @@ now_us(void)
     return (int64_t)now.tv_sec * 1000000 + now.tv_usec;
 }
 
+/* The batch is not sent in one piece: back to where it began, with so many changes a request. */
+static void
+send_again(Queue *queue, const Batch *batch, int *size, int count)
+{
+    *size = count > 0 ? count : 1;
+    queue->after = batch->changes[0].queued - 1;
+    queue->count = queue->next = 0;
+    queue->done = false;
+}
+
 /*
- * One pass over the queue. *size adapts unless `fixed`: up while rounds are quick, down where the
- * server finds them too large.
+ * One pass over the queue. *size adapts: down where the server finds a batch too large, and unless
+ * it is `fixed` also where no answer came in time, for what is sent may be more than the network or
+ * the server gets through; up again while rounds are quick.
  */
 static rowsync_code
 push_pass(rowsync *client, Queue *queue, Batch *batch, int *size, bool fixed, bool last,
@@ -350,7 +364,7 @@ push_pass(rowsync *client, Queue *queue, Batch *batch, int *size, bool fixed, bo
     rowsync_code code = ROWSYNC_OK;
     Exchange answer = {0};
     Status *statuses = NULL;
-    int capacity = 0;
+    int capacity = 0, tries = 1;
 
     for (;;)
     {
@@ -374,9 +388,18 @@ push_pass(rowsync *client, Queue *queue, Batch *batch, int *size, bool fixed, bo
             capacity = batch->count;
         }
         started = now_us();
-        code = rs_request(client, "POST", "/sync/upload", &batch->body, max_tries, &answer);
+        code = rs_request(client, "POST", "/sync/upload", &batch->body, 1, &answer);
+        if ((code == ROWSYNC_NETWORK || code == ROWSYNC_UNAVAILABLE) && tries < max_tries &&
+            (code = rs_wait_again(client, answer.response.retry_after, tries++)) == ROWSYNC_OK)
+        {
+            /* Smaller batches are more requests, which is not what 429 asks for. */
+            send_again(queue, batch, size,
+                       fixed || answer.status == 429 ? *size : batch->count / 2);
+            continue;
+        }
         if (code != ROWSYNC_OK)
             break;
+        tries = 1;
         report->rounds++;
         round.too_large = answer.status == 413;
         if (answer.status == 200 &&
@@ -397,10 +420,7 @@ push_pass(rowsync *client, Queue *queue, Batch *batch, int *size, bool fixed, bo
         {
             if (batch->count == 1 && (code = reject_large(client, batch, report)) != ROWSYNC_OK)
                 break;
-            *size = batch->count > 1 ? batch->count / 2 : 1;
-            /* The batch is not sent again in one piece: back to where it began. */
-            queue->after = batch->changes[0].change_id - 1;
-            queue->count = queue->next = 0;
+            send_again(queue, batch, size, batch->count / 2);
         }
         else if (!fixed && batch->count == *size && now_us() - started < 500000 &&
                  *size < LARGEST_BATCH)

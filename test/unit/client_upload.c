@@ -253,7 +253,24 @@ test_invalid(void)
     {
         fresh(known, ROWSYNC_SERVER_WINS);
         push(waiting[i], with_id(waiting[i]));
-        ok(report.rejected == 0 && report.pending == 1, "stays pending: %.80s", waiting[i] + 40);
+        ok(report.pending == 1, "stays pending: %.80s", waiting[i] + 40);
+        is(rows(db,
+                "SELECT pk_text, message, json_extract(details, '$.error') FROM _sync_rejected"),
+           "a,no,e", "with the reason");
+        push(APPLIED, NULL);
+        ok(report.pending == 0 && report.rejected == 0, "and is sent again by the next push");
+        close_client(client, db);
+
+        fresh("INSERT INTO users (id) VALUES ('a')", ROWSYNC_SERVER_WINS);
+        push(waiting[i], with_id(waiting[i]));
+        ok(rowsync_requeue(client, "users", "a") == ROWSYNC_OK, "requeued");
+        is(rows(db, "SELECT count(*), (SELECT count(*) FROM _sync_rejected) FROM _sync_dirty"),
+           "1,0", "it is pending without the reason");
+        push(with_id(waiting[i]), with_id(waiting[i]));
+        ok(rowsync_discard(client, NULL, NULL) == ROWSYNC_OK, "discarded");
+        is(rows(db, "SELECT (SELECT count(*) FROM users), (SELECT count(*) FROM _sync_dirty),"
+                    " (SELECT count(*) FROM _sync_rejected)"),
+           "0,0,0", "nothing of it is left");
         close_client(client, db);
     }
     fresh("INSERT INTO users VALUES ('a', CAST(x'ff' AS TEXT), 1, NULL)", ROWSYNC_SERVER_WINS);
