@@ -161,7 +161,7 @@ handle_snapshot(struct request *request)
 
     if (h2o_memis(request->req->method.base, request->req->method.len, H2O_STRLIT("HEAD")))
     {
-        request_answer(request, "application/x-ndjson", "", 0);
+        request_answer_head(request, "application/x-ndjson");
         return;
     }
     if (!request_params(request, &seen, 1, &problem) || !within_share(request, &problem))

@@ -182,8 +182,10 @@ metrics_write(struct metrics *const *loops, size_t count, const char *const *rou
     text_format(text, number, "rowsync_received_bytes_total", (unsigned long long)SUM(received));
     write_head(text, "rowsync_sent_bytes_total", "counter", "Bytes of answers' bodies.");
     text_format(text, number, "rowsync_sent_bytes_total", (unsigned long long)SUM(sent));
-    write_head(text, "rowsync_connections_total", "counter", "Client connections accepted.");
-    text_format(text, number, "rowsync_connections_total", (unsigned long long)SUM(accepted));
+    write_head(text, "rowsync_connections_accepted_total", "counter",
+               "Client connections accepted.");
+    text_format(text, number, "rowsync_connections_accepted_total",
+                (unsigned long long)SUM(accepted));
     write_head(text, "rowsync_connections", "gauge", "Client connections open.");
     text_format(text, number, "rowsync_connections", (unsigned long long)SUM(connections));
     write_head(text, "rowsync_event_streams", "gauge", "Event streams open.");

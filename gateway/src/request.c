@@ -296,6 +296,13 @@ request_prepare_stream(struct request *request, const char *type)
 }
 
 void
+request_answer_head(struct request *request, const char *type)
+{
+    request_prepare_stream(request, type);
+    request_answer_empty(request, 200);
+}
+
+void
 request_answer_empty(struct request *request, int status)
 {
     static h2o_generator_t generator = {NULL, NULL};

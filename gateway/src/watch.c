@@ -348,7 +348,7 @@ handle_watch(struct request *request)
 
     if (h2o_memis(request->req->method.base, request->req->method.len, H2O_STRLIT("HEAD")))
     {
-        request_answer(request, "text/event-stream", "", 0);
+        request_answer_head(request, "text/event-stream");
         return;
     }
     if (request->loop->draining)

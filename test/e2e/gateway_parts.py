@@ -2,10 +2,18 @@
 
 import http.client
 import json
+import re
 import socket
 import subprocess
 import threading
 import time
+
+import rig
+
+# All routes, as the router has them: (method, path).
+ROUTES = [(method, path) for path, method in re.findall(
+    r'^    \{"(/[a-z/-]+)", "(GET|POST)"', (rig.ROOT / "gateway" / "src" / "router.c").read_text(),
+    re.MULTILINE)]
 
 
 def problem(answer, status, code, detail):

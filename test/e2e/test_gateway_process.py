@@ -10,7 +10,7 @@ import time
 
 import pytest
 import rig
-from gateway_parts import CHANGE, RUNNING, Asking, Watching, eventually
+from gateway_parts import CHANGE, RUNNING, Asking, eventually
 
 
 FOLDER = rig.ROOT / "gateway"
@@ -186,58 +186,6 @@ def test_the_log_has_a_line_for_each_request_with_the_time_of_each_stage(start_g
     assert gone["database_us"] > 0
     (slow,) = [line for line in lines.values() if line["receive_us"] > 200_000]
     assert slow["received"] == len(body) and slow["database_us"] > 200_000
-
-
-def series(text):
-    """Prometheus' text format, read strictly: {(name, labels): value}, and each name's type."""
-    values, types = {}, {}
-    for line in text.splitlines():
-        if line.startswith("# HELP "):
-            assert re.fullmatch(r"# HELP [a-z_]+ \S.*", line)
-        elif line.startswith("# TYPE "):
-            name, kind = re.fullmatch(r"# TYPE ([a-z_]+) (counter|gauge|histogram)", line).groups()
-            assert name not in types
-            types[name] = kind
-        else:
-            name, labels, value = re.fullmatch(
-                r'([a-z_]+)(\{[a-z_]+="[^"\\]*"(?:,[a-z_]+="[^"\\]*")*\})? (\d+(?:\.\d+)?)',
-                line).groups()
-            assert (name, labels) not in values
-            family = re.sub("_(bucket|sum|count)$", "", name)
-            assert name in types or types.get(family) == "histogram"
-            assert name.endswith("_total") == (types.get(name) == "counter")
-            values[name, labels] = float(value)
-    return values, types
-
-
-def test_metrics_count_what_happened(start_gateway, mint):
-    gateway = start_gateway()
-    gateway.upload(mint("ann", "phone"), [CHANGE])
-    for _ in range(3):
-        gateway.request("GET", "/sync/download")
-    gateway.request("GET", "/nothing")
-    watching = Watching(gateway, mint("ann", "phone"))
-    assert watching.event() == ("head", {"head": 1})
-    time.sleep(0.5)
-    answer = gateway.request("GET", "/metrics")
-    assert answer.status == 200
-    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-    values, types = series(answer.body.decode())
-    assert answer.body.endswith(b"\n")
-    assert values["rowsync_requests_total", '{route="/sync/upload",status="200"}'] == 1
-    assert values["rowsync_requests_total", '{route="/sync/download",status="401"}'] == 3
-    assert values["rowsync_requests_total", '{route="none",status="404"}'] == 1
-    assert values["rowsync_problems_total", '{code="missing_token",status="401"}'] == 3
-    assert values["rowsync_event_streams", None] == 1
-    assert values["rowsync_pool_connected", '{pool="requests"}'] == \
-        values["rowsync_pool_size", '{pool="requests"}'] > 0
-    assert values["rowsync_received_bytes_total", None] > 100
-    buckets = [value for (name, labels), value in values.items()
-               if name == "rowsync_request_seconds_bucket" and "/sync/download" in labels]
-    assert buckets == sorted(buckets)
-    assert buckets[-1] == values["rowsync_request_seconds_count", '{route="/sync/download"}'] == 3
-    off = start_gateway(ROWSYNC_METRICS="false")
-    assert off.request("GET", "/metrics").status == 404
 
 
 def test_the_service_manager_is_told(start_gateway, tmp_path):

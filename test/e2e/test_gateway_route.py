@@ -1,9 +1,11 @@
 """Routes, methods and parameters, and what web pages may ask."""
 
+import contextlib
+import http.client
 import json
 
 import pytest
-from gateway_parts import many, problem
+from gateway_parts import ROUTES, many, problem
 
 
 @pytest.mark.parametrize("method, path, allow", [
@@ -17,6 +19,46 @@ def test_a_wrong_method_is_405_and_says_what_is_allowed(gateway, method, path, a
     assert answer.headers["allow"] == allow
     if method != "HEAD":
         problem(answer, 405, "method_not_allowed", f"{path} takes {allow} only.")
+
+
+@pytest.mark.parametrize("path", [path for method, path in ROUTES if method == "GET"])
+def test_head_is_get_without_its_body(gateway, mint, path):
+    token = mint("ann", "phone")
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", gateway.port,
+                                                       timeout=20)) as connection:
+        def ask(method):
+            connection.request(method, path, headers={"Authorization": "Bearer " + token})
+            answer = connection.getresponse()
+            headers = {name.lower(): value for name, value in answer.getheaders()}
+            for name in ("date", "rowsync-request-id"):
+                headers.pop(name)
+            return answer, headers
+        # Twice on one connection: a body after the first would be taken for the second's head.
+        heads = []
+        for _ in range(2):
+            answer, headers = ask("HEAD")
+            assert (answer.status, answer.read()) == (200, b"")
+            heads.append(headers)
+        answer, headers = ask("GET")
+        assert answer.status == 200
+        if path == "/metrics":
+            assert int(headers.pop("content-length")) > 1000
+            heads = [{name: value for name, value in head.items() if name != "content-length"}
+                     for head in heads]
+        if headers.pop("transfer-encoding", None) is None:
+            assert heads == [headers] * 2
+        else:
+            assert [{**head, "connection": ""} for head in heads] == [
+                {**headers, "connection": ""}] * 2
+
+
+@pytest.mark.parametrize("method, path", ROUTES)
+def test_options_say_what_is_allowed(gateway, method, path):
+    answer = gateway.request("OPTIONS", path)
+    assert (answer.status, answer.body) == (204, b"")
+    assert answer.headers["allow"] == ("POST, OPTIONS" if method == "POST" else "GET, HEAD, OPTIONS")
+    problem(gateway.request("OPTIONS", path + "x"), 404, "not_found",
+            "There is nothing at this path.")
 
 
 @pytest.mark.parametrize("path", ["/", "/sync", "/sync/", "/sync/upload/", "/sync/uploads",
