@@ -89,8 +89,8 @@ check(const char *answer, size_t size)
 {
     static const char *const beginnings[] = {
         "HTTP/1.1 100 ", "HTTP/1.1 200 ", "HTTP/1.1 204 ", "HTTP/1.1 304 ", "HTTP/1.1 400 ",
-        "HTTP/1.1 401 ", "HTTP/1.1 404 ", "HTTP/1.1 405 ", "HTTP/1.1 413 ", "HTTP/1.1 415 ",
-        "HTTP/1.1 417 ", "HTTP/1.1 431 ", "HTTP/1.1 503 "};
+        "HTTP/1.1 401 ", "HTTP/1.1 403 ", "HTTP/1.1 404 ", "HTTP/1.1 405 ", "HTTP/1.1 413 ",
+        "HTTP/1.1 415 ", "HTTP/1.1 417 ", "HTTP/1.1 431 ", "HTTP/1.1 503 "};
 
     for (size_t i = 0; i < sizeof(beginnings) / sizeof(beginnings[0]); i++)
         if (size < strlen(beginnings[i]) ||

@@ -58,9 +58,8 @@ def _search(program, seconds):
                     *dictionary(program), found, corpus), capture_output=True, text=True, errors="replace", check=False)
         if done.returncode != 0:
             return f"{program.name}: FAILED\n{done.stderr[-8000:]}", False
-        # Everything that was known first, so that inputs stay while nothing new is reached.
         least = subprocess.run(
-            command(program, "-merge=1", f"-max_len={INPUT_BYTES}", merged, corpus, found),
+            command(program, "-set_cover_merge=1", f"-max_len={INPUT_BYTES}", merged, corpus, found),
             capture_output=True, text=True, errors="replace", check=False)
         if least.returncode != 0:
             return f"{program.name}: FAILED to merge\n{least.stderr[-8000:]}", False
@@ -70,9 +69,11 @@ def _search(program, seconds):
         for path in merged.iterdir():
             shutil.move(path, corpus / path.name)
     runs = re.search(r"number_of_executed_units: (\d+)", done.stderr)[1]
-    covered = re.findall(r"cov: (\d+) ft: (\d+)", least.stderr)[-1]
+    again = subprocess.run(command(program, "-runs=0", corpus), capture_output=True, text=True,
+                           errors="replace", check=False)
+    edges = re.findall(r"cov: (\d+)", again.stderr)[-1]
     size = sum(path.stat().st_size for path in corpus.iterdir())
-    return (f"{program.name}: {int(runs):,} executions, {covered[0]} edges, "
+    return (f"{program.name}: {int(runs):,} executions, {edges} edges, "
             f"{len(list(corpus.iterdir()))} inputs of {size:,} bytes"), True
 
 
