@@ -12,7 +12,7 @@ _rowsync() {
     local commands="clone init track untrack attach detach status sync push pull hydrate watch log
         diff conflicts resolve rejected requeue discard verify token"
     local options="--url --user --source --schema --policy --local --batch-size --page-size
-        --token-file --token-command --limit --ttl --claim --json --force --repair --version --help"
+        --token-file --token-command --limit --ttl --claim --json --force --repair --server --version --help"
 
     COMPREPLY=()
     case $before in

@@ -141,6 +141,16 @@ extern "C"
         int tables;   /* number of tracked tables */
     } rowsync_state;
 
+    /* What a comparison with the server came to. */
+    typedef struct rowsync_comparison
+    {
+        int64_t at; /* the place in the server's log that both were looked at */
+        int64_t rows_here;
+        int64_t rows_there;
+        char digest_here[33]; /* see docs/protocol.md; equal digests, equal rows and versions */
+        char digest_there[33];
+    } rowsync_comparison;
+
     /* One request, as a transport gets it. All memory belongs to the library. */
     typedef struct rowsync_request
     {
@@ -331,6 +341,16 @@ extern "C"
      * ROWSYNC_DIFFERENT when there are some and they were not repaired.
      */
     rowsync_code rowsync_verify(rowsync *client, int repair, int64_t *found);
+
+    /*
+     * Pulls, and proves that this database then knows every row that the server has for the user,
+     * in the server's version, and no other: both digest them at the same place of the log. Edits
+     * that are pending are not part of it, nor what triggers of the app made of rows as they
+     * arrived. All tables that the server syncs must be tracked here. `out` (may be NULL) has both
+     * sides, also when they differ: ROWSYNC_DIFFERENT.
+     */
+    rowsync_code rowsync_compare(rowsync *client, const rowsync_sync_options *options,
+                                 rowsync_comparison *out);
 
     /* Breaks off the call that runs on this handle, from any thread. */
     void rowsync_cancel(rowsync *client);

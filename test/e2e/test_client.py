@@ -152,6 +152,36 @@ def test_keys_of_every_sort(kinds, database):
     assert database.value("SELECT count(*) FROM business.places") == 2
 
 
+def test_verify_proves_that_a_device_has_what_the_server_has(device, database):
+    for statement in KINDS.strip().split(";\n"):
+        database.rows(statement.rstrip(";"))
+    phone = device("ann", "phone")
+    phone.app.executescript(KINDS_HERE)
+    phone.run("track", *KIND_TABLES, "--schema", "business")
+    with phone.transaction():
+        phone.rows("INSERT INTO counters VALUES (-5, 'a'), (9223372036854775807, 'b')")
+        phone.rows("INSERT INTO settings VALUES ('l\u00e4ng \"\\\n\u0001/ uage', 'de'), ('', 'e')")
+        phone.rows("INSERT INTO places VALUES ('r,\"[\\\t\u20ac', 7, ?, 'v'), ('', -1, ?, 'w')",
+                   (uuid.UUID(key("a")).bytes, uuid.UUID(key("b")).bytes))
+        phone.rows("INSERT INTO files VALUES (?, 'f', x'00')", (uuid.UUID(key("f")).bytes,))
+    phone.sync()
+    proof = json.loads(phone.run("verify", "--server", "--json").stdout)
+    assert (proof["at"], proof["rows"]) == (7, 7)
+    phone.rows("UPDATE counters SET v = 'pending' WHERE id = -5")
+    phone.rows("DELETE FROM files")
+    assert json.loads(phone.run("verify", "--server", "--json").stdout) == proof
+    phone.sync()
+    assert "6 rows at 9, as the server has them" in phone.run("verify", "--server").stdout
+
+    phone.rows("UPDATE _sync_version SET server_version = 1 WHERE server_version = 8")
+    done = phone.run("verify", "--server", check=False)
+    assert (done.returncode, "The server has 6 rows" in done.stderr) == (3, True), done.stderr
+    phone.run("hydrate")
+    assert phone.run("verify", "--server").returncode == 0
+    phone.run("untrack", "settings")
+    assert "Are all tables tracked" in phone.run("verify", "--server", check=False).stderr
+
+
 def test_blob_keys_and_references(device, database):
     phone, tablet = device("ann", "phone"), device("ann", "tablet")
     file, review = uuid.uuid4(), uuid.uuid4()

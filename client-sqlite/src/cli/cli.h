@@ -43,6 +43,7 @@ typedef struct Arguments
     int json;
     int force;
     int repair;
+    int server; /* verify compares with the server */
 } Arguments;
 
 /* What every command works with. */

@@ -394,7 +394,32 @@ run_resolve(Session *session)
     return EXIT_DONE;
 }
 
-/* verify */
+/* verify --server: the rows here and there, compared by their digests. */
+static int
+verify_server(Session *session)
+{
+    const Arguments *arguments = session->arguments;
+    rowsync_sync_options options = {arguments->batch_size, arguments->page_size, 0};
+    rowsync_comparison result;
+    rowsync_code code;
+
+    if (session_token(session) != 0)
+        return EXIT_FAILED;
+    code = rowsync_compare(session->client, &options, &result);
+    clear_progress(session);
+    if (code != ROWSYNC_OK)
+        return failed(session);
+    if (arguments->json)
+        print_json(json_pack("{s:I,s:I,s:s}", "at", (json_int_t)result.at, "rows",
+                             (json_int_t)result.rows_here, "digest", result.digest_here));
+    else
+        printf("%lld row%s at %lld, as the server has them (digest %s)\n",
+               (long long)result.rows_here, plural(result.rows_here), (long long)result.at,
+               result.digest_here);
+    return EXIT_DONE;
+}
+
+/* verify: what no trigger saw; with --server also the rows that the server has. */
 static int
 run_verify(Session *session)
 {
@@ -403,12 +428,12 @@ run_verify(Session *session)
 
     if (code != ROWSYNC_OK)
         return failed(session);
-    if (session->arguments->json)
+    if (session->arguments->json && !session->arguments->server)
         print_json(json_pack("{s:I}", "found", (json_int_t)found));
-    else
+    else if (!session->arguments->json)
         printf("%lld change%s that no trigger saw%s\n", (long long)found, plural(found),
                found > 0 ? ": queued" : "");
-    return EXIT_DONE;
+    return session->arguments->server ? verify_server(session) : EXIT_DONE;
 }
 
 /* All commands on a file. */
@@ -592,6 +617,7 @@ main(int argc, char **argv)
         {"force", 0, POPT_ARG_NONE, &arguments.force, 0,
          "even though edits are lost, or the server is another", NULL},
         {"repair", 0, POPT_ARG_NONE, &arguments.repair, 0, "queue what verify finds", NULL},
+        {"server", 0, POPT_ARG_NONE, &arguments.server, 0, "verify: compare with the server", NULL},
         {"version", 0, POPT_ARG_NONE, &show_version, 0, "print the version", NULL},
         POPT_AUTOHELP POPT_TABLEEND};
     poptContext context = poptGetContext("rowsync", argc, (const char **)argv, options, 0);

@@ -97,7 +97,7 @@ failed(const Session *session)
     else if (code == ROWSYNC_REFUSED && *session->problem != '\0' &&
              strncmp(hint, "Is the URL", 10) == 0)
         hint = "";
-    else if (code == ROWSYNC_DIFFERENT)
+    else if (code == ROWSYNC_DIFFERENT && strstr(hint, "repair") != NULL)
         hint = "`rowsync verify --repair` queues them for upload.";
     else if (strstr(hint, "_sync_conflict") != NULL)
         hint = "`rowsync conflicts` shows what waits, with the keys.";

@@ -1,0 +1,154 @@
+/*
+ * compare.c - proves that a device has what the server has: both digest the versions of all their
+ * rows at the same place of the log.
+ */
+#include "client.h"
+#include "digest.h"
+
+#include <string.h>
+
+/* How often is begun anew where another process syncs the same database meanwhile. */
+#define TRIES 3
+
+/*
+ * The version of every row as the server last told it: what is noted, or newer, what is held
+ * because it cannot be stored yet.
+ */
+static const char rows_sql[] =
+    "SELECT v.pk, CASE WHEN h.server_version > v.server_version THEN h.server_version ELSE"
+    " v.server_version END AS version FROM _sync_version v LEFT JOIN _sync_held h USING (table_id,"
+    " pk) WHERE v.table_id = ?1 AND NOT CASE WHEN h.server_version > v.server_version THEN "
+    "h.deleted"
+    " ELSE v.deleted END"
+    " UNION ALL SELECT h.pk, h.server_version FROM _sync_held h WHERE h.table_id = ?1 AND NOT"
+    " h.deleted AND NOT EXISTS (SELECT 1 FROM _sync_version v WHERE v.table_id = h.table_id AND"
+    " v.pk = h.pk)";
+
+/* Adds the rows of a table. */
+static rowsync_code
+add_table(rowsync *client, const Table *table, Digest *digest)
+{
+    sqlite3_stmt *statement = NULL;
+    Buffer name = {0}, text = {0};
+    Key key = {0};
+    rowsync_code code = rs_prepare(client, rows_sql, &statement);
+    int result = SQLITE_DONE;
+
+    digest_table(&name, (Slice){table->schema, strlen(table->schema)},
+                 (Slice){table->name, strlen(table->name)});
+    if (code == ROWSYNC_OK)
+        sqlite3_bind_int64(statement, 1, table->id);
+    while (code == ROWSYNC_OK && (result = sqlite3_step(statement)) == SQLITE_ROW)
+    {
+        if ((code = key_column(client, statement, 0, &key)) != ROWSYNC_OK)
+            break;
+        buffer_clear(&text);
+        key_to_text(&text, table, &key);
+        digest->failed |= text.failed || name.failed;
+        digest_add(digest, (Slice){name.data, name.length},
+                   (Slice){buffer_string(&text), text.length}, sqlite3_column_int64(statement, 1));
+        if (digest->failed)
+            code = rs_nomem(client);
+    }
+    if (code == ROWSYNC_OK && result != SQLITE_DONE)
+        code = rs_fail_sqlite(client, "reading versions");
+    sqlite3_finalize(statement);
+    buffer_free(&name);
+    buffer_free(&text);
+    key_free(&key);
+    return code;
+}
+
+/* Digests this database, and notes up to which place of the log it has come. */
+static rowsync_code
+digest_here(rowsync *client, rowsync_comparison *out)
+{
+    Digest digest;
+    rowsync_code code;
+    int i;
+
+    digest_start(&digest);
+    code = digest.failed ? rs_nomem(client) : rs_run(client, SQL_SAVE);
+    if (code == ROWSYNC_OK)
+    {
+        code = rs_load_info(client);
+        for (i = 0; i < client->table_count && code == ROWSYNC_OK; i++)
+            code = add_table(client, &client->tables[i], &digest);
+        if (rs_run(client, SQL_RELEASE) != ROWSYNC_OK)
+            code = client->code;
+    }
+    out->at = client->cursor;
+    out->rows_here = digest.rows;
+    digest_text(&digest, out->digest_here);
+    digest_free(&digest);
+    return code;
+}
+
+/* Asks the server for its digest at the same place. */
+static rowsync_code
+digest_there(rowsync *client, const rowsync_sync_options *options, rowsync_comparison *out)
+{
+    static const char *const names[] = {"at", "rows", "digest"};
+    Exchange answer = {0};
+    Buffer path = {0};
+    Slice fields[3];
+    int64_t at = 0;
+    rowsync_code code;
+
+    buffer_printf(&path, "/sync/digest?at=%lld", (long long)out->at);
+    code = path.failed ? rs_nomem(client)
+                       : rs_request(client, "GET", path.data, NULL, options->max_tries, &answer);
+    if (code == ROWSYNC_OK && answer.status == 410)
+        code = rs_fail(client, ROWSYNC_PRUNED, "Sync, and compare again.",
+                       "The server no longer knows what it had at %lld.", (long long)out->at);
+    else if (code == ROWSYNC_OK &&
+             (answer.status != 200 ||
+              !scan_fields((Slice){buffer_string(&answer.body), answer.body.length}, names, fields,
+                           3) ||
+              !scan_int64(fields[0], &at) || !scan_int64(fields[1], &out->rows_there) ||
+              fields[2].data == NULL || fields[2].length != DIGEST_DIGITS + 2))
+        code = rs_fail(client, ROWSYNC_PROTOCOL, "Is the URL that of a rowsync gateway?",
+                       "The answer to a request for a digest is none.");
+    else if (code == ROWSYNC_OK)
+        memcpy(out->digest_there, fields[2].data + 1, DIGEST_DIGITS);
+    if (code == ROWSYNC_OK && at != out->at)
+        code = rs_fail(client, ROWSYNC_DIFFERENT, "Sync, and compare again.",
+                       "The server's log ends at %lld, this database has read it up to %lld.",
+                       (long long)at, (long long)out->at);
+    buffer_free(&answer.body);
+    buffer_free(&path);
+    return code;
+}
+
+rowsync_code
+rowsync_compare(rowsync *client, const rowsync_sync_options *given, rowsync_comparison *out)
+{
+    rowsync_sync_options options = {.max_tries = 5};
+    rowsync_comparison local;
+    rowsync_code code = ROWSYNC_OK;
+    int tries;
+
+    if (given != NULL && given->max_tries > 0)
+        options.max_tries = given->max_tries;
+    if (out == NULL)
+        out = &local;
+    memset(out, 0, sizeof(*out));
+    for (tries = 0; tries < TRIES; tries++)
+    {
+        if ((code = rowsync_pull(client, given, NULL)) != ROWSYNC_OK ||
+            (code = digest_here(client, out)) != ROWSYNC_OK ||
+            (code = digest_there(client, &options, out)) != ROWSYNC_OK ||
+            strcmp(out->digest_here, out->digest_there) == 0 ||
+            (code = rs_load_info(client)) != ROWSYNC_OK || client->cursor == out->at)
+            break;
+    }
+    if (code == ROWSYNC_OK && strcmp(out->digest_here, out->digest_there) != 0)
+        return rs_fail(client, ROWSYNC_DIFFERENT,
+                       "Are all tables tracked that the server syncs? If so, hydrate: that takes"
+                       " what the server has, and leaves pending edits.",
+                       "The server has %lld rows with the digest %s, this database knows %lld with"
+                       " %s.",
+                       (long long)out->rows_there, out->digest_there, (long long)out->rows_here,
+                       out->digest_here);
+    return code;
+}
