@@ -15,10 +15,12 @@ from rig.process import raise_on_termination  # noqa: E402
 
 
 def pytest_addoption(parser):
-    """What makes test_client_kill.py short in `make check`, and whole when somebody wants it."""
+    """What makes long tests short in `make check`, and whole when somebody wants them."""
     parser.addoption("--kills", type=int, default=60, help="how often to kill at a random moment")
     parser.addoption("--stride", type=int, default=20,
                      help="kill at every so many-th system call that writes")
+    parser.addoption("--restarts", type=int, default=2,
+                     help="times that the database and the gateway are killed under load")
 
 
 def pytest_configure(config):

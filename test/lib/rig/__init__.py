@@ -9,6 +9,7 @@ Everything started here ends with the process that started it, however that one 
 """
 
 from .cluster import Cluster, Database
+from .cutter import Cutter
 from .device import Device, business_device
 from .gateway import Answer, Gateway
 from .place import ROOT, Place
@@ -16,6 +17,6 @@ from .token import SECRET, mint
 from .wire import Exchange, Wire
 
 __all__ = [
-    "Answer", "Cluster", "Database", "Device", "Exchange", "Gateway", "Place", "ROOT", "SECRET",
+    "Answer", "Cluster", "Cutter", "Database", "Device", "Exchange", "Gateway", "Place", "ROOT", "SECRET",
     "Wire", "business_device", "mint",
 ]
