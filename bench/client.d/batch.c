@@ -49,7 +49,7 @@ floor_of(sqlite3 *db, int round)
     int i;
 
     run(db, "INSERT INTO bench_mark SELECT pk_uuid FROM _sync_pending");
-    took = -now();
+    took = -now(CPU);
     run(db, "BEGIN");
     for (i = 0; i < CHANGES; i++)
     {
@@ -67,7 +67,7 @@ floor_of(sqlite3 *db, int round)
         step(clear);
     }
     run(db, "COMMIT");
-    took += now();
+    took += now(CPU);
     sqlite3_finalize(row);
     sqlite3_finalize(move);
     sqlite3_finalize(clear);
@@ -105,9 +105,9 @@ main(int argc, char **argv)
         run(db, "PRAGMA wal_checkpoint(TRUNCATE)");
         server.spent = 0;
         memset(&report, 0, sizeof(report));
-        began = now();
+        began = now(CPU);
         need(client, rowsync_push(client, &options, &report));
-        ended = now();
+        ended = now(CPU);
         if (report.applied != CHANGES || report.rounds != 1)
             die("%lld changes were applied", (long long)report.applied);
         printf("{\"count\": %d, \"floor\": %.9f, \"build\": %.9f, \"acknowledge\": %.9f}\n",

@@ -1,18 +1,27 @@
 /*
  * capture.c - what the triggers add to the app's statements.
  *
- *     capture FOLDER ROUNDS UNIQUE
+ *     capture FOLDER ROUNDS ROWS UNIQUE
  *
- * Two databases that hold the same users, all of them known to the server; one has triggers. Every
- * phase runs on both, one after the other. UNIQUE 1 gives the users a second unique index.
+ * Two databases that hold the same ROWS users, all of them known to the server; one has triggers.
+ * Every phase runs on both, one after the other. UNIQUE 1 gives the users a second unique index.
  */
 #include "client.h"
 
 #include <unistd.h>
 
-#define ROWS 50000
-#define IN_ONE 10000 /* statements in one transaction */
-#define SINGLY 500   /* transactions of one statement */
+#define SINGLY 500 /* transactions of one statement */
+
+/* What the statements bind, made beforehand: a user's row. */
+typedef struct User
+{
+    char id[37];
+    char name[40];
+    char email[40];
+} User;
+
+static int rows;
+static User *users;
 
 typedef enum Kind
 {
@@ -39,16 +48,31 @@ typedef struct Side
     rowsync *client;
 } Side;
 
+/* Statements in one transaction. */
+static int
+in_one(void)
+{
+    return rows / 4;
+}
+
 /* Which row the i-th statement is about: each kind has its own, spread over the table. */
 static int
 victim(Kind kind, int singly, int i)
 {
-    int share = ROWS / 4;
-    int at = (singly ? IN_ONE + i : i) * 7919 % share;
+    int share = in_one() + SINGLY, at = (singly ? in_one() + i : i) * 7919 % share;
 
+    return kind == KIND_INSERT ? rows + at : at * 2 + (kind == KIND_DELETE);
+}
+
+/* Binds a row to a statement of that kind; an update takes the name of a later one. */
+static void
+bind(sqlite3_stmt *statement, Kind kind, const User *user)
+{
+    sqlite3_bind_text(statement, 1, user->id, -1, SQLITE_STATIC);
+    if (kind != KIND_DELETE)
+        sqlite3_bind_text(statement, 2, user[kind].name, -1, SQLITE_STATIC);
     if (kind == KIND_INSERT)
-        return ROWS + at;
-    return at * 2 + (kind == KIND_DELETE ? 1 : 0) + share;
+        sqlite3_bind_text(statement, 3, user->email, -1, SQLITE_STATIC);
 }
 
 /* Seconds that the statements of one kind take. */
@@ -56,31 +80,21 @@ static double
 phase(sqlite3 *db, Kind kind, int singly)
 {
     sqlite3_stmt *statement = prepare(db, texts[kind]);
-    int i, count = singly ? SINGLY : IN_ONE;
+    int i, count = singly ? SINGLY : in_one();
     double took = 0;
 
     run(db, "PRAGMA wal_checkpoint(TRUNCATE)");
-    took -= now();
+    took -= now(CPU);
     if (!singly)
         run(db, "BEGIN");
     for (i = 0; i < count; i++)
     {
-        char id[37], name[64], email[64];
-        int n = victim(kind, singly, i);
-
-        uuid(n, id);
-        snprintf(name, sizeof(name), NAME, n + (int)kind);
-        snprintf(email, sizeof(email), EMAIL, n);
-        sqlite3_bind_text(statement, 1, id, -1, SQLITE_STATIC);
-        if (kind != KIND_DELETE)
-            sqlite3_bind_text(statement, 2, name, -1, SQLITE_STATIC);
-        if (kind == KIND_INSERT)
-            sqlite3_bind_text(statement, 3, email, -1, SQLITE_STATIC);
+        bind(statement, kind, &users[victim(kind, singly, i)]);
         step(statement);
     }
     if (!singly)
         run(db, "COMMIT");
-    took += now();
+    took += now(CPU);
     sqlite3_finalize(statement);
     return took;
 }
@@ -99,16 +113,9 @@ begin_side(Side *side, Server *server, int unique)
         int n;
 
         run(side->db, "BEGIN");
-        for (n = 0; n < ROWS; n++)
+        for (n = 0; n < rows; n++)
         {
-            char id[37], name[64], email[64];
-
-            uuid(n, id);
-            snprintf(name, sizeof(name), NAME, n);
-            snprintf(email, sizeof(email), EMAIL, n);
-            sqlite3_bind_text(statement, 1, id, -1, SQLITE_STATIC);
-            sqlite3_bind_text(statement, 2, name, -1, SQLITE_STATIC);
-            sqlite3_bind_text(statement, 3, email, -1, SQLITE_STATIC);
+            bind(statement, KIND_INSERT, &users[n]);
             step(statement);
         }
         run(side->db, "COMMIT");
@@ -129,14 +136,24 @@ int
 main(int argc, char **argv)
 {
     Side sides[2] = {{"", NULL, NULL}, {"", NULL, NULL}};
-    Server server = {.rows = ROWS};
-    int rounds, round, unique, singly;
+    Server server = {0};
+    int rounds, round, unique, singly, n;
     Kind kind;
 
-    if (argc != 4)
-        die("usage: capture FOLDER ROUNDS UNIQUE");
+    if (argc != 5)
+        die("usage: capture FOLDER ROUNDS ROWS UNIQUE");
     rounds = atoi(argv[2]);
-    unique = atoi(argv[3]);
+    rows = server.rows = atoi(argv[3]);
+    unique = atoi(argv[4]);
+    users = calloc((size_t)rows * 2, sizeof(*users));
+    if (users == NULL || rows < SINGLY * 4)
+        die("there must be %d rows at least", SINGLY * 4);
+    for (n = 0; n < rows * 2; n++)
+    {
+        uuid(n, users[n].id);
+        snprintf(users[n].name, sizeof(users[n].name), NAME, n);
+        snprintf(users[n].email, sizeof(users[n].email), EMAIL, n);
+    }
     snprintf(sides[0].path, sizeof(sides[0].path), "%s/bare.db", argv[1]);
     snprintf(sides[1].path, sizeof(sides[1].path), "%s/tracked.db", argv[1]);
     for (round = 0; round < rounds; round++)
@@ -153,11 +170,12 @@ main(int argc, char **argv)
                 took[!first] = phase(sides[!first].db, kind, singly);
                 printf("{\"what\": \"%s\", \"singly\": %d, \"count\": %d, \"floor\": %.9f,"
                        " \"took\": %.9f}\n",
-                       names[kind], singly, singly ? SINGLY : IN_ONE, took[0], took[1]);
+                       names[kind], singly, singly ? SINGLY : in_one(), took[0], took[1]);
                 fflush(stdout);
             }
         end_side(&sides[0]);
         end_side(&sides[1]);
     }
+    free(users);
     return 0;
 }

@@ -92,9 +92,9 @@ device(const char *path, const char *schema, const char *url, const char *user)
         need(client, rowsync_track(client, tables[i], &options));
     need(client, rowsync_attach(client, url, user, "tablet"));
     need(client, rowsync_set_token(client, getenv("ROWSYNC_TOKEN")));
-    took = -now();
+    took = -now(CLOCK_MONOTONIC);
     need(client, rowsync_hydrate(client, NULL, &report));
-    took += now();
+    took += now(CLOCK_MONOTONIC);
     printf("{\"rows\": %lld, \"took\": %.9f, \"peak\": %ld}\n", (long long)report.downloaded, took,
            peak());
     rowsync_close(client);
@@ -182,7 +182,7 @@ floor_of(const char *path, const char *source, const char *cache)
     for (t = 0; t < TABLES; t++)
         insert[t] = prepare(db, inserts[t]);
     version = prepare(db, "INSERT INTO _sync_version VALUES (?1, ?2, ?3, 0)");
-    took = -now();
+    took = -now(CLOCK_MONOTONIC);
     run(db, "BEGIN");
     for (row = rows; row < rows + count; row++)
     {
@@ -199,7 +199,7 @@ floor_of(const char *path, const char *source, const char *cache)
         step(version);
     }
     run(db, "COMMIT");
-    took += now();
+    took += now(CLOCK_MONOTONIC);
     printf("{\"rows\": %d, \"took\": %.9f}\n", count, took);
     for (t = 0; t < TABLES; t++)
         sqlite3_finalize(insert[t]);

@@ -35,10 +35,11 @@ typedef struct Column
     char *name;
     char *member; /* "name": as it stands in a request */
     ColumnKind kind;
-    bool untyped; /* compare types too when looking for a change */
-    bool key;     /* part of the primary key */
-    bool uuid;    /* a BLOB that is a uuid: a key, or a reference to one */
-    int64_t mask; /* its bit in _sync_dirty.changed; 0 for a key column */
+    bool untyped;  /* compare types too when looking for a change */
+    bool key;      /* part of the primary key */
+    bool uuid;     /* a BLOB that is a uuid: a key, or a reference to one */
+    bool required; /* NOT NULL */
+    int64_t mask;  /* its bit in _sync_dirty.changed; 0 for a key column */
 } Column;
 
 /* Statements of a table, prepared when first needed. */
@@ -99,6 +100,9 @@ typedef enum Statement
     SQL_CURSOR,
     SQL_EPOCH,
     SQL_TAKE_CHANGE_ID,
+    SQL_LOG_ANY,
+    SQL_LOG_NUMBER,
+    SQL_LOG_CLEAR,
     SQL_COUNTS,
     SQL_ASIDE,
     SQL_VERSION_GET,
@@ -155,7 +159,8 @@ struct rowsync
     bool loaded;
 
     sqlite3_stmt *statements[SQL_STATEMENTS];
-    bool stuck; /* in a transaction of ours that could not be rolled back */
+    bool stuck;         /* in a transaction of ours that could not be rolled back */
+    sqlite3_stmt *fold; /* see capture.c; goes with the tables */
     Buffer scratch;
 };
 
@@ -185,15 +190,31 @@ bool rs_has_column_of(const char *json_array, const char *name);
 void rs_log(rowsync *client, const char *format, ...) __attribute__((format(printf, 2, 3)));
 rowsync_code rs_progress(rowsync *client, const char *phase, int64_t done, int64_t total);
 
-/* triggers.c */
+/* tables.c */
 rowsync_code tables_load(rowsync *client);
 void tables_free(rowsync *client);
-rowsync_code tables_refresh(rowsync *client);
-rowsync_code triggers_drop(rowsync *client, const Table *table);
-rowsync_code triggers_check(rowsync *client, bool apply, bool *stale);
 Table *table_by_name(rowsync *client, Slice schema, Slice name);
 Table *table_by_id(rowsync *client, int64_t id);
 sqlite3_stmt *table_statement(rowsync *client, Table *table, TableStatement which);
+
+/* fields.c */
+void sql_field(Buffer *sql, const char *alias, const char *column);
+void sql_key(Buffer *sql, const Table *table, const char *alias);
+void sql_match(Buffer *sql, const Table *table, const char *key);
+void sql_literals(Buffer *sql, const char *layout);
+void sql_blob_text(Buffer *sql, const char *hex, bool uuid);
+void sql_json_value(Buffer *sql, const Column *column);
+
+/* triggers.c */
+rowsync_code tables_refresh(rowsync *client);
+rowsync_code triggers_install(rowsync *client); /* inside a transaction, as the next two */
+rowsync_code triggers_drop(rowsync *client, const Table *table);
+
+/* capture.c */
+rowsync_code capture_fold(rowsync *client);
+
+/* view.c */
+void view_write(const rowsync *client, Buffer *sql);
 
 /* values.c */
 void key_free(Key *key);
@@ -253,6 +274,7 @@ typedef struct Queue
 
 void batch_free(Batch *batch);
 void queue_free(Queue *queue);
+rowsync_code take_change_id(rowsync *client, int64_t *id);
 rowsync_code queue_start(rowsync *client, Queue *queue);
 rowsync_code batch_fill(rowsync *client, Queue *queue, Batch *batch, int limit, int64_t *rejected);
 rowsync_code change_payload(rowsync *client, Change *change, Buffer *out, bool whole,

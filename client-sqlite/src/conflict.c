@@ -49,20 +49,6 @@ row_drop(rowsync *client, Statement which, const Table *table, const Key *key)
     return rs_finish(client, statement, "clearing a row's state");
 }
 
-/* A new change id: the server remembers what it answered to the old one. */
-static rowsync_code
-take_change_id(rowsync *client, int64_t *id)
-{
-    sqlite3_stmt *statement = rs_statement(client, SQL_TAKE_CHANGE_ID);
-
-    if (statement == NULL)
-        return client->code;
-    if (rs_row(client, statement))
-        *id = sqlite3_column_int64(statement, 0);
-    return client->code == ROWSYNC_OK ? rs_finish(client, statement, "taking a change id")
-                                      : rs_reset(client, statement);
-}
-
 /* Puts the edit on top of another version, to be sent again with the columns of `changed`. */
 static rowsync_code
 rebase(rowsync *client, const Change *change, int64_t version, int64_t changed)

@@ -9,11 +9,15 @@
 #include <sys/time.h>
 
 /*
- * The library's own tables. What the triggers touch is narrow. _sync_dirty has the rows to be
- * uploaded, one entry a row: the change id of the last edit, the version that the first edit was
- * made on, the columns changed since as a bit mask, for a deleted row its last content and for
- * merging its first, as an object of SQL literals (quote() is exact for every type and cannot fail,
- * which no JSON function is in all SQLite versions).
+ * The library's own tables. _sync_log is what the triggers write: one entry for each edit, in its
+ * columns v0, v1, … (made as tables need them) the fields of a row, where `holds` says so: 1, its
+ * last content, 2, its content before the edit.
+ *
+ * _sync_dirty has the rows to be uploaded, one mark a row, made from the log by capture.c: the
+ * change id of the last edit, the version that the first edit was made on, the columns changed
+ * since as a bit mask, for a deleted row its last content and for merging its first, as an object
+ * of SQL literals (quote() is exact for every type and cannot fail, which no JSON function is in
+ * all SQLite versions). _sync_edited has the keys of both.
  *
  * _sync_held keeps what the server says of a row that could not be applied: because edits of the
  * row are pending (state 0), because the app is to decide (1), or because something local is in the
@@ -46,6 +50,11 @@ static const char schema_sql[] =
     " table_id INTEGER NOT NULL, pk NOT NULL, change_id INTEGER NOT NULL, queued INTEGER NOT NULL,"
     " base_version INTEGER NOT NULL, changed INTEGER NOT NULL, old_row TEXT, base_row TEXT,"
     " PRIMARY KEY (table_id, pk)) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS _sync_log ("
+    " seq INTEGER PRIMARY KEY, table_id, pk, holds, changed);"
+    "CREATE VIEW IF NOT EXISTS _sync_edited AS SELECT table_id, pk FROM _sync_dirty UNION ALL"
+    " SELECT DISTINCT table_id, pk FROM _sync_log l WHERE NOT EXISTS (SELECT 1 FROM _sync_dirty d"
+    " WHERE d.table_id = l.table_id AND d.pk = l.pk);"
     "CREATE TABLE IF NOT EXISTS _sync_rejected ("
     " table_id INTEGER NOT NULL, pk NOT NULL, pk_text TEXT NOT NULL, change_id INTEGER NOT NULL,"
     " op TEXT NOT NULL, base_version INTEGER NOT NULL, changed INTEGER NOT NULL, reason TEXT NOT "
@@ -88,11 +97,17 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
     [SQL_EPOCH] = "UPDATE _sync_client_info SET epoch = ?1",
     [SQL_CURSOR] = "UPDATE _sync_client_info SET last_server_seq_seen = ?1,"
                    " current_window_until = ?2, hydrated = ?3",
-    /* As the triggers do: never below the clock. */
+    /* As above. */
     [SQL_TAKE_CHANGE_ID] =
         "UPDATE _sync_client_info SET next_change_id = max(next_change_id," ROWSYNC_CLOCK ") + 1"
         " RETURNING next_change_id - 1",
-    [SQL_COUNTS] = "SELECT (SELECT count(*) FROM _sync_dirty),"
+    [SQL_LOG_ANY] = "SELECT 1 FROM _sync_log LIMIT 1",
+    /* Never below the clock, so that a restored copy of the file does not give old numbers again.
+     */
+    [SQL_LOG_NUMBER] = "UPDATE _sync_client_info SET next_change_id ="
+                       " max(next_change_id," ROWSYNC_CLOCK ") + (SELECT max(seq) FROM _sync_log)",
+    [SQL_LOG_CLEAR] = "DELETE FROM _sync_log",
+    [SQL_COUNTS] = "SELECT (SELECT count(*) FROM _sync_edited),"
                    " (SELECT count(*) FROM _sync_held WHERE state = 1),"
                    " (SELECT count(*) FROM _sync_rejected)",
     [SQL_ASIDE] = "SELECT EXISTS (SELECT 1 FROM _sync_rejected),"
@@ -349,7 +364,10 @@ rs_stop(rowsync *client, rowsync_code code)
     return code;
 }
 
-/* Begins a transaction of the library's own, with capture off and foreign keys deferred. */
+/*
+ * Begins a transaction of the library's own, with everything captured taken in, capture off and
+ * foreign keys deferred.
+ */
 rowsync_code
 rs_begin(rowsync *client)
 {
@@ -357,7 +375,9 @@ rs_begin(rowsync *client)
 
     if (code != ROWSYNC_OK)
         return code;
-    code = rs_run(client, SQL_APPLY_ON);
+    code = capture_fold(client);
+    if (code == ROWSYNC_OK)
+        code = rs_run(client, SQL_APPLY_ON);
     if (code == ROWSYNC_OK)
         code = rs_exec(client, "PRAGMA defer_foreign_keys = ON");
     return code == ROWSYNC_OK ? ROWSYNC_OK : rs_end(client, code);

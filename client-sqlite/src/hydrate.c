@@ -381,8 +381,7 @@ static rowsync_code
 restore_schema(const Hydration *hydration)
 {
     rowsync *client = hydration->client;
-    bool stale;
-    rowsync_code code = triggers_check(client, true, &stale);
+    rowsync_code code = triggers_install(client);
 
     if (code == ROWSYNC_OK && hydration->indexes.length > 0 &&
         (code = rs_progress(client, "index", 0, 0)) == ROWSYNC_OK &&

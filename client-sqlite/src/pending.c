@@ -67,21 +67,32 @@ grow(Change **changes, int *capacity, int count)
     return &(*changes)[count];
 }
 
-/* Starts at the oldest edit. Edits made from now on are left to the next push. */
+/* A new change id: the server remembers what it answered to the old one. */
 rowsync_code
-queue_start(rowsync *client, Queue *queue)
+take_change_id(rowsync *client, int64_t *id)
 {
     sqlite3_stmt *statement = rs_statement(client, SQL_TAKE_CHANGE_ID);
-    int64_t until = 0;
 
     if (statement == NULL)
         return client->code;
     if (rs_row(client, statement))
-        until = sqlite3_column_int64(statement, 0);
-    if (client->code != ROWSYNC_OK)
-        return rs_reset(client, statement);
-    if (rs_finish(client, statement, "taking a change id") != ROWSYNC_OK)
-        return client->code;
+        *id = sqlite3_column_int64(statement, 0);
+    return client->code == ROWSYNC_OK ? rs_finish(client, statement, "taking a change id")
+                                      : rs_reset(client, statement);
+}
+
+/* Starts at the oldest edit. Edits made from now on are left to the next push. */
+rowsync_code
+queue_start(rowsync *client, Queue *queue)
+{
+    rowsync_code code = rs_begin(client);
+    int64_t until = 0;
+
+    if (code != ROWSYNC_OK)
+        return code;
+    code = rs_end(client, take_change_id(client, &until));
+    if (code != ROWSYNC_OK)
+        return code;
     queue->count = queue->next = 0;
     queue->after = 0;
     queue->until = until;

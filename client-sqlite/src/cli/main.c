@@ -92,7 +92,7 @@ say_tracked(const Session *session, const char *name)
         "SELECT schema_name || '.' || table_name, CASE policy WHEN 0 THEN 'the server''s row wins'"
         " WHEN 1 THEN 'the edit here wins' WHEN 2 THEN 'columns are merged'"
         " ELSE 'both sides are kept' END,"
-        " (SELECT count(*) FROM _sync_dirty d WHERE d.table_id = t.table_id)"
+        " (SELECT count(*) FROM _sync_edited e WHERE e.table_id = t.table_id)"
         " FROM _sync_table t WHERE table_name = ?1 COLLATE NOCASE";
     sqlite3_stmt *row = NULL;
     int64_t pending;
@@ -211,7 +211,7 @@ run_detach(Session *session)
     "t.schema_name || '.' || t.table_name AS SERVER,"                                              \
     " CASE t.policy WHEN 0 THEN 'server' WHEN 1 THEN 'client' WHEN 2 THEN 'merge'"                 \
     " ELSE 'manual' END AS POLICY,"                                                                \
-    " (SELECT count(*) FROM _sync_dirty d WHERE d.table_id = t.table_id) AS PENDING,"              \
+    " (SELECT count(*) FROM _sync_edited e WHERE e.table_id = t.table_id) AS PENDING,"             \
     " (SELECT count(*) FROM _sync_held h WHERE h.table_id = t.table_id AND h.state = 2) AS HELD,"  \
     " (SELECT count(*) FROM _sync_held h WHERE h.table_id = t.table_id AND h.state = 1)"           \
     " AS CONFLICTS,"                                                                               \

@@ -1,0 +1,70 @@
+/*
+ * capture.c - takes in what the triggers have noted.
+ *
+ * Every edit of the app is an entry of _sync_log, in order. Before the library looks at what is
+ * pending, in the transaction that it does so in, the entries are folded into _sync_dirty, which
+ * has one mark for each row: with the change id of its last edit, the version that the server's row
+ * has (which cannot have moved since the edit, for whatever moves it folds first), the columns
+ * changed, the content of a row that is gone and, where edits are merged, what it was before the
+ * first one. In the order of keys this costs much less than to look for the row's mark at every
+ * edit.
+ *
+ * A row keeps the place in the queue that its first edit had, so that a parent that is edited again
+ * does not fall behind its children. A deletion goes to the end, as does what comes after it.
+ */
+#include "client.h"
+
+/* Prepares the statement that folds: what an entry holds gets the names of its table's columns. */
+static rowsync_code
+prepare_fold(rowsync *client)
+{
+    Buffer sql = {0};
+    rowsync_code code;
+    int i;
+
+    buffer_text(
+        &sql, "INSERT INTO _sync_dirty (table_id, pk, change_id, queued, base_version, changed,"
+              " old_row, base_row) SELECT table_id, pk, first + seq, first + seq, coalesce((SELECT"
+              " server_version FROM _sync_version v WHERE v.table_id = l.table_id AND"
+              " v.pk = l.pk), 0), changed, CASE holds WHEN 1 THEN fields END,"
+              " CASE holds WHEN 2 THEN fields END"
+              " FROM (SELECT *, CASE table_id");
+    for (i = 0; i < client->table_count; i++)
+    {
+        buffer_printf(&sql, " WHEN %lld THEN ", (long long)client->tables[i].id);
+        sql_literals(&sql, client->tables[i].layout);
+    }
+    if (client->table_count == 0)
+        buffer_text(&sql, " WHEN 0 THEN NULL");
+    buffer_text(&sql,
+                " END AS fields FROM _sync_log) l, (SELECT next_change_id - 1 - (SELECT max(seq)"
+                " FROM _sync_log) AS first FROM _sync_client_info) WHERE pk IS NOT NULL"
+                " ORDER BY table_id, pk, seq ON CONFLICT (table_id, pk) DO UPDATE SET"
+                " change_id = excluded.change_id, changed = changed | excluded.changed,"
+                " queued = CASE WHEN excluded.old_row IS NOT NULL OR"
+                " (excluded.changed = -1 AND old_row IS NOT NULL) THEN excluded.queued"
+                " ELSE queued END, old_row = coalesce(excluded.old_row, old_row)");
+    code = sql.failed ? rs_nomem(client) : rs_prepare(client, sql.data, &client->fold);
+    buffer_free(&sql);
+    return code;
+}
+
+/* Is there anything in the log? */
+static bool
+noted(rowsync *client)
+{
+    sqlite3_stmt *statement = rs_statement(client, SQL_LOG_ANY);
+    bool found = statement != NULL && rs_row(client, statement);
+
+    return statement != NULL && rs_reset(client, statement) == ROWSYNC_OK && found;
+}
+
+rowsync_code
+capture_fold(rowsync *client)
+{
+    if (!noted(client) || rs_run(client, SQL_LOG_NUMBER) != ROWSYNC_OK ||
+        (client->fold == NULL && prepare_fold(client) != ROWSYNC_OK) ||
+        rs_finish(client, client->fold, "taking in what was captured") != ROWSYNC_OK)
+        return client->code;
+    return rs_run(client, SQL_LOG_CLEAR);
+}

@@ -1,0 +1,363 @@
+/*
+ * tables.c - which tables are tracked, what they look like, and the statements about their rows.
+ */
+#include "client.h"
+
+#include <string.h>
+#include <strings.h>
+
+/* Frees what a table owns, except the struct itself. */
+static void
+table_free(Table *table)
+{
+    int i;
+
+    for (i = 0; i < table->column_count; i++)
+    {
+        rs_free(table->columns[i].name);
+        rs_free(table->columns[i].member);
+    }
+    for (i = 0; i < TABLE_STATEMENTS; i++)
+        sqlite3_finalize(table->statements[i]);
+    sqlite3_finalize(table->upsert);
+    rs_free(table->shape);
+    rs_free(table->shape_names);
+    buffer_free(&table->shape_text);
+    rs_free(table->columns);
+    rs_free(table->keys);
+    rs_free(table->name);
+    rs_free(table->schema);
+    rs_free(table->local);
+    rs_free(table->layout);
+}
+
+void
+tables_free(rowsync *client)
+{
+    int i;
+
+    for (i = 0; i < client->table_count; i++)
+        table_free(&client->tables[i]);
+    sqlite3_finalize(client->fold);
+    client->fold = NULL;
+    rs_free(client->tables);
+    client->tables = NULL;
+    client->table_count = 0;
+    client->loaded = false;
+}
+
+/* Does a declared type contain this word, in any case? SQLite's own rule for affinity. */
+static bool
+type_has(const char *type, const char *word)
+{
+    size_t length = strlen(word);
+
+    for (; *type != '\0'; type++)
+        if (strncasecmp(type, word, length) == 0)
+            return true;
+    return false;
+}
+
+/* The kind of a declared type: https://www.sqlite.org/datatype3.html section 3.1, and JSON. */
+static ColumnKind
+kind_of(const char *type, bool *untyped)
+{
+    *untyped = false;
+    if (strcasecmp(type, "JSON") == 0 || strcasecmp(type, "JSONB") == 0)
+        return KIND_JSON;
+    if (type_has(type, "INT"))
+        return KIND_INTEGER;
+    if (type_has(type, "CHAR") || type_has(type, "CLOB") || type_has(type, "TEXT"))
+        return KIND_TEXT;
+    if (type_has(type, "BLOB"))
+    {
+        *untyped = true;
+        return KIND_BLOB;
+    }
+    if (type_has(type, "REAL") || type_has(type, "FLOA") || type_has(type, "DOUB"))
+        return KIND_REAL;
+    *untyped = true;
+    return KIND_ANY;
+}
+
+/* Is the name an element of a JSON array of strings? */
+bool
+rs_has_column_of(const char *json_array, const char *name)
+{
+    JsonReader reader = scan_reader((Slice){json_array, strlen(json_array)});
+    Buffer text = {0};
+    bool first, found = false;
+    Slice element;
+
+    if (scan_enter(&reader, '['))
+        for (first = true; !found && scan_next_element(&reader, first, &element); first = false)
+        {
+            buffer_clear(&text);
+            found = scan_string(element, &text) && strcasecmp(buffer_string(&text), name) == 0;
+        }
+    buffer_free(&text);
+    return found;
+}
+
+/* Reads the columns and the key of a table. A table that is gone has no columns. */
+static rowsync_code
+load_columns(rowsync *client, Table *table)
+{
+    sqlite3_stmt *statement = NULL;
+    Column *column;
+    int64_t bit = 1;
+    int i, key[64], keys = 0;
+    rowsync_code code = rs_prepare(client,
+                                   "SELECT name, type, pk, \"notnull\" FROM"
+                                   " pragma_table_xinfo(?1, 'main')"
+                                   " WHERE hidden = 0 ORDER BY cid",
+                                   &statement);
+
+    if (code != ROWSYNC_OK)
+        return code;
+    sqlite3_bind_text(statement, 1, table->name, -1, SQLITE_STATIC);
+    memset(key, -1, sizeof(key));
+    while (rs_row(client, statement))
+    {
+        const char *name = rs_text(statement, 0);
+        const char *type = rs_text(statement, 1);
+        int position = sqlite3_column_int(statement, 2);
+        Buffer member = {0};
+        Column *grown;
+
+        table->exists = true;
+        if (position == 0 && rs_has_column_of(table->local, name))
+            continue;
+        grown = rs_realloc(table->columns, (size_t)(table->column_count + 1) * sizeof(*grown));
+        if (grown == NULL)
+            goto nomem;
+        table->columns = grown;
+        column = &grown[table->column_count++];
+        memset(column, 0, sizeof(*column));
+        column->name = rs_copy(name);
+        column->kind = kind_of(type, &column->untyped);
+        column->key = position > 0;
+        column->required = sqlite3_column_int(statement, 3) != 0;
+        column->uuid = column->key && column->kind == KIND_BLOB;
+        /* Columns beyond the 63rd share the last bit: they travel together. */
+        column->mask = column->key ? 0 : bit;
+        if (!column->key && bit < (int64_t)1 << 62)
+            bit <<= 1;
+        buffer_json_text(&member, name, strlen(name));
+        buffer_byte(&member, ':');
+        column->member = member.data;
+        if (column->name == NULL || member.failed)
+            goto nomem;
+        if (position > 0 && position <= 64)
+        {
+            key[position - 1] = table->column_count - 1;
+            keys++;
+        }
+    }
+    sqlite3_finalize(statement);
+    if (client->code != ROWSYNC_OK)
+        return client->code;
+    table->keys = rs_realloc(NULL, (size_t)(keys + 1) * sizeof(*table->keys));
+    if (table->keys == NULL)
+        return rs_nomem(client);
+    for (i = 0; i < keys; i++)
+        table->keys[i] = key[i];
+    table->key_count = keys;
+    return ROWSYNC_OK;
+nomem:
+    sqlite3_finalize(statement);
+    return rs_nomem(client);
+}
+
+/* A BLOB column that refers to a BLOB key holds a uuid. */
+static rowsync_code
+load_references(rowsync *client, Table *table)
+{
+    sqlite3_stmt *statement = NULL;
+    int i;
+    rowsync_code code = rs_prepare(
+        client,
+        "SELECT f.\"from\" FROM pragma_foreign_key_list(?1, 'main') f"
+        " JOIN pragma_table_xinfo(f.\"table\", 'main') p"
+        " ON p.name = coalesce(f.\"to\", (SELECT name FROM pragma_table_xinfo(f.\"table\", 'main')"
+        " WHERE pk = f.seq + 1)) COLLATE NOCASE WHERE p.pk > 0 AND p.type LIKE '%BLOB%'",
+        &statement);
+
+    if (code != ROWSYNC_OK)
+        return code;
+    sqlite3_bind_text(statement, 1, table->name, -1, SQLITE_STATIC);
+    while (rs_row(client, statement))
+        for (i = 0; i < table->column_count; i++)
+            if (table->columns[i].kind == KIND_BLOB &&
+                strcasecmp(table->columns[i].name, rs_text(statement, 0)) == 0)
+                table->columns[i].uuid = true;
+    sqlite3_finalize(statement);
+    return client->code;
+}
+
+/* Reads _sync_table and what each tracked table looks like now. */
+rowsync_code
+tables_load(rowsync *client)
+{
+    sqlite3_stmt *statement = NULL;
+    rowsync_code code;
+
+    tables_free(client);
+    code = rs_prepare(client,
+                      "SELECT table_id, table_name, schema_name, policy, local_columns, layout,"
+                      " (SELECT sql LIKE '%conflict%' FROM main.sqlite_schema WHERE type = 'table'"
+                      " AND name = table_name) FROM _sync_table ORDER BY table_id",
+                      &statement);
+    if (code != ROWSYNC_OK)
+        return code;
+    while (code == ROWSYNC_OK && rs_row(client, statement))
+    {
+        Table *table,
+            *grown = rs_realloc(client->tables, (size_t)(client->table_count + 1) * sizeof(*grown));
+
+        if (grown == NULL)
+        {
+            code = rs_nomem(client);
+            break;
+        }
+        client->tables = grown;
+        table = &grown[client->table_count++];
+        memset(table, 0, sizeof(*table));
+        table->id = sqlite3_column_int64(statement, 0);
+        table->name = rs_copy(rs_text(statement, 1));
+        table->schema = rs_copy(rs_text(statement, 2));
+        table->policy = (rowsync_policy)sqlite3_column_int(statement, 3);
+        table->local = rs_copy(rs_text(statement, 4));
+        table->layout = rs_copy(rs_text(statement, 5));
+        table->own_conflict_clause = sqlite3_column_int(statement, 6) != 0;
+        if (table->name == NULL || table->schema == NULL || table->local == NULL ||
+            table->layout == NULL)
+            code = rs_nomem(client);
+        else if ((code = load_columns(client, table)) == ROWSYNC_OK)
+            code = load_references(client, table);
+    }
+    sqlite3_finalize(statement);
+    code = client->code;
+    if (code != ROWSYNC_OK)
+        tables_free(client);
+    client->loaded = code == ROWSYNC_OK;
+    return code;
+}
+
+/* The tracked table of that name on the server; a schema that is not told is "public". */
+Table *
+table_by_name(rowsync *client, Slice schema, Slice name)
+{
+    int i;
+
+    for (i = 0; i < client->table_count; i++)
+        if (slice_is(name, client->tables[i].name) &&
+            (schema.data != NULL ? slice_is(schema, client->tables[i].schema)
+                                 : strcmp(client->tables[i].schema, "public") == 0))
+            return &client->tables[i];
+    return NULL;
+}
+
+Table *
+table_by_id(rowsync *client, int64_t id)
+{
+    int i;
+
+    for (i = 0; i < client->table_count; i++)
+        if (client->tables[i].id == id)
+            return &client->tables[i];
+    return NULL;
+}
+
+/* "a" = ?1 AND "b" = ?2 … for the key columns. */
+static void
+append_row_is(Buffer *sql, const Table *table, const char *alias)
+{
+    int i;
+
+    for (i = 0; i < table->key_count; i++)
+    {
+        buffer_text(sql, i > 0 ? " AND " : "");
+        buffer_text(sql, alias);
+        buffer_name(sql, table->columns[table->keys[i]].name);
+        buffer_printf(sql, " = ?%d", i + 1);
+    }
+}
+
+/*
+ * SELECT 0 OR EXISTS (…) …: does a table that is not tracked refer to the row, in a way that
+ * forbids to delete it? Such rows are not the library's to take out.
+ */
+static void
+append_clings(rowsync *client, Buffer *sql, const Table *table)
+{
+    sqlite3_stmt *statement = NULL;
+    int i;
+
+    buffer_text(sql, "SELECT 0");
+    if (rs_prepare(client,
+                   "SELECT m.name, f.seq, f.\"from\", coalesce(f.\"to\", (SELECT name FROM"
+                   " pragma_table_xinfo(?1, 'main') WHERE pk = f.seq + 1))"
+                   " FROM main.sqlite_schema m JOIN pragma_foreign_key_list(m.name, 'main') f"
+                   " WHERE m.type = 'table' AND f.\"table\" = ?1 COLLATE NOCASE AND f.on_delete NOT"
+                   " IN ('CASCADE', 'SET NULL') AND m.name NOT IN (SELECT table_name FROM"
+                   " _sync_table) ORDER BY m.name, f.id, f.seq",
+                   &statement) != ROWSYNC_OK)
+        return;
+    sqlite3_bind_text(statement, 1, table->name, -1, SQLITE_STATIC);
+    for (i = 0; rs_row(client, statement); i++)
+    {
+        if (sqlite3_column_int(statement, 1) == 0)
+        {
+            buffer_text(sql, i > 0 ? ") OR EXISTS (SELECT 1 FROM main."
+                                   : " OR EXISTS (SELECT 1 FROM main.");
+            buffer_name(sql, rs_text(statement, 0));
+            buffer_text(sql, " c JOIN main.");
+            buffer_name(sql, table->name);
+            buffer_text(sql, " p WHERE ");
+            append_row_is(sql, table, "p.");
+        }
+        buffer_text(sql, " AND ");
+        sql_field(sql, "c", rs_text(statement, 2));
+        buffer_text(sql, " = ");
+        sql_field(sql, "p", rs_text(statement, 3));
+    }
+    buffer_text(sql, i > 0 ? ")" : "");
+    sqlite3_finalize(statement);
+}
+
+/* A statement of the table, reset; NULL with the error remembered. */
+sqlite3_stmt *
+table_statement(rowsync *client, Table *table, TableStatement which)
+{
+    sqlite3_stmt **slot = &table->statements[which];
+    Buffer sql = {0};
+    int i;
+
+    if (*slot == NULL)
+    {
+        if (which == TABLE_CLINGS)
+            append_clings(client, &sql, table);
+        else
+        {
+            buffer_text(&sql, which == TABLE_READ ? "SELECT " : "DELETE");
+            for (i = 0; i < table->column_count && which == TABLE_READ; i++)
+            {
+                buffer_text(&sql, i > 0 ? ", " : "");
+                buffer_name(&sql, table->columns[i].name);
+            }
+            buffer_text(&sql, " FROM main.");
+            buffer_name(&sql, table->name);
+            buffer_text(&sql, " WHERE ");
+            append_row_is(&sql, table, "");
+        }
+        if (sql.failed)
+            rs_nomem(client);
+        else if (client->code == ROWSYNC_OK)
+            rs_prepare(client, sql.data, slot);
+        buffer_free(&sql);
+    }
+    if (*slot != NULL)
+        sqlite3_reset(*slot);
+    return *slot;
+}
