@@ -21,6 +21,8 @@ def pytest_addoption(parser):
                      help="kill at every so many-th system call that writes")
     parser.addoption("--restarts", type=int, default=2,
                      help="times that the database and the gateway are killed under load")
+    parser.addoption("--snapshot-mb", type=int, default=50,
+                     help="size of the snapshot that must not be held in memory")
 
 
 def pytest_configure(config):

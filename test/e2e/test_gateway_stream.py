@@ -8,6 +8,7 @@ import socket
 import time
 
 from gateway_parts import Watching, eventually, many, problem
+from rig.build import SANITIZE
 
 
 def test_a_snapshot_is_whole_lines_from_header_to_end(gateway, database, mint):
@@ -101,6 +102,36 @@ def test_a_reader_below_the_least_rate_is_cut(start_gateway, database, mint):
             assert time.monotonic() < deadline
             peer.recv(500)
             time.sleep(0.05)
+
+
+def test_a_snapshot_to_a_slow_reader_is_not_held_in_memory(start_gateway, database, mint, request):
+    """With --snapshot-mb 200 it is as large as the design speaks of."""
+    gateway = start_gateway(ROWSYNC_LOOPS=1)
+    size = request.config.getoption("--snapshot-mb") * 1_000_000
+    database.rows("SELECT set_config('rowsync.scope', 'ann', false)")
+    database.rows("INSERT INTO business.users (id, name, email, created_at, updated_at) SELECT "
+                  "gen_random_uuid(), repeat('x', 10000), n || '@gateway.example', 1, 1 "
+                  "FROM generate_series(1, %s) AS n", size // 10000)
+    with socket.socket() as peer:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        peer.settimeout(60)
+        peer.connect(("127.0.0.1", gateway.port))
+        peer.sendall(f"GET /sync/snapshot HTTP/1.0\r\nHost: x\r\n"
+                     f"Authorization: Bearer {mint('ann', 'tablet')}\r\n\r\n".encode())
+        received = 0
+        tail = b""
+        while chunk := peer.recv(262144):
+            # All of it could be there by now, if anybody were to take it.
+            time.sleep(1 if received == 0 else 0.001)
+            received += len(chunk)
+            tail = (tail + chunk)[-1000:]
+    assert received > size
+    assert json.loads(tail.splitlines()[-1])["rows"] == size // 10000
+    with open(f"/proc/{gateway.server.pid}/status", encoding="ascii") as status:
+        (peak,) = [int(line.split()[1]) for line in status if line.startswith("VmHWM")]
+    print(f"{received} bytes of snapshot, resident memory at most {peak} kB")
+    # An instrumented gateway needs more from the start.
+    assert peak < 32768 or SANITIZE
 
 
 def test_watching_tells_the_head_at_once_and_whenever_it_moves(start_gateway, database, mint):
