@@ -177,8 +177,9 @@ extern "C"
      * How requests travel. The library brings one over libcurl; an app may bring its own.
      * perform() blocks until the answer is complete. It sets response->status before it hands the
      * body to `sink` in pieces, and returns ROWSYNC_OK with any status, ROWSYNC_NETWORK,
-     * ROWSYNC_CANCELLED or ROWSYNC_NOMEM. It must look at *cancelled now and then, must not follow
-     * redirects to another host, and must decode any content coding that it asked for.
+     * ROWSYNC_CANCELLED or ROWSYNC_NOMEM. It must ask rowsync_cancelled(cancelled) now and then,
+     * must not follow redirects to another host, and must decode any content coding that it asked
+     * for.
      */
     typedef struct rowsync_transport
     {
@@ -352,8 +353,16 @@ extern "C"
     rowsync_code rowsync_compare(rowsync *client, const rowsync_sync_options *options,
                                  rowsync_comparison *out);
 
-    /* Breaks off the call that runs on this handle, from any thread. */
+    /*
+     * Breaks off the call that runs on this handle, from any thread: a request at once, the taking
+     * in of rows within a page or a thousand rows, a pause between two tries. The call returns
+     * ROWSYNC_CANCELLED, with everything taken in so far or, of a hydration, nothing. Without a
+     * call under way it does nothing.
+     */
     void rowsync_cancel(rowsync *client);
+
+    /* For transports: was the call broken off? `cancelled` is what perform() got. */
+    int rowsync_cancelled(const volatile int *cancelled);
 
 #ifdef __cplusplus
 }

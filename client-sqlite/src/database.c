@@ -235,8 +235,8 @@ rs_progress(rowsync *client, const char *phase, int64_t done, int64_t total)
 {
     if (client->options.progress != NULL &&
         client->options.progress(client->options.context, phase, done, total) != 0)
-        client->cancelled = 1;
-    if (client->cancelled)
+        rowsync_cancel(client);
+    if (rowsync_cancelled(&client->cancelled))
         return rs_fail(client, ROWSYNC_CANCELLED, "Sync again to go on from here.",
                        "The call was cancelled.");
     return ROWSYNC_OK;
@@ -457,7 +457,7 @@ rs_enter(rowsync *client, bool writes)
     rowsync_code code;
 
     client->code = ROWSYNC_OK;
-    client->cancelled = 0;
+    __atomic_store_n(&client->cancelled, 0, __ATOMIC_RELAXED);
     client->overwritten = client->renewed = 0;
     client->new_epoch = 0;
     buffer_clear(&client->message);
@@ -598,7 +598,13 @@ rowsync_code_name(rowsync_code code)
 void
 rowsync_cancel(rowsync *client)
 {
-    client->cancelled = 1;
+    __atomic_store_n(&client->cancelled, 1, __ATOMIC_RELAXED);
+}
+
+int
+rowsync_cancelled(const volatile int *cancelled)
+{
+    return __atomic_load_n(cancelled, __ATOMIC_RELAXED);
 }
 
 rowsync_code

@@ -47,7 +47,8 @@ curl_body(char *data, size_t size, size_t count, void *context)
         curl_easy_getinfo(sink->curl, CURLINFO_RESPONSE_CODE, &sink->response->status);
     sink->received += size * count;
     sink->full = sink->received > sink->limit;
-    if (sink->full || *sink->cancelled || sink->sink(sink->context, data, size * count) != 0)
+    if (sink->full || rowsync_cancelled(sink->cancelled) ||
+        sink->sink(sink->context, data, size * count) != 0)
         return 0;
     return size * count;
 }
@@ -78,7 +79,7 @@ curl_progress(void *context, curl_off_t total, curl_off_t now, curl_off_t up, cu
     (void)now;
     (void)up;
     (void)sent;
-    return *((CurlSink *)context)->cancelled;
+    return rowsync_cancelled(((CurlSink *)context)->cancelled);
 }
 
 /* One request by libcurl. The handle is kept: its connection is used again. */
@@ -136,7 +137,7 @@ curl_perform(void *context, const rowsync_request *request, rowsync_sink sink, v
     curl_slist_free_all(headers);
     if (result == CURLE_OK)
         return ROWSYNC_OK;
-    if (*cancelled)
+    if (rowsync_cancelled(cancelled))
         return ROWSYNC_CANCELLED;
     if (result == CURLE_OUT_OF_MEMORY)
         return ROWSYNC_NOMEM;
@@ -218,7 +219,7 @@ gzip(const Buffer *body, Buffer *out)
 static rowsync_code
 wait_for(rowsync *client, long milliseconds)
 {
-    for (; milliseconds > 0 && !client->cancelled; milliseconds -= 50)
+    for (; milliseconds > 0 && !rowsync_cancelled(&client->cancelled); milliseconds -= 50)
     {
         struct timespec step = {0, (milliseconds < 50 ? milliseconds : 50) * 1000000L};
 
@@ -400,8 +401,11 @@ rs_request(rowsync *client, const char *method, const char *path, const Buffer *
             code = client->code;
         else if (code == ROWSYNC_NOMEM || out->body.failed)
             code = rs_nomem(client);
-        else if (code == ROWSYNC_CANCELLED || client->cancelled)
+        else if (code == ROWSYNC_CANCELLED || rowsync_cancelled(&client->cancelled))
+        {
+            rowsync_cancel(client); /* also where the transport alone says so */
             code = rs_progress(client, "cancelled", 0, 0);
+        }
         else if (code != ROWSYNC_OK)
             code =
                 rs_fail(client, ROWSYNC_NETWORK, "Check the URL and the network; nothing is lost.",
