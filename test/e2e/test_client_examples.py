@@ -49,6 +49,65 @@ def test_what_is_installed(installed):
     assert f'"rowsync {version}"' in (installed / "share/man/man1/rowsync.1").read_text()
 
 
+def declared(installed):
+    """The functions of the header, each with the comment above it."""
+    header = (installed / "include" / "rowsync.h").read_text()
+    return dict(reversed(found) for found in re.findall(
+        r"(/\*(?:[^*]|\*(?!/))*\*/)?\n    [\w ]*?[ *](rowsync_\w+)\((?:[^;{]*)\);", header))
+
+
+def exported(path, *options):
+    """The names that others can link to."""
+    lines = run("nm", "--defined-only", "--extern-only", *options, path).splitlines()
+    return {line.split()[2] for line in lines if len(line.split()) == 3}
+
+
+def test_the_header_is_what_the_libraries_export(installed):
+    """Nothing of the inside can clash with an app's own names, and nothing is left undocumented."""
+    functions = declared(installed)
+    assert len(functions) > 20
+    assert [name for name, comment in functions.items()
+            if not comment and not name.startswith(("rowsync_message", "rowsync_hint", "rowsync_push",
+                                                    "rowsync_pull"))] == []
+    assert exported(installed / "lib/librowsync.so.0", "--dynamic") == set(functions)
+    assert exported(installed / "lib/rowsync/rowsync.so", "--dynamic") == {"sqlite3_rowsync_init"}
+    if not SANITIZE:
+        assert exported(installed / "lib/librowsync.a") == set(functions)
+
+
+def test_the_header_is_good_for_any_compiler(installed, tmp_path):
+    source = tmp_path / "app.c"
+    source.write_text("#include <rowsync.h>\nint main(void) { return rowsync_error(NULL) == 0; }\n")
+    for standard in ("c99", "c11", "c17"):
+        run("cc", f"-std={standard}", "-pedantic", "-Wall", "-Wextra", "-Werror", "-fsyntax-only",
+            f"-I{installed}/include", source)
+
+
+@pytest.mark.parametrize("kind", ["shared", "static"])
+def test_an_app_links_what_pkg_config_says(installed, tmp_path, kind):
+    """Also one that has functions of the names that the library uses inside."""
+    source = tmp_path / "app.c"
+    source.write_text("""#include <rowsync.h>
+        #include <sqlite3.h>
+        int buffer_append(void);
+        int buffer_append(void) { return 7; }
+        int main(void) {
+            sqlite3 *db; rowsync *sync;
+            return sqlite3_open(":memory:", &db) || rowsync_open(db, NULL, &sync) ||
+                rowsync_init(sync) || (rowsync_close(sync), sqlite3_close(db)) || buffer_append() != 7;
+        }""")
+    flags = pkg_config(installed, "--cflags", "--libs")
+    if kind == "static":
+        # The library itself from its archive; what it needs is the system's, and shared.
+        needs = pkg_config(installed, "--print-requires-private")
+        flags = [str(installed / "lib/librowsync.a") if flag == "-lrowsync" else flag
+                 for flag in flags] + run("pkg-config", "--libs", *needs).split() + ["-pthread", "-lm"]
+    sanitize = [f"-fsanitize={SANITIZE}"] if SANITIZE else []
+    app = tmp_path / "app"
+    run("cc", *sanitize, source, "-o", app, *flags)
+    run(app, LD_LIBRARY_PATH=str(installed / "lib"))
+
+
 def test_the_manual_page_has_every_command_and_option(installed):
     page = (installed / "share/man/man1/rowsync.1").read_text().replace("\\-", "-")
     words = run(installed / "bin" / "rowsync", "--help")
