@@ -1,0 +1,106 @@
+-- References of every shape: several columns, other schemas, tables that do not sync, and what ON DELETE
+-- and ON UPDATE do to rows elsewhere, which reaches every device as the server's own change.
+\ir include/helpers.sql
+CREATE SCHEMA app;
+CREATE SCHEMA "Other";
+CREATE TABLE app.place (country text, town text, note text, PRIMARY KEY (country, town));
+CREATE TABLE "Other"."Visit" (
+    id text PRIMARY KEY,
+    town text,
+    country text DEFAULT 'de',
+    FOREIGN KEY (country, town) REFERENCES app.place ON UPDATE CASCADE ON DELETE SET NULL (town)
+);
+CREATE TABLE app.rank (id integer PRIMARY KEY, name text);
+CREATE TABLE app.pupil (
+    id bigint PRIMARY KEY,
+    rank_id integer NOT NULL DEFAULT 0 REFERENCES app.rank ON DELETE SET DEFAULT
+);
+CREATE TABLE app.badge (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), rank_id integer REFERENCES app.rank ON DELETE RESTRICT);
+CREATE TABLE app.trail (id text PRIMARY KEY, up text REFERENCES app.trail ON DELETE CASCADE, v text);
+CREATE TABLE app.outside (code text PRIMARY KEY);
+CREATE TABLE app.inside (id text PRIMARY KEY, code text REFERENCES app.outside ON DELETE CASCADE ON UPDATE CASCADE);
+CREATE TABLE app.stock (id text PRIMARY KEY, code text REFERENCES app.outside ON DELETE RESTRICT);
+DO $$ BEGIN PERFORM rowsync.register_table(c) FROM unnest('{app.place,"\"Other\".\"Visit\"",app.rank,app.pupil,app.badge,app.trail,app.inside,app.stock}'::regclass[]) AS c; END $$;
+INSERT INTO app.outside VALUES ('a'), ('b');
+SELECT plan(36);
+
+-- One change of app.* or, by its name, of "Other"."Visit".
+CREATE FUNCTION t.visit(id bigint, op text, pk text, version bigint, payload text) RETURNS text LANGUAGE sql AS $$
+    SELECT replace(change(id, op, 'Visit', pk, version, payload), '"app"', '"Other"') $$;
+-- What tablet has not read yet: "op key payload" of each change.
+CREATE TABLE t.read (upto bigint);
+INSERT INTO t.read VALUES (0);
+CREATE FUNCTION t.news() RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    d jsonb := rowsync.download('ann', 'phone', (SELECT upto FROM t.read))::jsonb;
+BEGIN
+    UPDATE t.read SET upto = (d ->> 'next_after')::bigint;
+    RETURN (SELECT string_agg(concat_ws(' ', c ->> 'op', c ->> 'pk', c ->> 'payload'), ', ' ORDER BY (c ->> 'server_id')::bigint)
+            FROM jsonb_array_elements(d -> 'changes') AS c);
+END $$;
+
+-- Several columns, in another order than the key's, in another schema.
+SELECT is(up('ann', 'phone', visit(1, 'INSERT', 'v1', 0, '{"country":"de","town":"Ulm"}'), change(2, 'INSERT', 'place', '["de","Ulm"]', 0, '{"note":"x"}'),
+             visit(3, 'INSERT', 'v2', 0, '{"country":"de","town":"Bonn"}')),
+          '1 applied 2, 2 applied 1, 3 invalid fk_missing', 'a child before its parent, and one whose parent is not there');
+SELECT is(answer('ann', 'phone', visit(3, 'INSERT', 'v2', 0, '{"country":"de","town":"Bonn"}')) #> '{statuses,0,invalid,details,missing}',
+          '["app.place:[\"de\",\"Bonn\"]"]'::jsonb, 'which is named by its whole key');
+SELECT is(up('ann', 'phone', visit(4, 'INSERT', 'v3', 0, '{"town":"Rome"}'), visit(5, 'INSERT', 'v4', 0, '{"country":"fr"}'), visit(6, 'INSERT', 'v5', 0, '{"country":"it","town":null}')),
+          '4 invalid fk_missing, 5 applied 3, 6 applied 4', 'with a null in it a reference names nobody');
+SELECT is(fault(answer('ann', 'phone', visit(4, 'INSERT', 'v3', 0, '{"town":"Rome"}'))),
+          'fk_missing | a row that this change refers to is not there yet | {"missing": [], "constraint": "Visit_country_town_fkey"}', 'completed by a default, it is the table that refuses');
+SELECT is(up('ann', 'phone', visit(7, 'UPDATE', 'v1', 0, '{"town":"Bonn"}')), '7 invalid fk_missing', 'an UPDATE of a part of it is seen with the rest of the row');
+SELECT is(up('bob', 'phone', change(1, 'INSERT', 'place', '["fr","Metz"]', 0, '{}')), '1 applied 1', 'a place of another user');
+SELECT is(answer('ann', 'phone', visit(8, 'UPDATE', 'v4', 0, '{"town":"Metz"}')) #> '{statuses,0,invalid}',
+          '{"reason":"fk_missing","details":{"missing":["app.place:[\"fr\",\"Metz\"]"]}}'::jsonb, 'which no part of a reference can reach');
+SELECT is(news(), NULL, 'all so far is the phone''s own');
+UPDATE app.place SET town = 'Neu-Ulm' WHERE town = 'Ulm';
+SELECT is((SELECT town FROM "Other"."Visit" WHERE id = 'v1'), 'Neu-Ulm', 'ON UPDATE CASCADE');
+SELECT matches(news(), '^DELETE \["de", "Ulm"\], INSERT \["de", "Neu-Ulm"\] .*, UPDATE v1 .*"town": "Neu-Ulm"', 'reaches the uploader: the key that went, the one that came, who refers to it');
+SELECT is(up('ann', 'phone', change(9, 'DELETE', 'place', '["de","Neu-Ulm"]', (SELECT version FROM rowsync.row_meta WHERE row_key = '["de","Neu-Ulm"]'))) LIKE '9 applied%', true, 'a DELETE');
+SELECT is(news(), 'UPDATE v1 {"id": "v1", "town": null, "country": "de"}', 'ON DELETE SET NULL of one column of two reaches the uploader');
+
+-- SET DEFAULT, RESTRICT.
+SELECT is(up('ann', 'phone', change(20, 'INSERT', 'rank', '0', 0, '{"name":"none"}'), change(21, 'INSERT', 'rank', '1', 0, '{}'), change(22, 'INSERT', 'rank', '2', 0, '{}'),
+             change(23, 'INSERT', 'pupil', '9007199254740993', 0, '{"rank_id":1}'), change(24, 'INSERT', 'badge', '550e8400-e29b-41d4-a716-446655440000', 0, '{"rank_id":2}'))
+          LIKE '%invalid%', false, 'ranks');
+SELECT is(up('ann', 'phone', change(25, 'DELETE', 'rank', '1', 0)) LIKE '25 applied%', true, 'a DELETE');
+SELECT is(news(), 'UPDATE 9007199254740993 {"id": 9007199254740993, "rank_id": 0}', 'ON DELETE SET DEFAULT reaches the uploader');
+SELECT is(fault(answer('ann', 'phone', change(26, 'DELETE', 'rank', '0', 0))),
+          'constraint | update or delete on table "rank" violates foreign key constraint "pupil_rank_id_fkey" on table "pupil" | {"sqlstate": "23503", "constraint": "pupil_rank_id_fkey"}',
+          'the default itself cannot go');
+SELECT is(fault(answer('ann', 'phone', change(27, 'DELETE', 'rank', '2', 0))),
+          'constraint | update or delete on table "rank" violates foreign key constraint "badge_rank_id_fkey" on table "badge" | {"sqlstate": "23503", "constraint": "badge_rank_id_fkey"}',
+          'ON DELETE RESTRICT');
+SELECT is(up('ann', 'phone', change(28, 'DELETE', 'rank', '2', 0), change(29, 'DELETE', 'badge', '550E8400E29B41D4A716446655440000', 0)) ~ '^28 applied \d+, 29 applied \d+$', true,
+          'with the row that refers to it, it goes');
+SELECT is(up('ann', 'phone', change(30, 'INSERT', 'rank', '3', 0, '{}'), change(31, 'INSERT', 'badge', '00000000-0000-0000-0000-000000000001', 0, '{"rank_id":3}')) LIKE '%invalid%', false, 'another');
+SELECT is(up('ann', 'phone', change(32, 'DELETE', 'rank', '3', 0), change(33, 'UPDATE', 'badge', '00000000-0000-0000-0000-000000000001', 0, '{"rank_id":0}')) ~ '^32 applied \d+, 33 applied \d+$', true,
+          'or with one that moves on');
+
+-- A tree: its cascade goes down level by level.
+SELECT is(up('ann', 'phone', change(40, 'INSERT', 'trail', 't1', 0, '{}'), change(41, 'INSERT', 'trail', 't2', 0, '{"up":"t1"}'), change(42, 'INSERT', 'trail', 't3', 0, '{"up":"t2"}')) LIKE '%invalid%', false, 'a tree');
+SELECT is(news(), NULL, 'nothing new of the server''s');
+SELECT is(up('ann', 'phone', change(43, 'DELETE', 'trail', 't1', 0), change(44, 'UPDATE', 'trail', 't3', 0, '{"v":"edited"}')) ~ '^43 applied \d+, 44 applied \d+$', true,
+          'its root goes while a leaf is edited: both are heard');
+SELECT is((SELECT count(*)::int FROM app.trail), 0, 'the tree is gone');
+SELECT is(news(), 'DELETE t3, DELETE t2', 'which reaches the uploader, the edited leaf too');
+SELECT is(up('ann', 'phone', change(45, 'INSERT', 'trail', 't5', 0, '{}'), change(46, 'INSERT', 'trail', 't6', 0, '{"up":"t5"}')) LIKE '%invalid%', false, 'another');
+SELECT is(up('ann', 'phone', change(47, 'DELETE', 'trail', 't5', 0), change(48, 'UPDATE', 'trail', 't6', 0, '{"up":null}')) ~ 'invalid|conflict', false, 'whose root goes while the child is taken out of it');
+SELECT is((SELECT string_agg(id, ' ') FROM app.trail), 't6', 'the child stays');
+
+-- A table that does not sync.
+SELECT is(up('ann', 'phone', change(50, 'INSERT', 'inside', 'i1', 0, '{"code":"a"}'), change(51, 'INSERT', 'inside', 'i2', 0, '{"code":"b"}'), change(52, 'INSERT', 'inside', 'i3', 0, '{"code":"c"}')) ~
+          '^50 applied \d+, 51 applied \d+, 52 invalid fk_missing$', true, 'references to rows that do not sync are the table''s business');
+SELECT is(news() IS NOT NULL, false, 'nothing of the server''s');
+UPDATE app.outside SET code = 'z' WHERE code = 'a';
+SELECT is(news(), 'UPDATE i1 {"id": "i1", "code": "z"}', 'ON UPDATE CASCADE from outside is captured');
+DELETE FROM app.outside WHERE code = 'b';
+SELECT is(news(), 'DELETE i2', 'ON DELETE CASCADE from outside too');
+SET rowsync.scope = 'ann';
+INSERT INTO app.stock VALUES ('s1', 'z');
+SELECT is(refusal($$DELETE FROM app.outside$$) LIKE '23503: %', true, 'ON DELETE RESTRICT holds');
+SELECT is(news(), 'INSERT s1 {"id": "s1", "code": "z"}', 'and of what it refused nothing is captured');
+SELECT is_empty('SELECT unsound()', 'log, versions and tables agree');
+SELECT is_empty('SELECT * FROM rowsync.verify()', 'verify finds nothing');
+SELECT finish();
