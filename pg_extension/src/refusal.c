@@ -3,6 +3,10 @@
  */
 #include "postgres.h"
 
+#include "catalog/namespace.h"
+#include "catalog/partition.h"
+#include "utils/lsyscache.h"
+
 #include "errors.h"
 #include "upload.h"
 
@@ -35,13 +39,23 @@ may_pass(int category)
            category == ERRCODE_TO_CATEGORY(ROWSYNC_DAMAGED);
 }
 
+/* Whether the table or index that an error names is this one, or that of a partition of it. */
+static bool
+is_part_of(Oid whole, const char *schema, const char *name)
+{
+    Oid namespace = schema && name ? get_namespace_oid(schema, true) : InvalidOid;
+    Oid relid = OidIsValid(namespace) ? get_relname_relid(name, namespace) : InvalidOid;
+
+    return OidIsValid(relid) &&
+           (relid == whole || list_member_oid(get_partition_ancestors(relid), whole));
+}
+
 /* Whether an error is about the table of the change: not about its children, or a trigger's doing.
  */
 static bool
 is_own_table(const Change *change, const ErrorData *error)
 {
-    return error->table_name != NULL && strcmp(error->table_name, change->table->name) == 0 &&
-           error->schema_name != NULL && strcmp(error->schema_name, change->table->schema) == 0;
+    return is_part_of(change->table->relid, error->schema_name, error->table_name);
 }
 
 /*
@@ -65,9 +79,7 @@ change_refuse_error(Change *change, ErrorData *error)
         message = "a row that this change refers to is not there yet";
     }
     else if (error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION && change->apply.kind == APPLY_INSERT &&
-             error->constraint_name != NULL &&
-             strcmp(error->constraint_name, change->table->key_name) == 0 &&
-             is_own_table(change, error))
+             is_part_of(change->table->key_index, error->schema_name, error->constraint_name))
     {
         /* In this scope the key is free, or the change would be an update. */
         change_refuse(change, REASON_FORBIDDEN, "this row is not yours to write", NULL);

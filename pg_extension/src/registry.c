@@ -431,7 +431,7 @@ load_key(SyncedTable *table, Relation relation)
             operator_name(get_opfamily_member(index->rd_opfamily[i], index->rd_opcintype[i],
                                               index->rd_opcintype[i], BTEqualStrategyNumber));
     }
-    table->key_name = pstrdup(RelationGetRelationName(index));
+    table->key_index = index_oid;
     index_close(index, AccessShareLock);
 
     table->key_kind = KEY_JSON;

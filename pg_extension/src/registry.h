@@ -110,7 +110,7 @@ typedef struct SyncedTable
     ValueCodec scope_codec;
     Oid scope_collation;
     const char *scope_equals; /* OPERATOR(schema.=) of the scope column */
-    const char *key_name;     /* of the primary key constraint */
+    Oid key_index;            /* of the primary key */
     bool output_needs_format;
     bool input_needs_format;
     bool safe_input; /* no column's reading raises an error, nor that of a reference */
