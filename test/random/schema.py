@@ -13,7 +13,7 @@ class Column:
     kind: object
     notnull: bool = False
     default: object = None
-    unique: str = ""  # "", "UNIQUE", "UNIQUE DEFERRABLE"
+    unique: str = ""  # "", or UNIQUE or an EXCLUDE that says the same, perhaps DEFERRABLE
     least: int = None  # CHECK (column >= least)
     lowered: str = ""  # a trigger of this time (BEFORE or AFTER) stores it in lower case
     length_of: str = None  # GENERATED ALWAYS AS (length(that column))
@@ -42,6 +42,7 @@ class Table:
     scope_type: str
     scope_null: bool
     references: list
+    partitioned: bool = False  # by the first column of its key
     id: int = 0  # rowsync's table_id
 
     @property
@@ -90,6 +91,10 @@ def _table(rng, number, schema, before):
                   [key.name for key in keys], rng.choice(["owner_id", "Tenant"]) if own else
                   "_rowsync_scope", rng.choice(["text", "uuid"]) if own else "text",
                   not own or rng.random() < 0.5, [])
+    if rng.random() < 0.25:
+        table.partitioned = True
+        for column in columns:
+            column.unique = ""
     for parent in rng.sample(before, min(len(before), rng.choice([0, 1, 1, 2]))):
         _refer(rng, table, parent, rng.random() < 0.4)
     if rng.random() < 0.3:
@@ -109,7 +114,8 @@ def _column(rng, number):
         column.default = kind.make(rng)
     column.notnull = rng.random() < 0.3
     if kind in (kinds.TEXT, kinds.INT4) and rng.random() < 0.3:
-        column.unique = rng.choice(["UNIQUE", "UNIQUE", "UNIQUE DEFERRABLE"])
+        column.unique = rng.choice(["UNIQUE", "UNIQUE", "UNIQUE DEFERRABLE", "EXCLUDE",
+                                    "EXCLUDE DEFERRABLE"])
         column.default = None
     elif kind is kinds.INT4 and rng.random() < 0.4:
         column.least = -50
@@ -127,9 +133,11 @@ def _refer(rng, table, parent, notnull):
     for i, key in enumerate(parent.keys):
         column = Column(f"{prefix}_{i}" if len(parent.keys) > 1 else prefix,
                         parent.column(key).kind, notnull=notnull)
+        if rng.random() < 0.15:
+            column.default = column.kind.few(rng)
         table.columns.append(column)
         names.append(column.name)
-    actions = ["NO ACTION", "NO ACTION", "RESTRICT", "CASCADE", "CASCADE"]
+    actions = ["NO ACTION", "NO ACTION", "RESTRICT", "CASCADE", "CASCADE", "SET DEFAULT"]
     table.references.append(Reference(
         names, parent.number, rng.choice(actions + ([] if notnull else ["SET NULL"] * 2)),
         rng.choice(["NO ACTION", "NO ACTION", "CASCADE"]), rng.random() < 0.6))
@@ -161,8 +169,13 @@ def statements(tables):
             lines.append(f"{quote(table.scope)} {table.scope_type}"
                          + ("" if table.scope_null else " NOT NULL"))
         lines.append(f"PRIMARY KEY ({', '.join(map(quote, table.keys))})")
+        lines += [f"EXCLUDE ({quote(column.name)} WITH =)" + column.unique[len("EXCLUDE"):]
+                  for column in table.columns if column.unique.startswith("EXCLUDE")]
         lines += [_reference_sql(r, tables) for r in table.references if not r.late]
-        yield f"CREATE TABLE {table.label} ({', '.join(lines)})"
+        yield f"CREATE TABLE {table.label} ({', '.join(lines)})" + (
+            f" PARTITION BY HASH ({quote(table.keys[0])})" if table.partitioned else "")
+        if table.partitioned:
+            yield from _partitions(table)
         for column in table.columns:
             if column.lowered:
                 yield from _lowering(table, column)
@@ -170,6 +183,17 @@ def statements(tables):
         for reference in table.references:
             if reference.late:
                 yield f"ALTER TABLE {table.label} ADD {_reference_sql(reference, tables)}"
+
+
+def _partitions(table):
+    """Two partitions, of which one has its columns in other places."""
+    first, second = (f"{quote(table.schema)}.{quote(f'part {table.number} {one}')}" for one in "ab")
+    yield f"CREATE TABLE {first} PARTITION OF {table.label} FOR VALUES WITH (MODULUS 2, REMAINDER 0)"
+    yield (f"CREATE TABLE {second} (gone integer, LIKE {table.label} INCLUDING DEFAULTS "
+           "INCLUDING GENERATED INCLUDING CONSTRAINTS)")
+    yield f"ALTER TABLE {second} DROP COLUMN gone"
+    yield (f"ALTER TABLE {table.label} ATTACH PARTITION {second} "
+           "FOR VALUES WITH (MODULUS 2, REMAINDER 1)")
 
 
 def _lowering(table, column):
@@ -198,7 +222,7 @@ def _column_sql(column):
     if column.default is not None:
         value = str(column.kind.literal(column.default)).replace("'", "''")
         text += f" DEFAULT '{value}'::{column.kind.type}"
-    if column.unique:
+    if column.unique.startswith("UNIQUE"):
         text += " " + column.unique
     if column.least is not None:
         text += f" CHECK ({quote(column.name)} >= {column.least})"

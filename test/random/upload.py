@@ -296,7 +296,7 @@ class Judge:
             code, constraint = error
             if code == "23503":
                 wanted = "constraint" if change.op == "D" else "fk_missing"
-            elif code == "23505" and not live and constraint == self.world.key_names[
+            elif code == "23505" and not live and constraint in self.world.key_names[
                     change.table.number]:
                 wanted = "forbidden"
             else:
@@ -377,7 +377,8 @@ def remove(tables, state, row_id):
     number, key = row_id
     for table in tables:
         for reference in table.references:
-            if reference.parent != number or reference.on_delete not in ("CASCADE", "SET NULL"):
+            if reference.parent != number or reference.on_delete not in (
+                    "CASCADE", "SET NULL", "SET DEFAULT"):
                 continue
             children = [child for child, (_, row) in state.items() if child[0] == table.number
                         and tuple(row[name] for name in reference.columns) == key]
@@ -388,5 +389,7 @@ def remove(tables, state, row_id):
                     remove(tables, state, child)
                 else:
                     scope, row = state[child]
-                    state[child] = (scope, derive(table, {**row, **dict.fromkeys(
-                        reference.columns)}))
+                    default = reference.on_delete == "SET DEFAULT"
+                    state[child] = (scope, derive(table, {**row, **{
+                        name: table.column(name).default if default else None
+                        for name in reference.columns}}))

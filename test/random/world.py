@@ -123,8 +123,9 @@ class World:
                 "SELECT rowsync.register_table(%s::regclass, %s)", table.label,
                 None if table.scope == "_rowsync_scope" else table.scope)
         self.key_names = {table.number: self.session.rows(
-            "SELECT conname FROM pg_constraint WHERE conrelid = %s::regclass AND contype = 'p'",
-            table.label)[0][0] for table in self.tables}
+            "SELECT array_agg(conname::text) FROM pg_constraint WHERE contype = 'p' AND conrelid IN "
+            "(SELECT relid FROM pg_partition_tree(%s::regclass) UNION SELECT %s::regclass)",
+            table.label, table.label)[0][0] for table in self.tables}
 
     def live_keys(self, scope, number):
         """Keys of the rows of a table in a scope."""

@@ -53,18 +53,28 @@ class Writer:
     def run(self):
         """Runs it and checks that the log has each changed row exactly once."""
         before = dict(self.world.mirror.state)
-        level = "REPEATABLE READ" if self.rng.random() < 0.15 else "READ COMMITTED"
+        level = self.rng.choices(["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"],
+                                 [7, 1, 1])[0]
         self.session.execute(f"BEGIN ISOLATION LEVEL {level}")
         self.session.execute("SELECT set_config('rowsync.scope', %s, true)",
                              self.rng.choice(self.world.users))
         try:
             self._block(0)
-            self.session.execute("ROLLBACK" if self.rng.random() < 0.1 else "COMMIT")
+            self._end()
         except psycopg2.Error as error:
             self.session.note(f"-- {error}")
             expect(error.pgcode is not None and error.pgcode[:2] != "XX", "SQL raised", error)
             self.session.execute("ROLLBACK")
         self._check(before, self.world.mirror.refresh())
+
+    def _end(self):
+        """Commits or not, now and then in two phases."""
+        if self.rng.random() < 0.15:
+            self.session.execute("PREPARE TRANSACTION 'writer'")
+            self.session.execute(self.rng.choice(["COMMIT", "COMMIT", "ROLLBACK"])
+                                 + " PREPARED 'writer'")
+        else:
+            self.session.execute("ROLLBACK" if self.rng.random() < 0.1 else "COMMIT")
 
     def _block(self, depth):
         """Some statements, each of which may fail without the others."""
@@ -90,7 +100,8 @@ class Writer:
         table = self.rng.choice(self.tables)
         kind = self.rng.choices(
             [self._insert, self._update, self._delete, self._change_key, self._change_scope,
-             self._truncate, self._touch, self._replace], [6, 5, 3, 2, 1, 0.15, 1, 1])[0]
+             self._truncate, self._touch, self._replace, self._merge],
+            [6, 5, 3, 2, 1, 0.15, 1, 1, 1])[0]
         kind(table)
 
     def _keys(self, table):
@@ -120,6 +131,26 @@ class Writer:
         sets = ", ".join(f"{quote(name)} = excluded.{quote(name)}" for name in names)
         self._insert(table, f"ON CONFLICT ({keys}) DO UPDATE SET {sets}" if names and
                      self.rng.random() < 0.7 else "ON CONFLICT DO NOTHING")
+
+    def _merge(self, table):
+        """Deletes, updates and inserts in one statement."""
+        key = make_key(self.rng, table)
+        row = make_row(self.rng, table, key, lambda number: self.world.live_keys(None, number))
+        names = [column.name for column in table.columns if not column.length_of]
+        match = " AND ".join(f"t.{quote(name)} = v.{quote(name)}" for name in table.keys)
+        ordinary = [name for name in names if name not in table.keys]
+        sets = ", ".join(f"{quote(name)} = v.{quote(name)}" for name in ordinary)
+        columns = ", ".join(map(quote, names + [table.scope]))
+        self.session.execute(
+            f"MERGE INTO {table.label} AS t USING (SELECT "
+            + ", ".join(f"%s::{table.column(name).kind.type} AS {quote(name)}" for name in names)
+            + f", %s::{table.scope_type} AS {quote(table.scope)}, %s AS gone) AS v ON {match} "
+            "WHEN MATCHED AND v.gone THEN DELETE "
+            + (f"WHEN MATCHED THEN UPDATE SET {sets} " if ordinary else "")
+            + f"WHEN NOT MATCHED THEN INSERT ({columns}) VALUES ("
+            + ", ".join(f"v.{quote(name)}" for name in names + [table.scope]) + ")",
+            *[self._bind(table, name, row[name]) for name in names],
+            self.rng.choice(self.world.users), self.rng.random() < 0.3)
 
     def _bind(self, table, name, value):
         return None if value is None else table.column(name).kind.literal(value)
