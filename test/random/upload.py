@@ -26,6 +26,7 @@ class Change:
     payload: dict
     text: str = ""
     bad: str = None
+    reused: bool = False  # its id has been given before, to another change
     answer: dict = None
 
     @property
@@ -117,6 +118,9 @@ class Judge:
             seen[change.id] = change
             if change.id in self.source.known:
                 known = self.source.known[change.id]
+                if change.reused and self._is_other(change, known["new_server_version"]):
+                    self._expect_invalid(change, {"bad_payload"})
+                    continue
                 expect(answer["status"] == "applied", "known change", change.id, "got", answer)
                 if known["new_server_version"] in self.mirror.pruned.get(self.scope, ()):
                     continue
@@ -132,6 +136,14 @@ class Judge:
         for change in self.fresh:
             counts[change.row_id] = counts.get(change.row_id, 0) + 1
         self.several = any(count > 1 for count in counts.values())
+
+    def _is_other(self, change, version):
+        """Whether a change says something else than the one that got this version."""
+        if version in self.mirror.pruned.get(self.scope, ()):
+            return False
+        entry = self.mirror.history[self.scope][version - 1]
+        return entry.row_id != change.row_id or (entry.op == "D") != (change.op == "D") or any(
+            entry.row[name] != value for name, value in change.payload.items())
 
     def _expect_invalid(self, change, reasons):
         answer = change.answer

@@ -244,6 +244,8 @@ class World:
                 changes.append(self._again(rng.choice(changes)))
                 continue
             change = self._any_change(source, changes)
+            if source.sent and change.bad is None and rng.random() < 0.04:
+                self._give_id(change, rng.choice(source.sent).id)
             if not several and any(change.row_id == other.row_id for other in changes):
                 continue
             changes.append(change)
@@ -258,6 +260,13 @@ class World:
         """The same change, to be sent once more."""
         return Change(change.id, change.op, change.table, change.key, change.base, change.payload,
                       change.text, change.bad)
+
+    def _give_id(self, change, number):
+        """Gives a change the number of another one, as a device put back to an older state does."""
+        change.text = change.text.replace(f'"source_change_id":{change.id}',
+                                          f'"source_change_id":{number}')
+        change.id = number
+        change.reused = True
 
     def _any_change(self, source, changes):
         rng = self.rng
