@@ -422,6 +422,16 @@ append_missing(StringInfo out, const Parent *parent)
     json_append_string(out, name.data, name.len);
 }
 
+/* Whether a row lives in this scope, or comes with the current wave. */
+bool
+change_parent_there(const RowState *parent)
+{
+    const Change *coming = parent->user;
+
+    return !parent->deleted ||
+           (coming != NULL && coming->status == STATUS_OPEN && coming->request->op != 'D');
+}
+
 /*
  * Whether the rows that a change refers to live in this scope, or come with the same wave. If not,
  * the change is refused with what is missing; the caller may open it again.
@@ -435,11 +445,8 @@ change_parents_there(Change *change)
     for (int i = 0; i < change->nparents; i++)
     {
         Parent *parent = &change->parents[i];
-        Change *coming;
 
-        coming = parent->row->user;
-        if (!parent->row->deleted ||
-            (coming != NULL && coming->status == STATUS_OPEN && coming->request->op != 'D'))
+        if (change_parent_there(parent->row))
             continue;
         if (missing.len == 0)
         {

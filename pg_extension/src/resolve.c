@@ -298,21 +298,21 @@ static void
 find_repeated_ids(Upload *upload)
 {
     Change **sorted = palloc(Max(upload->nchanges, 1) * sizeof(Change *));
+    Change *first = NULL;
 
     for (int i = 0; i < upload->nchanges; i++)
         sorted[i] = &upload->changes[i];
     qsort(sorted, upload->nchanges, sizeof(Change *), compare_ids);
-    for (int i = 1; i < upload->nchanges; i++)
+    for (int i = 0; i < upload->nchanges; i++)
     {
         Change *change = sorted[i];
-        Change *first = sorted[i - 1]->first ? sorted[i - 1]->first : sorted[i - 1];
-        RequestChange *a = first->request;
+        RequestChange *a = first ? first->request : NULL;
         RequestChange *b = change->request;
 
-        if (a->source_change_id != b->source_change_id)
-            continue;
-        if (a->end - a->start == b->end - b->start &&
-            memcmp(a->start, b->start, a->end - a->start) == 0)
+        if (first == NULL || a->source_change_id != b->source_change_id)
+            first = change;
+        else if (a->end - a->start == b->end - b->start &&
+                 memcmp(a->start, b->start, a->end - a->start) == 0)
             change->first = first;
         else
             change_refuse(change, REASON_BAD_PAYLOAD,

@@ -16,6 +16,7 @@
 #include "commands/sequence.h"
 #include "common/hashfn.h"
 #include "storage/lmgr.h"
+#include "storage/proc.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/hsearch.h"
@@ -95,6 +96,38 @@ find_in_table(const char *name)
     return scope_id;
 }
 
+/* How long a wait for a scope lasts before PostgreSQL looks for a deadlock, in ms. */
+#define PATIENCE 60000
+
+/*
+ * Waits for the row of a scope, or for the lock on its name. An upload that holds it may for a
+ * moment wait for a row of somebody who waits here: that looks like a deadlock and is none, for the
+ * upload gives way (see limit_lock_waits). Who waits in a line of uploads may look at just such a
+ * moment, so here one looks very late. A real deadlock is found by whoever holds a scope and waits
+ * for a row.
+ */
+static void
+wait_for_scope(Store *store, Snapshot snapshot, const char *name)
+{
+    int usual = DeadlockTimeout;
+
+    DeadlockTimeout = Max(usual, PATIENCE);
+    PG_TRY();
+    {
+        if (store != NULL)
+            store_lock(store, snapshot, true);
+        else
+            LockDatabaseObject(registry_relation(REL_SCOPE),
+                               hash_bytes((const unsigned char *)name, strlen(name)), 0,
+                               ExclusiveLock);
+    }
+    PG_FINALLY();
+    {
+        DeadlockTimeout = usual;
+    }
+    PG_END_TRY();
+}
+
 /* The id of a scope by name, at most ROWSYNC_MAX_ID bytes; 0 if there is none yet. */
 int64
 scope_find(const char *name)
@@ -125,8 +158,7 @@ scope_find_or_create(const char *name)
 
     if (scope_id != 0)
         return scope_id;
-    LockDatabaseObject(registry_relation(REL_SCOPE),
-                       hash_bytes((const unsigned char *)name, strlen(name)), 0, ExclusiveLock);
+    wait_for_scope(NULL, NULL, name);
     scope_id = find_in_table(name);
     if (scope_id == 0)
     {
@@ -194,7 +226,7 @@ scope_lock(int64 scope_id, Scope *scope)
                         errmsg("could not serialize access: the scope is newer than this "
                                "transaction's snapshot"),
                         errhint("Run the transaction again.")));
-    store_lock(&store, snapshot, true);
+    wait_for_scope(&store, snapshot, NULL);
     fill(&store, scope);
     store_close(&store);
     UnregisterSnapshot(snapshot);

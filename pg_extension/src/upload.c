@@ -14,7 +14,6 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/timestamp.h"
 
 #include "capture.h"
 #include "errors.h"
@@ -244,8 +243,9 @@ run(Upload *upload)
     PushActiveSnapshot(GetTransactionSnapshot());
     source_find_or_create(upload->scope.scope_id, upload->source_id, &upload->source);
     highest_id = upload->source.last_change_id;
-    upload->locked_at = GetCurrentTimestamp();
 
+    upload->context = CurrentMemoryContext;
+    upload->owner = CurrentResourceOwner;
     upload->log = changelog_open(&upload->scope, upload->source.source_no);
     if (upload->request.atomic)
         keep = process_atomic(upload);

@@ -10,6 +10,7 @@
 #include "changelog.h"
 #include "registry.h"
 #include "request.h"
+#include "utils/resowner.h"
 
 /* What to do with the row. */
 typedef enum ChangeAction
@@ -99,8 +100,10 @@ typedef struct Upload
     Change *changes;
     int nchanges;
     List *foreign;         /* CaptureEvents of other scopes */
+    List *unchecked;       /* UncheckedParents of the current attempt */
+    MemoryContext context; /* of the whole upload */
+    ResourceOwner owner;   /* of the change log */
     int dissolved;         /* changes that were taken out of their units */
-    TimestampTz locked_at; /* when the scope was locked */
     bool waited_in_vain;   /* for a row that another transaction has locked */
     bool accepted;
 } Upload;
@@ -118,6 +121,7 @@ uint32 change_content_crc(const Change *change);
 void change_answer_again(Upload *upload, Change *change, int64 seq);
 void change_answer_pruned(Upload *upload, Change *change);
 bool change_parents_there(Change *change);
+bool change_parent_there(const RowState *parent);
 /* handover.c */
 bool upload_find_handovers(Upload *upload, Change **changes, int count);
 /* write.c */

@@ -16,8 +16,8 @@
 #include "storage/proc.h"
 #include "utils/datum.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
 #include "apply.h"
 #include "capture.h"
@@ -195,6 +195,128 @@ stored_differs(Change *change, TupleTableSlot *old, TupleTableSlot *new)
     return false;
 }
 
+/* A row that a change turned out to refer to, not by what was sent alone. */
+typedef struct UncheckedParent
+{
+    Parent parent;
+    SyncedTable *child;
+    Oid constraint;
+} UncheckedParent;
+
+/* Whether a row refers to somebody by a reference, and not to whom it referred before. */
+static bool
+refers_anew(SyncedTable *table, const SyncedReference *reference, TupleTableSlot *old,
+            TupleTableSlot *new)
+{
+    bool moved = old == NULL;
+
+    for (int i = 0; i < reference->nkeys; i++)
+    {
+        SyncedColumn *column = &table->columns[reference->columns[i]];
+        int att = column->attnum - 1;
+
+        if (new->tts_isnull[att])
+            return false;
+        moved = moved || old->tts_isnull[att] ||
+                !datum_image_eq(old->tts_values[att], new->tts_values[att], column->codec.typbyval,
+                                column->codec.typlen);
+    }
+    return moved;
+}
+
+/* Notes whom a row as stored refers to with a reference. */
+static void
+note_parent(Upload *upload, SyncedTable *table, const SyncedReference *reference,
+            TupleTableSlot *new)
+{
+    MemoryContext old = MemoryContextSwitchTo(upload->context);
+    UncheckedParent *unchecked = palloc0(sizeof(UncheckedParent));
+    const JsonValue *parts[INDEX_MAX_KEYS];
+    StringInfoData text;
+    JsonMember *members;
+    int nmembers;
+    const char *error = NULL;
+
+    initStringInfo(&text);
+    for (int i = 0; i < reference->nkeys; i++)
+    {
+        SyncedColumn *column = &table->columns[reference->columns[i]];
+
+        appendStringInfo(&text, "%c\"%d\":", i == 0 ? '{' : ',', i);
+        registry_append_value(&text, column, new->tts_values[column->attnum - 1]);
+    }
+    appendStringInfoChar(&text, '}');
+    unchecked->child = table;
+    unchecked->constraint = reference->constraint_oid;
+    unchecked->parent.table = registry_find_relid(reference->parent_relid);
+    if (!request_parse_object(text.data, text.len, &members, &nmembers))
+        elog(ERROR, "could not read a key: %s", text.data);
+    for (int i = 0; i < reference->nkeys; i++)
+        parts[i] = &members[i].value;
+    if (!rowkey_from_values(unchecked->parent.table, parts, &unchecked->parent.key, &error))
+        elog(ERROR, "could not read a key: %s", error);
+    upload->unchecked = lappend(upload->unchecked, unchecked);
+    MemoryContextSwitchTo(old);
+}
+
+/*
+ * Notes the references of a row that what was sent does not tell, or not alone: columns left to
+ * their defaults, generated columns.
+ */
+static void
+note_references(Upload *upload, const Change *change, TupleTableSlot *old, TupleTableSlot *new)
+{
+    SyncedTable *table = change->table;
+
+    for (int r = 0; r < table->nreferences; r++)
+    {
+        SyncedReference *reference = &table->references[r];
+        int given = 0;
+
+        for (int i = 0; i < reference->nkeys; i++)
+            given += change->given[reference->columns[i]] != NULL;
+        if (given < reference->nkeys && refers_anew(table, reference, old, new))
+            note_parent(upload, table, reference, new);
+    }
+}
+
+/*
+ * Refuses a row that refers to a row of another scope, in the words in which PostgreSQL refuses one
+ * that refers to nobody: the two cannot be told apart. The change log belongs to the transaction
+ * outside.
+ */
+static void
+check_references(Upload *upload)
+{
+    ResourceOwner owner = CurrentResourceOwner;
+    UncheckedParent *missing = NULL;
+    ListCell *cell;
+
+    CurrentResourceOwner = upload->owner;
+    foreach (cell, upload->unchecked)
+    {
+        UncheckedParent *unchecked = lfirst(cell);
+        Parent *parent = &unchecked->parent;
+
+        parent->row = changelog_row(upload->log, parent->table->table_id, parent->key);
+        if (!change_parent_there(parent->row))
+            missing = unchecked;
+    }
+    CurrentResourceOwner = owner;
+    if (missing != NULL)
+    {
+        const char *constraint = get_constraint_name(missing->constraint);
+
+        ereport(ERROR,
+                (errcode(ERRCODE_FOREIGN_KEY_VIOLATION),
+                 errmsg("insert or update on table \"%s\" violates foreign key constraint \"%s\"",
+                        missing->child->name, constraint),
+                 err_generic_string(PG_DIAG_SCHEMA_NAME, missing->child->schema),
+                 err_generic_string(PG_DIAG_TABLE_NAME, missing->child->name),
+                 err_generic_string(PG_DIAG_CONSTRAINT_NAME, constraint)));
+    }
+}
+
 /* Looks on while the statements of an attempt are captured. */
 static void
 observe(void *arg, SyncedTable *table, const char *scope, RowKey key, TupleTableSlot *old,
@@ -216,6 +338,30 @@ observe(void *arg, SyncedTable *table, const char *scope, RowKey key, TupleTable
     /* A trigger may write to the row again: each of its writes counts. */
     if (new != NULL && !change->differs)
         change->differs = stored_differs(change, old, new);
+    if (new != NULL && table->nreferences > 0)
+        note_references(upload, change, old, new);
+}
+
+/*
+ * Limits how long the statements of an attempt may wait for what somebody else has locked; the end
+ * of its subtransaction lifts the limit. Other writers lock rows first and the scope at commit, we
+ * the other way round: who has written a row of this scope cannot commit before we are done. So
+ * waiting is mostly in vain, and who has to give way is the upload, which can be sent again; soon,
+ * or everybody who waits for the scope, and who waits for them, would stand still long enough to be
+ * taken for a deadlock. A moment is due to locks that are not about this scope: a unique value of
+ * somebody else, a table that grows.
+ */
+static void
+limit_lock_waits(const Upload *upload)
+{
+    int limit = upload->waited_in_vain ? 1 : 10;
+    char text[32];
+
+    if (LockTimeout > 0 && LockTimeout <= limit)
+        return;
+    snprintf(text, sizeof(text), "%d", limit);
+    (void)set_config_option("lock_timeout", text, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true,
+                            0, false);
 }
 
 /* Work of in_subtransaction: writes the rows of an attempt; true if every one was written. */
@@ -227,6 +373,8 @@ write_attempt(void *arg)
     ApplyRow **rows = palloc(attempt->count * sizeof(ApplyRow *));
     bool all_written = true;
 
+    limit_lock_waits(attempt->upload);
+    attempt->upload->unchecked = NIL;
     for (int i = 0; i < attempt->count; i++)
     {
         sorted[i] = attempt->changes[i];
@@ -251,6 +399,8 @@ write_attempt(void *arg)
     if (!attempt->probe)
         set_constraints(false);
     SPI_finish();
+    if (!attempt->probe)
+        check_references(attempt->upload);
     for (int i = 0; i < attempt->count && !attempt->probe; i++)
         all_written = all_written && sorted[i]->written && !sorted[i]->moved;
     pfree(sorted);
@@ -404,29 +554,6 @@ harvest(Upload *upload, int64 start)
     MemoryContextDelete(context);
 }
 
-/*
- * Limits how long statements of this upload may wait for rows that somebody else has locked. Other
- * writers lock rows first and the scope at commit, we the other way round: who of the two has to
- * give way must be the upload, which can be sent again. So half of deadlock_timeout after the scope
- * was locked, or once a wait was in vain, it hardly waits any more: the other's deadlock check,
- * which runs after all of that time, finds nobody who waits for it.
- */
-static void
-limit_lock_waits(Upload *upload)
-{
-    int limit = DeadlockTimeout / 2 -
-                (int)TimestampDifferenceMilliseconds(upload->locked_at, GetCurrentTimestamp());
-    char text[32];
-
-    if (upload->waited_in_vain || limit < 10)
-        limit = 10;
-    if (LockTimeout > 0 && LockTimeout <= limit)
-        return;
-    snprintf(text, sizeof(text), "%d", limit);
-    (void)set_config_option("lock_timeout", text, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true,
-                            0, false);
-}
-
 /* Writes changes together. If it works they are logged; if not, nothing has happened. */
 static bool
 attempt(Upload *upload, Change **changes, int count, ErrorData **error)
@@ -435,7 +562,6 @@ attempt(Upload *upload, Change **changes, int count, ErrorData **error)
     int64 start = capture_end();
     bool done;
 
-    limit_lock_waits(upload);
     capture_set_observer(observe, upload);
     done = in_subtransaction(write_attempt, &work, error);
     capture_set_observer(NULL, NULL);
@@ -563,6 +689,13 @@ put_off(Change **changes, int count)
     }
 }
 
+/* Whether a change was refused because another transaction is at its row: soon it still will be. */
+static bool
+is_locked(const Change *change)
+{
+    return strcmp(change->sqlstate, "55P03") == 0;
+}
+
 /*
  * The second path: everything that can be written is. First in pieces of about the square root of
  * the whole, a failed piece unit by unit; then what is left, there and back, as long as it helps: a
@@ -624,7 +757,7 @@ write_in_pieces(Upload *upload, Change **changes, int count)
                     first--;
             }
             length = unit_length(changes, first, count);
-            if (changes[first]->status == STATUS_INVALID)
+            if (changes[first]->status == STATUS_INVALID && !is_locked(changes[first]))
             {
                 progress |= write_unit(upload, changes + first, length);
                 tries++;

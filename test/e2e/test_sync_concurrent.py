@@ -232,3 +232,107 @@ def test_a_reader_beside_writers_of_the_same_rows_ends_with_the_servers_state(do
         """SELECT s.head, count(*), max(l.seq) FROM rowsync.scope s
              JOIN rowsync.change_log l USING (scope_id) GROUP BY s.head""")[0]
     assert head == entries == top
+
+
+class Replica:
+    """What a device that only reads makes of a scope."""
+
+    def __init__(self, database, user):
+        self.door = SqlDoor(database)
+        self.user = user
+        self.after = 0
+        self.rows = {}
+
+    def follow(self, writing):
+        """Reads page by page until nobody writes and all is read."""
+        while True:
+            last = not writing.is_set()
+            page = self.door.call("SELECT rowsync.download(%s, 'reader', %s, 37)", self.user, self.after)
+            for change in page["changes"]:
+                assert change["server_id"] > self.after
+                if change["op"] == "DELETE":
+                    self.rows.pop(change["pk"], None)
+                else:
+                    self.rows[change["pk"]] = (change["payload"]["name"], change["server_version"])
+            self.after = page["next_after"]
+            if last and not page["has_more"]:
+                return
+
+
+@pytest.mark.parametrize("scopes", [1, 8])
+def test_uploads_and_transactions_that_lock_the_same_rows_never_deadlock(database, scopes):
+    """Uploads lock scope and rows, everybody else rows and scopes; of two such, an upload gives way.
+
+    The transactions lock their rows in one order, so that a deadlock among themselves is none of ours.
+    """
+    generator = random.Random(SEED)
+    users = [f"user{number}" for number in range(scopes)]
+    shared = {user: [row(generator, f"{user}.{number}") for number in range(10)] for user in users}
+    everything = sorted(one["id"] for rows in shared.values() for one in rows)
+    writing = threading.Event()
+    writing.set()
+    outcomes = []
+
+    def upload(number, own):
+        door = SqlDoor(database)
+        user = users[number % scopes]
+        versions = {}
+        for change_id in range(1, 200, 5):
+            batch = []
+            for place, target in enumerate(own.sample(shared[user], 5)):
+                change = insert(change_id + place,
+                                {**target, "name": f"{number}.{change_id}.{place}"})
+                change["server_version"] = versions.get(target["id"], 0)
+                if own.random() < 0.2:
+                    change.update(op="DELETE", payload=None)
+                batch.append(change)
+            answer = door.call("SELECT rowsync.upload(%s, %s, %s)", user, f"source{number}",
+                               json.dumps({"changes": batch}))
+            for change, status in zip(batch, answer["statuses"]):
+                outcome = status["status"]
+                if outcome == "invalid":
+                    outcome = status["invalid"]["details"]["sqlstate"]
+                else:
+                    versions[change["pk"]] = (status["new_server_version"] if outcome == "applied"
+                                              else status["server_row"]["server_version"])
+                outcomes.append(outcome)
+
+    def transactions(number, own):
+        connection = database.connect()
+        connection.autocommit = False
+        with connection.cursor() as cursor:
+            for turn in range(60):
+                for key in sorted(own.sample(everything, 4)):
+                    cursor.execute("UPDATE business.users SET name = %s WHERE id = %s",
+                                   (f"sql{number}.{turn}", key))
+                    cursor.execute("SELECT pg_sleep(%s)", (own.random() * 0.004,))
+                connection.commit()
+        connection.close()
+
+    replicas = [Replica(database, user) for user in users]
+    readers, writers = Crew(), Crew()
+    for replica in replicas:
+        readers.start(replica.follow, writing)
+    for number in range(WRITERS):
+        writers.start(upload, number, random.Random(generator.random()))
+    for number in range(2):
+        writers.start(transactions, number, random.Random(generator.random()))
+    try:
+        writers.join()
+    finally:
+        writing.clear()
+    readers.join()
+    assert set(outcomes) <= {"applied", "conflict", "55P03"}, f"seed {SEED}: {set(outcomes)}"
+    assert outcomes.count("applied") > len(outcomes) / 20
+    assert not database.rows("SELECT * FROM rowsync.verify()"), f"seed {SEED}"
+    for replica in replicas:
+        head, entries, top = database.rows(
+            """SELECT s.head, count(*), max(l.seq) FROM rowsync.scope s
+                 JOIN rowsync.change_log l USING (scope_id) WHERE s.name = %s GROUP BY s.head""",
+            replica.user)[0]
+        assert head == entries == top == replica.after
+        rows = database.rows(
+            """SELECT u.id::text, u.name, m.version FROM business.users u
+                 JOIN rowsync.row_meta m ON m.row_key = uuid_send(u.id) AND NOT m.deleted
+                 JOIN rowsync.scope s USING (scope_id) WHERE s.name = %s""", replica.user)
+        assert replica.rows == {key: (name, version) for key, name, version in rows}, f"seed {SEED}"

@@ -22,7 +22,7 @@ CREATE TABLE app.inside (id text PRIMARY KEY, code text REFERENCES app.outside O
 CREATE TABLE app.stock (id text PRIMARY KEY, code text REFERENCES app.outside ON DELETE RESTRICT);
 DO $$ BEGIN PERFORM rowsync.register_table(c) FROM unnest('{app.place,"\"Other\".\"Visit\"",app.rank,app.pupil,app.badge,app.trail,app.inside,app.stock}'::regclass[]) AS c; END $$;
 INSERT INTO app.outside VALUES ('a'), ('b');
-SELECT plan(36);
+SELECT plan(42);
 
 -- One change of app.* or, by its name, of "Other"."Visit".
 CREATE FUNCTION t.visit(id bigint, op text, pk text, version bigint, payload text) RETURNS text LANGUAGE sql AS $$
@@ -53,6 +53,20 @@ SELECT is(up('ann', 'phone', visit(7, 'UPDATE', 'v1', 0, '{"town":"Bonn"}')), '7
 SELECT is(up('bob', 'phone', change(1, 'INSERT', 'place', '["fr","Metz"]', 0, '{}')), '1 applied 1', 'a place of another user');
 SELECT is(answer('ann', 'phone', visit(8, 'UPDATE', 'v4', 0, '{"town":"Metz"}')) #> '{statuses,0,invalid}',
           '{"reason":"fk_missing","details":{"missing":["app.place:[\"fr\",\"Metz\"]"]}}'::jsonb, 'which no part of a reference can reach');
+-- Nor can one that the server completes: by a default, by a generated column.
+CREATE TABLE app.link (id text PRIMARY KEY, kind text GENERATED ALWAYS AS (left(id, 2)) STORED, town text, FOREIGN KEY (kind, town) REFERENCES app.place);
+SELECT rowsync.register_table('app.link') > 0 AS registered \gset
+SELECT is(up('bob', 'phone', change(2, 'INSERT', 'place', '["de","Hamm"]', 0, '{}')), '2 applied 2', 'another place of the other user');
+SELECT is(answer('ann', 'phone', visit(60, 'INSERT', 'v6', 0, '{"town":"Hamm"}')) #> '{statuses,0}',
+          jsonb_set(answer('ann', 'phone', visit(61, 'INSERT', 'v6', 0, '{"town":"Nowhere"}')) #> '{statuses,0}', '{source_change_id}', '60'),
+          'a default leads to a row of another user: the same answer as to no row');
+SELECT is(answer('ann', 'phone', change(62, 'INSERT', 'link', 'de1', 0, '{"town":"Hamm"}')) #> '{statuses,0}',
+          jsonb_set(answer('ann', 'phone', change(63, 'INSERT', 'link', 'de1', 0, '{"town":"Nowhere"}')) #> '{statuses,0}', '{source_change_id}', '62'),
+          'so does a generated column');
+SELECT is(up('ann', 'phone', change(64, 'INSERT', 'link', 'de1', 0, '{"town":"Ulm"}'), change(65, 'INSERT', 'link', 'de2', 0, '{"town":"Aalen"}'), change(66, 'INSERT', 'place', '["de","Aalen"]', 0, '{}'))
+          LIKE '%invalid%', false, 'to the own rows it leads, those of the same batch too');
+SELECT is(up('ann', 'phone', change(67, 'UPDATE', 'link', 'de1', 0, '{"town":"Hamm"}'), change(68, 'UPDATE', 'link', 'de2', 0, '{"town":null}')) ~ '^67 invalid fk_missing, 68 applied \d+$', true, 'UPDATE');
+SELECT is(up('ann', 'phone', change(69, 'DELETE', 'link', 'de1', 0), change(70, 'DELETE', 'place', '["de","Aalen"]', 0)) LIKE '%invalid%', false, 'and away with them');
 SELECT is(news(), NULL, 'all so far is the phone''s own');
 UPDATE app.place SET town = 'Neu-Ulm' WHERE town = 'Ulm';
 SELECT is((SELECT town FROM "Other"."Visit" WHERE id = 'v1'), 'Neu-Ulm', 'ON UPDATE CASCADE');

@@ -49,6 +49,8 @@ SELECT is(answer('ann', 'phone', change(12, 'INSERT', 'users', 'u12', 0, '{"name
              "invalid":{"reason":"bad_payload","details":{
                "error":"source_change_id is used twice in this request, for different changes"}}}]'::jsonb,
           'two changes under one number: the first counts');
+SELECT is(up('ann', 'phone', change(12, 'INSERT', 'users', 'u12', 0, '{"name":"L"}'), change(12, 'INSERT', 'users', 'u13', 0, '{"name":"M"}'),
+                             change(12, 'INSERT', 'users', 'u12', 0, '{"name":"L"}')), '12 applied 11, 12 invalid bad_payload, 12 applied 11', 'and counts again behind the other');
 SELECT results_eq($$SELECT id FROM app.users WHERE id > 'u1' AND id < 'u2' ORDER BY id$$, '{u11,u12}'::text[],
                   'and is the one that is written');
 
