@@ -61,6 +61,7 @@ typedef struct Table
     char *layout; /* JSON array of the columns that travelled when the triggers were made */
     rowsync_policy policy;
     bool exists;
+    bool refill;              /* rows lack the server's content of a column that came along */
     bool own_conflict_clause; /* its constraints may say ON CONFLICT REPLACE or IGNORE */
     bool hidden_unique;       /* has a unique index that no probe can foresee */
     Column *columns;
@@ -209,6 +210,9 @@ void sql_json_value(Buffer *sql, const Column *column);
 rowsync_code tables_refresh(rowsync *client);
 rowsync_code triggers_install(rowsync *client); /* inside a transaction, as the next two */
 rowsync_code triggers_drop(rowsync *client, const Table *table);
+
+/* layout.c */
+rowsync_code layout_follow(rowsync *client, Table *table);
 
 /* capture.c */
 rowsync_code capture_fold(rowsync *client);

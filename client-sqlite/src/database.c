@@ -42,7 +42,7 @@ static const char schema_sql[] =
     "CREATE TABLE IF NOT EXISTS _sync_table ("
     " table_id INTEGER PRIMARY KEY, table_name TEXT NOT NULL UNIQUE, schema_name TEXT NOT NULL,"
     " policy INTEGER NOT NULL DEFAULT 0, local_columns TEXT NOT NULL DEFAULT '[]',"
-    " layout TEXT NOT NULL DEFAULT '');"
+    " layout TEXT NOT NULL DEFAULT '', refill INTEGER NOT NULL DEFAULT 0);"
     "CREATE TABLE IF NOT EXISTS _sync_version ("
     " table_id INTEGER NOT NULL, pk NOT NULL, server_version INTEGER NOT NULL,"
     " deleted INTEGER NOT NULL, PRIMARY KEY (table_id, pk)) WITHOUT ROWID;"

@@ -268,6 +268,29 @@ take_restored(rowsync *client, Table *table, const Key *key, const RowState *sta
     return conflict_hold(client, table, key, state, 2);
 }
 
+/*
+ * A row of a table that got columns since it was filled. Where its version is known, and so nothing
+ * else new, the row is written all the same, but for what is edited here.
+ */
+static rowsync_code
+take_refilled(rowsync *client, Table *table, const Key *key, const RowState *state,
+              rowsync_report *report)
+{
+    const Change change = {.table = table, .key = *key};
+    int64_t version;
+    bool deleted, edited, refused;
+
+    if (row_version(client, table, key, &version, &deleted) != ROWSYNC_OK)
+        return client->code;
+    if (version != state->version || deleted)
+        return take_row(client, table, key, state, report);
+    if (has_edits(client, table, key, &edited) != ROWSYNC_OK || edited)
+        return client->code == ROWSYNC_OK ? take_unedited(client, &change, state) : client->code;
+    if (row_put(client, table, key, state, &refused) != ROWSYNC_OK || !refused)
+        return client->code;
+    return conflict_hold(client, table, key, state, 2);
+}
+
 /* Takes the row at hand in as a download would be. */
 static rowsync_code
 take_in(Hydration *hydration, const Snapshot *snapshot, int number, int64_t version)
@@ -292,8 +315,10 @@ take_in(Hydration *hydration, const Snapshot *snapshot, int number, int64_t vers
     if (object->failed)
         return rs_nomem(client);
     state.payload = (Slice){object->data, object->length};
-    code = (client->new_epoch != 0 ? take_restored : take_row)(
-        client, source->table, &snapshot->key, &state, hydration->report);
+    code = (client->new_epoch != 0 ? take_restored
+            : source->table->refill
+                ? take_refilled
+                : take_row)(client, source->table, &snapshot->key, &state, hydration->report);
     if (code != ROWSYNC_OK || hydration->targets[number].plain)
         return code;
     if ((seen = rs_statement(client, SQL_SEEN_PUT)) == NULL)
@@ -405,6 +430,8 @@ complete(const Hydration *hydration, const Snapshot *snapshot)
         code = held_retry(client);
     if (code == ROWSYNC_OK)
         code = take_out_orphans(client);
+    if (code == ROWSYNC_OK)
+        code = rs_exec(client, "UPDATE _sync_table SET refill = 0 WHERE refill");
     return code == ROWSYNC_OK ? move_cursor(client, snapshot->seq, 0, 2) : code;
 }
 

@@ -206,7 +206,7 @@ tables_load(rowsync *client)
     code = rs_prepare(client,
                       "SELECT table_id, table_name, schema_name, policy, local_columns, layout,"
                       " (SELECT sql LIKE '%conflict%' FROM main.sqlite_schema WHERE type = 'table'"
-                      " AND name = table_name) FROM _sync_table ORDER BY table_id",
+                      " AND name = table_name), refill FROM _sync_table ORDER BY table_id",
                       &statement);
     if (code != ROWSYNC_OK)
         return code;
@@ -230,6 +230,7 @@ tables_load(rowsync *client)
         table->local = rs_copy(rs_text(statement, 4));
         table->layout = rs_copy(rs_text(statement, 5));
         table->own_conflict_clause = sqlite3_column_int(statement, 6) != 0;
+        table->refill = sqlite3_column_int(statement, 7) != 0;
         if (table->name == NULL || table->schema == NULL || table->local == NULL ||
             table->layout == NULL)
             code = rs_nomem(client);

@@ -384,21 +384,6 @@ write_triggers(rowsync *client, Table *table, Script *script)
     return code;
 }
 
-/* The columns that travel, as JSON, to notice when they change. */
-static void
-write_layout(const Table *table, Buffer *out)
-{
-    int i;
-
-    buffer_byte(out, '[');
-    for (i = 0; i < table->column_count; i++)
-    {
-        buffer_text(out, i > 0 ? "," : "");
-        buffer_append(out, table->columns[i].member, strlen(table->columns[i].member) - 1);
-    }
-    buffer_byte(out, ']');
-}
-
 /* Is this very statement in the schema? */
 static bool
 in_schema(rowsync *client, sqlite3_stmt *lookup, const char *text)
@@ -449,45 +434,12 @@ static rowsync_code
 install(rowsync *client, Table *table, const Script *script)
 {
     const char *text = buffer_string(&script->text);
-    sqlite3_stmt *statement = NULL;
-    Buffer layout = {0};
     rowsync_code code = triggers_drop(client, table);
     int i;
 
     for (i = 0; i < script->count && code == ROWSYNC_OK; i++, text += strlen(text) + 1)
         code = rs_exec(client, text);
-    if (code != ROWSYNC_OK)
-        return code;
-    write_layout(table, &layout);
-    if (layout.failed)
-        code = rs_nomem(client);
-    else if (strcmp(layout.data, table->layout) != 0)
-    {
-        /*
-         * The bits of the mask mean other columns now, and a mark without bits may stand for a
-         * column that the old trigger did not know: whole rows are sent.
-         */
-        code = rs_prepare(client, "UPDATE _sync_dirty SET changed = -1 WHERE table_id = ?1",
-                          &statement);
-        sqlite3_bind_int64(statement, 1, table->id);
-        if (code == ROWSYNC_OK)
-            code = rs_finish(client, statement, "marking whole rows");
-        sqlite3_finalize(statement);
-        statement = NULL;
-        if (code == ROWSYNC_OK)
-            code = rs_prepare(client, "UPDATE _sync_table SET layout = ?2 WHERE table_id = ?1",
-                              &statement);
-        sqlite3_bind_int64(statement, 1, table->id);
-        sqlite3_bind_text(statement, 2, layout.data, -1, SQLITE_STATIC);
-        if (code == ROWSYNC_OK)
-            code = rs_finish(client, statement, "noting the columns");
-        sqlite3_finalize(statement);
-        rs_free(table->layout);
-        table->layout = layout.data;
-        layout = (Buffer){0};
-    }
-    buffer_free(&layout);
-    return code;
+    return code == ROWSYNC_OK ? layout_follow(client, table) : code;
 }
 
 /* Makes the log wide enough for the rows of every table; with `apply` false it only says whether.

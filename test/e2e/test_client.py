@@ -116,6 +116,22 @@ def test_every_value_is_exact_both_ways(kinds):
     assert typed(phone, "kinds") == typed(tablet, "kinds")
 
 
+def test_a_column_added_on_the_device_gets_what_the_server_has(kinds, device):
+    phone, tablet = kinds("phone"), device("ann", "tablet")
+    phone.rows("INSERT INTO counters VALUES (1, 'one'), (2, 'two'), (3, 'three')")
+    phone.sync()
+    tablet.app.execute("CREATE TABLE counters (id INTEGER PRIMARY KEY)")
+    tablet.run("track", "counters", "--schema", "business")
+    tablet.sync()
+    tablet.app.execute("ALTER TABLE counters ADD COLUMN v TEXT")
+    tablet.rows("UPDATE counters SET v = 'mine' WHERE id = 2")
+    assert tablet.sync()["statuses"] == {"applied": 1}
+    phone.sync()
+    for one in (tablet, phone):
+        assert one.rows("SELECT * FROM counters ORDER BY id") == [
+            (1, "one"), (2, "mine"), (3, "three")]
+
+
 def test_what_psql_writes_arrives_exactly(kinds, database):
     phone = kinds("phone")
     phone.sync()

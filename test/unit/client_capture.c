@@ -237,7 +237,7 @@ test_schema_changes(void)
     app(db, "UPDATE users SET extra = 'e'");
     ok(rowsync_get_state(client, &state) == ROWSYNC_OK, "a column was added");
     is(rows(db, "SELECT json_extract(payload, '$.extra'), changed FROM _sync_pending, _sync_dirty"),
-       "e,-1", "the triggers follow, what is pending is sent whole");
+       "e,12", "the triggers follow, what is pending is what was edited");
     app(db, "DELETE FROM _sync_dirty; UPDATE users SET extra = 'f'");
     is(rows(db, "SELECT changed FROM _sync_dirty"), "8", "and the new column has a bit of its own");
     ok(app(db, "BEGIN; CREATE TABLE new_users (id TEXT); DROP TABLE users;"

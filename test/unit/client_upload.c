@@ -344,15 +344,61 @@ test_options_and_renewals(void)
     close_client(client, db);
 }
 
-/* A migration of the app: a column is added and filled before the library has seen it. */
+#define SNAPSHOT                                                                                   \
+    "{\"seq\":9,\"tables\":[{\"schema\":\"business\",\"table\":\"users\",\"key\":[\"id\"],"        \
+    "\"columns\":"                                                                                 \
+    "[\"id\",\"name\",\"extra\",\"n\"]}]}\n[0,7,\"a\",\"Ann\",\"theirs\",2.5]\n"                   \
+    "[0,3,\"b\",\"B\",\"more\",1]\n{\"end\":true,\"rows\":2,\"digest\":"                           \
+    "\"4e21cd25f7e0f1a8d1e2b9020b69f797\"}\n"
+static const char two[] =
+    "INSERT INTO users VALUES ('a', 'Ann', 1.5, NULL), ('b', 'B', 1, NULL); DELETE FROM _sync_log;"
+    "INSERT INTO _sync_version VALUES (1, 'a', 7, 0), (1, 'b', 3, 0)";
+
+/*
+ * Migrations of the app: a column is added, and filled or not, before the library has seen it. Rows
+ * that are there get what the server has in it; edits of the app stay, and send what they changed.
+ */
 static void
 test_new_column(void)
 {
-    fresh(known, ROWSYNC_SERVER_WINS);
-    push(APPLIED, NULL);
-    app(db, "ALTER TABLE users ADD COLUMN extra TEXT; UPDATE users SET extra = 'e'");
-    push(APPLIED, NULL);
-    ok(strstr(script.request, "\"extra\":\"e\"") != NULL, "a new column's first edit is sent");
+    fresh(two, ROWSYNC_SERVER_WINS);
+    app(db, "UPDATE users SET name = 'Mine' WHERE id = 'a';"
+            "ALTER TABLE users ADD COLUMN extra TEXT DEFAULT 'd'");
+    push(SNAPSHOT, APPLIED);
+    is(rows(db, "SELECT id, name, extra, n FROM users ORDER BY id"),
+       "a,Mine,theirs,2.5|b,B,more,1.0",
+       "rows that are there get what the server has in it, edits stay");
+    ok(strstr(script.request, "\"payload\":{\"name\":\"Mine\"}") != NULL,
+       "and send what they changed: %s", script.request);
+    is(rows(db, "SELECT hydrated, (SELECT refill FROM _sync_table) FROM _sync_client_info"), "2,0",
+       "once");
+    close_client(client, db);
+
+    fresh(two, ROWSYNC_SERVER_WINS);
+    app(db, "ALTER TABLE users ADD COLUMN extra TEXT; UPDATE users SET extra = 'e' WHERE id = 'a'");
+    push(SNAPSHOT, APPLIED);
+    is(rows(db, "SELECT id, extra FROM users ORDER BY id"), "a,e|b,more",
+       "a first edit of it stays");
+    ok(strstr(script.request, "\"payload\":{\"extra\":\"e\"}") != NULL, "and is sent: %s",
+       script.request);
+    close_client(client, db);
+
+    fresh(two, ROWSYNC_SERVER_WINS);
+    app(db, "UPDATE users SET name = 'Mine' WHERE id = 'a'");
+    rowsync_verify(client, 0, NULL);
+    push(INVALID("forbidden"), NULL);
+    app(db, "UPDATE users SET n = 3 WHERE id = 'b'");
+    ok(app(db, "ALTER TABLE users DROP COLUMN name") == SQLITE_ERROR,
+       "SQLite refuses to drop a column that triggers name");
+    ok(app(db, "DROP VIEW _sync_pending; DROP TRIGGER _sync_users_update; DROP TRIGGER"
+               " _sync_users_insert; DROP TRIGGER _sync_users_delete; DROP TRIGGER"
+               " _sync_users_rekey; ALTER TABLE users DROP COLUMN name;"
+               "ALTER TABLE users ADD COLUMN extra TEXT") == SQLITE_OK,
+       "but not without them");
+    push(SNAPSHOT, APPLIED);
+    ok(strstr(script.request, "\"payload\":{\"n\":3}") != NULL,
+       "a column is dropped: edits of others are sent as they are: %s", script.request);
+    is(rows(db, "SELECT changed FROM _sync_rejected"), "0", "what was refused of it is forgotten");
     close_client(client, db);
 }
 
