@@ -90,6 +90,7 @@ typedef struct Key
 typedef enum Statement
 {
     SQL_BEGIN,
+    SQL_BEGIN_READING,
     SQL_COMMIT,
     SQL_ROLLBACK,
     SQL_SAVE,
@@ -179,7 +180,7 @@ rowsync_code rs_finish(rowsync *client, sqlite3_stmt *statement, const char *doi
 bool rs_row(rowsync *client, sqlite3_stmt *statement);
 rowsync_code rs_reset(rowsync *client, sqlite3_stmt *statement);
 const char *rs_text(sqlite3_stmt *statement, int column);
-rowsync_code rs_start(rowsync *client);
+rowsync_code rs_start(rowsync *client, Statement begin);
 rowsync_code rs_stop(rowsync *client, rowsync_code code);
 rowsync_code rs_begin(rowsync *client);
 rowsync_code rs_end(rowsync *client, rowsync_code code);
@@ -299,6 +300,7 @@ typedef struct RowState /* what the server says of a row */
 
 rowsync_code row_put(rowsync *client, Table *table, const Key *key, const RowState *state,
                      bool *refused);
+rowsync_code row_outcome(rowsync *client, const Table *table, int result);
 rowsync_code row_version(rowsync *client, const Table *table, const Key *key, int64_t *version,
                          bool *deleted);
 rowsync_code row_set_version(rowsync *client, const Table *table, const Key *key, int64_t version,

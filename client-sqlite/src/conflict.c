@@ -675,7 +675,11 @@ rowsync_resolve(rowsync *client, const char *table_name, const char *pk, rowsync
         return client->code;
     if (pk == NULL || !key_from_text(change.table, pk, &change.key))
     {
+        bool failed = change.key.bytes.failed;
+
         key_free(&change.key);
+        if (failed)
+            return rs_nomem(client);
         return rs_fail(client, ROWSYNC_MISUSE, "Take it from _sync_conflict.",
                        "\"%s\" is no key of \"%s\".", pk != NULL ? pk : "", table_name);
     }

@@ -85,6 +85,7 @@ static const char schema_sql[] =
 
 static const char *const statement_sql[SQL_STATEMENTS] = {
     [SQL_BEGIN] = "BEGIN IMMEDIATE",
+    [SQL_BEGIN_READING] = "BEGIN",
     [SQL_COMMIT] = "COMMIT",
     [SQL_ROLLBACK] = "ROLLBACK",
     [SQL_SAVE] = "SAVEPOINT _sync_row",
@@ -202,11 +203,11 @@ rs_nomem(rowsync *client)
 rowsync_code
 rs_fail_sqlite(rowsync *client, const char *doing)
 {
-    int code = sqlite3_errcode(client->db) & 0xFF;
+    int extended = sqlite3_extended_errcode(client->db), code = extended & 0xFF;
 
     if (client->code != ROWSYNC_OK)
         return client->code;
-    if (code == SQLITE_NOMEM)
+    if (code == SQLITE_NOMEM || extended == SQLITE_IOERR_NOMEM)
         return rs_nomem(client);
     if (code == SQLITE_BUSY || code == SQLITE_LOCKED)
         return rs_fail(client, ROWSYNC_BUSY, "Try again, or set a busy timeout on the connection.",
@@ -335,15 +336,6 @@ rs_run(rowsync *client, Statement which)
     return rs_finish(client, rs_statement(client, which), statement_sql[which]);
 }
 
-/* Begins a transaction. The way back is prepared first: it should not fail for lack of memory. */
-rowsync_code
-rs_start(rowsync *client)
-{
-    sqlite3_finalize(client->statements[SQL_ROLLBACK]);
-    client->statements[SQL_ROLLBACK] = NULL;
-    return rs_statement(client, SQL_ROLLBACK) != NULL ? rs_run(client, SQL_BEGIN) : client->code;
-}
-
 /* Rolls back, now or, where that needs memory that is not there, with the next call. */
 static void
 go_back(rowsync *client)
@@ -351,6 +343,18 @@ go_back(rowsync *client)
     sqlite3_step(client->statements[SQL_ROLLBACK]);
     sqlite3_reset(client->statements[SQL_ROLLBACK]);
     client->stuck = !sqlite3_get_autocommit(client->db);
+}
+
+/* Begins a transaction. The way back is prepared first: it should not fail for lack of memory. */
+rowsync_code
+rs_start(rowsync *client, Statement begin)
+{
+    sqlite3_finalize(client->statements[SQL_ROLLBACK]);
+    client->statements[SQL_ROLLBACK] = NULL;
+    if (rs_statement(client, SQL_ROLLBACK) != NULL && rs_run(client, begin) != ROWSYNC_OK &&
+        !sqlite3_get_autocommit(client->db))
+        go_back(client);
+    return client->code;
 }
 
 /* Commits where `code` is OK, else rolls back; returns what came of it. */
@@ -371,7 +375,7 @@ rs_stop(rowsync *client, rowsync_code code)
 rowsync_code
 rs_begin(rowsync *client)
 {
-    rowsync_code code = rs_start(client);
+    rowsync_code code = rs_start(client, SQL_BEGIN);
 
     if (code != ROWSYNC_OK)
         return code;
@@ -618,7 +622,7 @@ rowsync_init(rowsync *client)
     if (!sqlite3_get_autocommit(client->db))
         return rs_fail(client, ROWSYNC_MISUSE, "Commit or roll back first.",
                        "The connection is inside a transaction.");
-    if ((code = rs_start(client)) != ROWSYNC_OK)
+    if ((code = rs_start(client, SQL_BEGIN)) != ROWSYNC_OK)
         return code;
     if ((code = rs_exec(client, schema_sql)) == ROWSYNC_OK)
         code = rs_run(client, SQL_APPLY_OFF);

@@ -214,13 +214,7 @@ insert_row(Hydration *hydration, const Snapshot *snapshot, int number, int64_t v
     if (result == SQLITE_OK)
         result = sqlite3_step(insert);
     *done = result == SQLITE_DONE && sqlite3_changes(client->db) > 0;
-    if (sqlite3_get_autocommit(client->db))
-        rs_fail(client, ROWSYNC_DATABASE,
-                "Use RAISE(ABORT) and ON CONFLICT ABORT in tracked tables, not ROLLBACK.",
-                "A constraint or trigger of \"%s\" ended the transaction of the sync.",
-                source->table->name);
-    else if (!*done && result != SQLITE_DONE && (result & 0xFF) != SQLITE_CONSTRAINT)
-        rs_fail_sqlite(client, "storing a row of the snapshot");
+    row_outcome(client, source->table, result);
     sqlite3_reset(insert);
     if (client->code != ROWSYNC_OK || !*done)
         return client->code;

@@ -416,7 +416,7 @@ batch_fill(rowsync *client, Queue *queue, Batch *batch, int limit, int64_t *reje
     buffer_int(&batch->body, client->cursor);
     buffer_text(&batch->body, ",\"changes\":[");
     /* Marks and rows are read in one snapshot. */
-    code = rs_run(client, SQL_SAVE);
+    code = rs_start(client, SQL_BEGIN_READING);
     while (code == ROWSYNC_OK && batch->count < limit && batch->body.length < BODY_TARGET)
     {
         Change *change, *queued;
@@ -444,13 +444,13 @@ batch_fill(rowsync *client, Queue *queue, Batch *batch, int limit, int64_t *reje
         code = append_change(client, batch, change, &sent, &problem);
         if (code == ROWSYNC_OK && !sent && change->change_id != 0 &&
             (problem != NULL || change->op == OP_NOTHING) &&
-            (code = rs_run(client, SQL_RELEASE)) == ROWSYNC_OK &&
+            (code = rs_stop(client, code)) == ROWSYNC_OK &&
             (code = settle_here(client, change, problem, rejected)) == ROWSYNC_OK)
-            code = rs_run(client, SQL_SAVE);
+            code = rs_start(client, SQL_BEGIN_READING);
         batch->count += sent;
     }
-    if (!sqlite3_get_autocommit(client->db) && rs_run(client, SQL_RELEASE) != ROWSYNC_OK)
-        code = client->code;
+    if (!sqlite3_get_autocommit(client->db))
+        code = rs_stop(client, code);
     buffer_text(&batch->body, "]}");
     return code == ROWSYNC_OK && batch->body.failed ? rs_nomem(client) : code;
 }

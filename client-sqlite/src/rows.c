@@ -211,6 +211,30 @@ clings(rowsync *client, Table *table, const Key *key)
 }
 
 /*
+ * What came of storing a row of the server. OK where it is in, and where a constraint stands
+ * against it; but a constraint or trigger that rolled everything back is a failure.
+ */
+rowsync_code
+row_outcome(rowsync *client, const Table *table, int result)
+{
+    bool constraint = (result & 0xFF) == SQLITE_CONSTRAINT;
+
+    if (result == SQLITE_NOMEM)
+        return rs_nomem(client);
+    if (result != SQLITE_DONE && !constraint)
+        return rs_fail_sqlite(client, "storing a row of the server");
+    if (sqlite3_get_autocommit(client->db))
+        return rs_fail(client, ROWSYNC_DATABASE,
+                       "Use RAISE(ABORT) and ON CONFLICT ABORT in tracked tables, not ROLLBACK.",
+                       "A constraint or trigger of \"%s\" ended the transaction of the sync: %s.",
+                       table->name, sqlite3_errmsg(client->db));
+    if (constraint)
+        rs_log(client, "a row of %s cannot be stored here yet: %s", table->name,
+               sqlite3_errmsg(client->db));
+    return ROWSYNC_OK;
+}
+
+/*
  * Makes the row what `state` says and notes its version. Where a constraint of the local table
  * stands against it, *refused is set and nothing has changed. Inside a transaction with capture
  * off.
@@ -246,19 +270,7 @@ row_put(rowsync *client, Table *table, const Key *key, const RowState *state, bo
     if (result == SQLITE_DONE && !state->deleted && table->updates &&
         sqlite3_changes(client->db) == 0)
         result = SQLITE_CONSTRAINT;
-    if (sqlite3_get_autocommit(client->db))
-        rs_fail(client, ROWSYNC_DATABASE,
-                "Use RAISE(ABORT) and ON CONFLICT ABORT in tracked tables, not ROLLBACK.",
-                "A constraint or trigger of \"%s\" ended the transaction of the sync: %s.",
-                table->name, sqlite3_errmsg(client->db));
-    else if ((result & 0xFF) == SQLITE_CONSTRAINT)
-    {
-        *refused = true;
-        rs_log(client, "a row of %s cannot be stored here yet: %s", table->name,
-               sqlite3_errmsg(client->db));
-    }
-    else if (result != SQLITE_DONE)
-        rs_fail_sqlite(client, "storing a row of the server");
+    *refused = row_outcome(client, table, result) == ROWSYNC_OK && result != SQLITE_DONE;
     sqlite3_reset(statement);
     /* The bindings point into the answer, which does not outlive this call for long. */
     sqlite3_clear_bindings(statement);

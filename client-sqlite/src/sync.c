@@ -29,6 +29,37 @@ take_options(rowsync *client, const rowsync_sync_options *given, rowsync_sync_op
     return ROWSYNC_OK;
 }
 
+/* Counts what waits now. A failure in that does not hide the one that came before. */
+static rowsync_code
+finish_report(rowsync *client, rowsync_report *report)
+{
+    rowsync_code failure = client->code;
+    Buffer message = client->message, hint = client->hint;
+
+    client->code = ROWSYNC_OK;
+    client->message = client->hint = (Buffer){0};
+    if (rs_counts(client, &report->pending, &report->conflicts, &report->rejected) == ROWSYNC_OK &&
+        failure == ROWSYNC_OK)
+        rs_load_info(client);
+    report->head = client->cursor;
+    report->overwritten = client->overwritten;
+    if (failure == ROWSYNC_OK)
+        failure = client->code;
+    else
+    {
+        Buffer later = client->message;
+
+        client->message = message;
+        message = later;
+        later = client->hint;
+        client->hint = hint;
+        hint = later;
+    }
+    buffer_free(&message);
+    buffer_free(&hint);
+    return client->code = failure;
+}
+
 /*
  * Hydration first, so that the edits made before it are decided upon as conflicts and not sent as
  * news; then push, so that the pull meets as few pending edits as possible.
@@ -38,7 +69,7 @@ run(rowsync *client, const rowsync_sync_options *given, rowsync_report *report, 
 {
     rowsync_report local;
     rowsync_sync_options options;
-    rowsync_code code, counted;
+    rowsync_code code;
     bool absent;
 
     if (report == NULL)
@@ -71,20 +102,7 @@ run(rowsync *client, const rowsync_sync_options *given, rowsync_report *report, 
         if (code == ROWSYNC_OK && (parts & PULL) != 0)
             code = pull_all(client, &options, false, report);
     }
-    /* The counts must not hide what went wrong. */
-    if (client->code != ROWSYNC_NOMEM)
-    {
-        rowsync_code failure = client->code;
-
-        client->code = ROWSYNC_OK;
-        counted = rs_counts(client, &report->pending, &report->conflicts, &report->rejected);
-        if (failure == ROWSYNC_OK && counted == ROWSYNC_OK)
-            counted = rs_load_info(client);
-        report->head = client->cursor;
-        report->overwritten = client->overwritten;
-        client->code = failure != ROWSYNC_OK ? failure : counted;
-    }
-    return client->code;
+    return finish_report(client, report);
 }
 
 rowsync_code

@@ -105,7 +105,7 @@ rowsync_track(rowsync *client, const char *table_name, const rowsync_track_optio
     buffer_byte(&local, ']');
     if (local.failed)
         code = rs_nomem(client);
-    else if ((code = rs_start(client)) == ROWSYNC_OK)
+    else if ((code = rs_start(client, SQL_BEGIN)) == ROWSYNC_OK)
     {
         code =
             rs_prepare(client,
@@ -169,7 +169,7 @@ rowsync_untrack(rowsync *client, const char *table_name, int force)
     if (table == NULL)
         return rs_fail(client, ROWSYNC_MISUSE, "See rowsync status for the tracked ones.",
                        "Table \"%s\" is not tracked.", table_name);
-    if ((code = rs_start(client)) != ROWSYNC_OK)
+    if ((code = rs_start(client, SQL_BEGIN)) != ROWSYNC_OK)
         return code;
     code = rs_prepare(client, "SELECT count(*) FROM _sync_edited WHERE table_id = ?1", &statement);
     if (code == ROWSYNC_OK)

@@ -108,12 +108,13 @@ curl_perform(void *context, const rowsync_request *request, rowsync_sink sink, v
         headers = longer;
     }
     curl_easy_reset(curl);
-    curl_easy_setopt(curl, CURLOPT_URL, request->url);
-    curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, "http,https");
+    /* Those that take memory can fail. */
+    if ((result = curl_easy_setopt(curl, CURLOPT_URL, request->url)) == CURLE_OK &&
+        (result = curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, "http,https")) == CURLE_OK)
+        result = curl_easy_setopt(curl, CURLOPT_ACCEPT_ENCODING, "gzip");
     curl_easy_setopt(curl, CURLOPT_FOLLOWLOCATION, 0L);
     curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
     curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
-    curl_easy_setopt(curl, CURLOPT_ACCEPT_ENCODING, "gzip");
     curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT, 15L);
     /* Nothing at all for a minute: the other side is gone, or does not answer in time. */
     curl_easy_setopt(curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
@@ -132,7 +133,8 @@ curl_perform(void *context, const rowsync_request *request, rowsync_sink sink, v
         curl_easy_setopt(curl, CURLOPT_POSTFIELDS, request->body);
         curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)request->body_length);
     }
-    result = curl_easy_perform(curl);
+    if (result == CURLE_OK)
+        result = curl_easy_perform(curl);
     curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &response->status);
     curl_slist_free_all(headers);
     if (result == CURLE_OK)
@@ -190,11 +192,26 @@ collect(void *context, const void *data, size_t length)
     return out->body.failed;
 }
 
+/* zlib's memory comes from the app's allocator too. */
+static void *
+zlib_allocate(void *context, unsigned count, unsigned size)
+{
+    (void)context;
+    return rs_realloc(NULL, (size_t)count * size);
+}
+
+static void
+zlib_release(void *context, void *pointer)
+{
+    (void)context;
+    rs_free(pointer);
+}
+
 /* Compresses a body at the fastest level, which costs the least of CPU and network together. */
 static bool
 gzip(const Buffer *body, Buffer *out)
 {
-    z_stream stream = {0};
+    z_stream stream = {.zalloc = zlib_allocate, .zfree = zlib_release};
     bool done;
 
     if (deflateInit2(&stream, 1, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY) != Z_OK)

@@ -568,7 +568,7 @@ tables_refresh(rowsync *client)
     if (stale)
     {
         rs_log(client, "the schema has changed: triggers are renewed");
-        if (own && (code = rs_start(client)) != ROWSYNC_OK)
+        if (own && (code = rs_start(client, SQL_BEGIN)) != ROWSYNC_OK)
             return code;
         code = triggers_install(client);
         if (own)
