@@ -3,12 +3,13 @@
  *
  *   bare CONNINFO USER SOURCE POOL
  *
- * One loop, one route, no token, no limits, no timeouts: any failure ends the process. It prints
- * the port it listens on.
+ * A POST uploads its body, anything else downloads a page. One loop, no token, no limits, no
+ * timeouts: any failure ends the process. It prints the port it listens on.
  */
 #include <h2o.h>
 #include <libpq-fe.h>
 #include <arpa/inet.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,8 +50,14 @@ fail(const char *what)
 static void
 begin(struct connection *connection, h2o_req_t *req)
 {
+    bool upload = h2o_memis(req->method.base, req->method.len, H2O_STRLIT("POST"));
+    const char *values[] = {parameters[0], parameters[1], req->entity.base};
+    int lengths[] = {0, 0, (int)req->entity.len};
+    int formats[] = {0, 0, 1};
+
     connection->req = req;
-    if (!PQsendQueryPrepared(connection->pg, "q", 2, parameters, NULL, NULL, 0) ||
+    if (!PQsendQueryPrepared(connection->pg, upload ? "u" : "q", upload ? 3 : 2, values, lengths,
+                             formats, 0) ||
         PQflush(connection->pg) != 0)
         fail(PQerrorMessage(connection->pg));
 }
@@ -153,6 +160,7 @@ connect_database(const char *conninfo)
     if (PQstatus(connection->pg) != CONNECTION_OK)
         fail(PQerrorMessage(connection->pg));
     PQclear(PQprepare(connection->pg, "q", "SELECT rowsync.download($1, $2, 0, 10)", 0, NULL));
+    PQclear(PQprepare(connection->pg, "u", "SELECT rowsync.upload($1, $2, $3)", 0, NULL));
     PQsetnonblocking(connection->pg, 1);
     connection->socket = h2o_evloop_socket_create(context.loop, dup(PQsocket(connection->pg)),
                                                   H2O_SOCKET_FLAG_DONT_READ);
