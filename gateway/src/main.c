@@ -179,7 +179,7 @@ main(int argc, char **argv)
         {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0}};
     const char *path = NULL;
     bool check = false;
-    struct generation *settings = calloc(1, sizeof(*settings));
+    struct generation *settings;
     struct jwt_keys *keys;
     SSL_CTX *tls = NULL;
     char error[1024];
@@ -215,6 +215,7 @@ main(int argc, char **argv)
         fprintf(stderr, "rowsync-gateway: unexpected argument \"%s\"\n%s", argv[optind], usage);
         return EXIT_USAGE;
     }
+    settings = calloc(1, sizeof(*settings));
     if (settings == NULL)
         abort();
     if (!config_load(&settings->config, path, error, sizeof(error)))

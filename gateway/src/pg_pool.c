@@ -53,6 +53,7 @@ struct pg_connection
     h2o_timeout_entry_t insist;           /* until the cancellation is sent once more */
     uint64_t retry_at;                    /* ms of the loop's clock */
     struct pg_job *job;                   /* NULL once abandoned */
+    uint64_t owner;                       /* the job's, known even then */
     const struct pg_statement *statement; /* the job's, known even then */
     const struct pg_statement *settings;  /* ... and what it sets before */
     PGresult *answer;                     /* of the statement, or the first error */
@@ -252,7 +253,49 @@ on_notice(void *unused, const PGresult *notice)
     log_end(&line);
 }
 
-/* Puts a connection to use: the oldest waiting job, or the idle list. */
+/* How much of what a pool has one owner may take: a quarter is for others, if there are two. */
+static size_t
+share_of(size_t all)
+{
+    return all < 2 ? all : all - (all + 3) / 4;
+}
+
+/* May a job of this owner have one more connection? */
+static bool
+may_run(const struct pg_pool *pool, uint64_t owner)
+{
+    size_t most = share_of(pool->options.size);
+    size_t count = 0;
+
+    if (owner == 0 || pool->figures.busy < most)
+        return true;
+    for (size_t i = 0; i < pool->options.size; i++)
+    {
+        const struct pg_connection *connection = &pool->connections[i];
+
+        count += connection->owner == owner &&
+                 (connection->state == STATE_BUSY || connection->state == STATE_SETTLING);
+    }
+    return count < most;
+}
+
+/* May a job of this owner wait? */
+static bool
+may_wait(const struct pg_pool *pool, uint64_t owner)
+{
+    size_t most = share_of(pool->options.queue_length);
+    size_t count = 0;
+
+    if (pool->figures.queued >= pool->options.queue_length)
+        return false;
+    if (owner == 0 || pool->figures.queued < most)
+        return true;
+    for (const h2o_linklist_t *link = pool->waiting.next; link != &pool->waiting; link = link->next)
+        count += H2O_STRUCT_FROM_MEMBER(struct pg_job, link, link)->owner == owner;
+    return count < most;
+}
+
+/* Puts a connection to use: the oldest waiting job that may run, or the idle list. */
 static void
 make_ready(struct pg_connection *connection)
 {
@@ -260,8 +303,16 @@ make_ready(struct pg_connection *connection)
 
     connection->state = STATE_IDLE;
     h2o_linklist_insert(pool->idle.next, &connection->link);
-    if (!h2o_linklist_is_empty(&pool->waiting))
-        run_job(connection, H2O_STRUCT_FROM_MEMBER(struct pg_job, link, pool->waiting.next));
+    for (h2o_linklist_t *link = pool->waiting.next; link != &pool->waiting; link = link->next)
+    {
+        struct pg_job *job = H2O_STRUCT_FROM_MEMBER(struct pg_job, link, link);
+
+        if (may_run(pool, job->owner))
+        {
+            run_job(connection, job);
+            return;
+        }
+    }
 }
 
 /*
@@ -575,6 +626,7 @@ run_job(struct pg_connection *connection, struct pg_job *job)
     h2o_timeout_link(pool->loop, &pool->job_timeout, &job->timer);
     connection->state = STATE_BUSY;
     connection->job = job;
+    connection->owner = job->owner;
     connection->statement = job->statement;
     connection->settings = settings_of(job);
     connection->resting = false;
@@ -606,12 +658,12 @@ pg_pool_submit(struct pg_pool *pool, struct pg_job *job)
     job->started_at = 0;
     if (pool->closed)
         return false;
-    if (!h2o_linklist_is_empty(&pool->idle))
+    if (!h2o_linklist_is_empty(&pool->idle) && may_run(pool, job->owner))
     {
         run_job(H2O_STRUCT_FROM_MEMBER(struct pg_connection, link, pool->idle.next), job);
         return true;
     }
-    if (pool->figures.queued >= pool->options.queue_length)
+    if (!may_wait(pool, job->owner))
         return false;
     job->state = PG_JOB_QUEUED;
     job->timer.cb = on_queue_timeout;

@@ -61,6 +61,7 @@ struct pg_job
     const char *claims;      /* JSON for request.jwt.claims; NULL: no session settings at all */
     const char *application; /* application_name while the job runs */
     const char *role;        /* whose rights the job has; NULL: those of the connection */
+    uint64_t owner; /* a hash of whose it is, who may not have every connection; 0: nobody */
     const char *values[PG_PARAMETERS_MAX];
     int lengths[PG_PARAMETERS_MAX]; /* of binary values */
     int formats[PG_PARAMETERS_MAX]; /* 0: text with a NUL at its end, 1: binary */

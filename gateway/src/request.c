@@ -374,6 +374,7 @@ request_submit(struct request *request, struct pg_pool *pool, const struct pg_st
     request->job.statement = statement;
     request->job.claims = request->claims == NULL ? NULL : request->claims->json;
     request->job.application = request->application;
+    request->job.owner = request->user == NULL ? 0 : text_hash(request->user);
     request->job.role = request->claims == NULL ? NULL : request->claims->role;
     if (pg_pool_submit(pool, &request->job))
         return true;

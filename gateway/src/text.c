@@ -102,6 +102,16 @@ utf8_valid(const char *bytes, size_t size)
     return true;
 }
 
+uint64_t
+text_hash(const char *string)
+{
+    uint64_t hash = 14695981039346656037u;
+
+    for (; *string != '\0'; string++)
+        hash = (hash ^ (unsigned char)*string) * 1099511628211u;
+    return hash;
+}
+
 void
 text_json(struct text *text, const char *bytes, size_t size, size_t most)
 {

@@ -57,4 +57,8 @@ size_t utf8_length(const unsigned char *bytes, size_t size);
 /* Is all of it valid UTF-8 without a NUL byte (what PostgreSQL's text can hold)? */
 bool utf8_valid(const char *bytes, size_t size);
 
+/* A hash of a string (FNV-1a), for names that come from signed tokens: nobody aims for collisions.
+ */
+uint64_t text_hash(const char *string);
+
 #endif

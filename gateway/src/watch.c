@@ -72,14 +72,12 @@ struct watch
 
 static void send_what_is_due(struct stream *stream);
 
-/* FNV-1a. User names come from signed tokens, so nobody aims for collisions. */
+/* Where a user's scope is, if it is watched. */
 static size_t
 bucket_of(const char *user)
 {
-    uint64_t hash = 14695981039346656037u;
+    uint64_t hash = text_hash(user);
 
-    for (; *user != '\0'; user++)
-        hash = (hash ^ (unsigned char)*user) * 1099511628211u;
     return (hash ^ hash >> 32) % BUCKETS;
 }
 

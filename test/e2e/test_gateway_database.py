@@ -166,15 +166,16 @@ def test_what_the_queue_cannot_hold_is_503_at_once(start_gateway, database, bloc
     gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_POOL_SIZE=1, ROWSYNC_QUEUE_LENGTH=2,
                             ROWSYNC_QUEUE_TIMEOUT=60000)
     assert eventually(lambda: gateway.request("GET", "/readyz").status == 200)
-    asking = Asking(gateway, mint("ann", "phone"), 8)
+    asking = [Asking(gateway, mint(f"user {number}", "phone")) for number in range(8)]
     # One runs and two wait; the other five are refused while nothing moves.
-    assert eventually(lambda: len(asking.answers) == 5)
-    for answer in asking.answers:
+    assert eventually(lambda: sum(len(one.answers) for one in asking) == 5)
+    for answer in (answer for one in asking for answer in one.answers):
         problem(answer, 503, "overloaded",
                 "The server has as many requests waiting as it may hold.")
         assert answer.headers["retry-after"] == "1"
     blocked()
-    assert sorted(answer.status for answer in asking.wait()) == [200] * 3 + [503] * 5
+    assert sorted(answer.status for one in asking for answer in one.wait()) == \
+        [200] * 3 + [503] * 5
 
 
 def test_waiting_for_a_connection_has_an_end(start_gateway, database, blocked, mint):

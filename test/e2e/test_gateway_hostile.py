@@ -9,7 +9,7 @@ import time
 
 import pytest
 import rig
-from gateway_parts import Watching, eventually, many, parse, problem, talk
+from gateway_parts import CHANGE, RUNNING, Asking, Watching, eventually, many, parse, problem, talk
 
 
 def descriptors(gateway):
@@ -143,6 +143,29 @@ def test_one_user_does_not_hold_all_event_streams(start_gateway, mint):
     assert eventually(lambda: b"rowsync_event_streams 2" in
                       gateway.request("GET", "/metrics").body)
     assert Watching(gateway, mint("ann", "tablet")).event() == ("head", {"head": 0})
+
+
+def test_one_user_does_not_hold_all_connections(start_gateway, database, mint):
+    gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_POOL_SIZE=4, ROWSYNC_QUEUE_LENGTH=4,
+                            ROWSYNC_QUEUE_TIMEOUT=60000)
+    assert gateway.upload(mint("ann", "phone"), [CHANGE]).status == 200
+    holder = database.connect()
+    holder.autocommit = False
+    holder.cursor().execute("SELECT FROM rowsync.scope WHERE name = 'ann' FOR UPDATE")
+    asking = Asking(gateway, mint("ann", "phone"), 6)
+    try:
+        # Three run and three wait; the fourth connection and the fourth place are not hers.
+        assert eventually(lambda: b'rowsync_pool_queue{pool="requests"} 3' in
+                          gateway.request("GET", "/metrics").body)
+        assert database.value(RUNNING) == 3
+        problem(gateway.upload(mint("ann", "phone"), [CHANGE]), 503, "overloaded",
+                "The server has as many requests waiting as it may hold.")
+        for _ in range(3):
+            assert gateway.upload(mint("bob", "phone"), [{**CHANGE, "pk": "x"}]).status == 200
+        assert not asking.answers
+    finally:
+        holder.close()
+    assert [answer.status for answer in asking.wait()] == [200] * 6
 
 
 def test_many_small_bodies_are_counted(start_gateway):
