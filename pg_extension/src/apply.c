@@ -8,13 +8,13 @@
  */
 #include "postgres.h"
 
+#include "access/transam.h"
 #include "access/tupdesc.h"
 #include "executor/spi.h"
 #include "nodes/bitmapset.h"
+#include "optimizer/plancat.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/memutils.h"
-#include "utils/plancache.h"
 #include "utils/queryenvironment.h"
 #include "utils/tuplestore.h"
 
@@ -23,8 +23,10 @@
 
 /* Plans kept for each table; a device normally needs a handful. */
 #define MAX_PLANS 64
-/* What the planner is told of the size of a batch. */
+/* What the planner is told of the size of a batch, and at least of the size of tables. */
 #define EXPECTED_ROWS 10
+#define EXPECTED_TUPLES 1e5
+#define EXPECTED_PAGES 2000
 
 /* A kept statement. plan comes first: registry.c frees it through that. */
 typedef struct ApplyPlan
@@ -36,6 +38,50 @@ typedef struct ApplyPlan
     int ncolumns;
     int *column; /* column index of each, without the scope */
 } ApplyPlan;
+
+static get_relation_info_hook_type next_relation_info = NULL;
+static bool expecting_growth = false;
+
+/*
+ * Plans are kept, and those of foreign keys and triggers too: what is planned while an upload
+ * writes is planned for large tables. A table that was small then must not be scanned for each row
+ * when it has grown.
+ */
+static void
+expect_growth(PlannerInfo *root, Oid relid, bool inhparent, RelOptInfo *rel)
+{
+    ListCell *cell;
+
+    if (next_relation_info != NULL)
+        next_relation_info(root, relid, inhparent, rel);
+    if (!expecting_growth || inhparent || relid < FirstNormalObjectId ||
+        rel->tuples >= EXPECTED_TUPLES)
+        return;
+    rel->tuples = EXPECTED_TUPLES;
+    rel->pages = Max(rel->pages, EXPECTED_PAGES);
+    foreach (cell, rel->indexlist)
+    {
+        IndexOptInfo *index = lfirst(cell);
+
+        if (index->indpred == NIL)
+            index->tuples = rel->tuples;
+    }
+}
+
+/* Called once, when the library is loaded. */
+void
+apply_init(void)
+{
+    next_relation_info = get_relation_info_hook;
+    get_relation_info_hook = expect_growth;
+}
+
+/* Whether statements planned from now on are to expect large tables. */
+void
+apply_expect_growth(bool expecting)
+{
+    expecting_growth = expecting;
+}
 
 /* The columns that stand in rowsync_batch: for UPDATE and DELETE the key is always there. */
 static void
@@ -119,31 +165,6 @@ write_sql(ApplyPlan *plan, SyncedTable *table)
             break;
     }
     return sql.data;
-}
-
-/*
- * Makes sure that a plan for the batch is there which looks rows up by their key, whatever the
- * statistics say at the moment: a table that was small when it was planned must not be scanned for
- * each row when it has grown. The settings are in force for the planning alone, not for the
- * triggers of the statement.
- */
-static void
-plan_by_key(ApplyPlan *plan)
-{
-    CachedPlanSource *source = linitial(SPI_plan_get_plan_sources(plan->plan));
-    int level;
-
-    if (source->is_valid && source->gplan != NULL && source->gplan->is_valid)
-        return;
-    level = NewGUCNestLevel();
-    (void)set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-                            true, 0, false);
-    (void)set_config_option("enable_hashjoin", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-                            true, 0, false);
-    (void)set_config_option("enable_mergejoin", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-                            true, 0, false);
-    ReleaseCachedPlan(SPI_plan_get_cached_plan(plan->plan), CurrentResourceOwner);
-    AtEOXact_GUC(true, level);
 }
 
 /* Makes the batch visible to SQL as rowsync_batch. */
@@ -237,8 +258,6 @@ apply_rows(SyncedTable *table, ApplyRow *const *rows, int nrows, const char *sco
         }
         tuplestore_putvalues(store, plan->batch, values, nulls);
     }
-    if (plan->kind != APPLY_INSERT)
-        plan_by_key(plan);
     result = SPI_execute_plan(plan->plan, NULL, NULL, false, 0);
     if (result < 0)
         elog(ERROR, "could not write to %s: %s", table->qualified_name,

@@ -24,6 +24,8 @@ typedef struct ApplyRow
     bool *nulls;
 } ApplyRow;
 
+void apply_init(void);
+void apply_expect_growth(bool expecting);
 void apply_rows(SyncedTable *table, ApplyRow *const *rows, int nrows, const char *scope);
 
 #endif

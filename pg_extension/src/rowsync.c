@@ -5,6 +5,7 @@
 
 #include "fmgr.h"
 
+#include "apply.h"
 #include "capture.h"
 #include "guc.h"
 #include "registry.h"
@@ -19,5 +20,6 @@ _PG_init(void)
 {
     rowsync_define_settings();
     registry_init();
+    apply_init();
     capture_init();
 }

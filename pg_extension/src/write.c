@@ -560,11 +560,20 @@ attempt(Upload *upload, Change **changes, int count, ErrorData **error)
 {
     Attempt work = {upload, changes, count, false};
     int64 start = capture_end();
-    bool done;
+    volatile bool done = false;
 
     capture_set_observer(observe, upload);
-    done = in_subtransaction(write_attempt, &work, error);
-    capture_set_observer(NULL, NULL);
+    apply_expect_growth(true);
+    PG_TRY();
+    {
+        done = in_subtransaction(write_attempt, &work, error);
+    }
+    PG_FINALLY();
+    {
+        apply_expect_growth(false);
+        capture_set_observer(NULL, NULL);
+    }
+    PG_END_TRY();
     if (done)
         harvest(upload, start);
     else if (*error != NULL && (*error)->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)

@@ -1,7 +1,7 @@
 -- Exactly once: a change sent again, in whatever batch, has no second effect and gets the same answer.
 \ir include/helpers.sql
 \ir include/app.sql
-SELECT plan(36);
+SELECT plan(37);
 
 SELECT is(up('ann', 'phone', change(1, 'INSERT', 'users', 'u1', 0, '{"name":"A"}'),
                              change(2, 'INSERT', 'users', 'u2', 0, '{"name":"B"}')),
