@@ -318,6 +318,9 @@ rowsync_code conflict_hold(rowsync *client, const Table *table, const Key *key,
 rowsync_code held_apply(rowsync *client, Table *table, const Key *key, bool *applied);
 rowsync_code held_retry(rowsync *client);
 
+/* respell.c */
+rowsync_code key_respell(rowsync *client, Table *table, Slice id, Key *key);
+
 /* orphan.c */
 bool rs_orphans(rowsync *client);
 rowsync_code take_out_orphans(rowsync *client);

@@ -179,10 +179,16 @@ take_refused(rowsync *client, const Batch *batch, const Change *change, const St
 
 /* Takes in one status. `last` says that nothing can go before a refused constraint any more. */
 static rowsync_code
-take_status(rowsync *client, const Batch *batch, const Change *change, const Status *status,
-            bool last, Round *round, rowsync_report *report)
+take_status(rowsync *client, const Batch *batch, Change *change, const Status *status, bool last,
+            Round *round, rowsync_report *report)
 {
+    static const char *const names[] = {"id"};
     RowState theirs;
+    Slice id;
+
+    if (status->server_row.data != NULL && scan_fields(status->server_row, names, &id, 1) &&
+        id.data != NULL && key_respell(client, change->table, id, &change->key) != ROWSYNC_OK)
+        return client->code;
 
     if (word_is(status->status, "applied"))
     {
@@ -293,7 +299,7 @@ look_aside(rowsync *client, Round *round)
 
 /* Takes in an answer, in one transaction. */
 static rowsync_code
-take_answer(rowsync *client, const Batch *batch, const Status *statuses, bool last, Round *round,
+take_answer(rowsync *client, Batch *batch, const Status *statuses, bool last, Round *round,
             rowsync_report *report)
 {
     rowsync_report before = *report;

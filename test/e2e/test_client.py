@@ -198,6 +198,37 @@ def test_verify_proves_that_a_device_has_what_the_server_has(device, database):
     assert "Are all tables tracked" in phone.run("verify", "--server", check=False).stderr
 
 
+@pytest.mark.parametrize("size", [1, 200])
+def test_keys_that_the_server_spells_otherwise(device, database, size):
+    """uuids in capitals: the device takes over the server's spelling, and there is one row."""
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    phone.app.executescript(
+        "CREATE TABLE drafts (id INTEGER PRIMARY KEY, u TEXT REFERENCES users (id) ON UPDATE RESTRICT)")
+    with phone.transaction():
+        for name in "ab":
+            phone.rows("INSERT INTO users VALUES (?, ?, ?, 1, 1)",
+                       (key(name).upper(), name, f"{name}@sync.example"))
+            phone.rows("INSERT INTO posts VALUES (?, ?, 't', '', 1, 1)",
+                       (key("of " + name).upper(), key(name).upper()))
+    phone.rows("INSERT INTO drafts VALUES (1, ?)", (key("a").upper(),))
+    assert phone.sync("--batch-size", size)["statuses"] == {"applied": 4}
+    assert phone.rows("SELECT id FROM users ORDER BY name") == [(key("a"),), (key("b"),)]
+    assert phone.rows("SELECT u FROM drafts") == [(key("a"),)]
+    assert phone.rows("PRAGMA foreign_key_check") == []
+    tablet.sync()
+    assert everything(tablet) == everything(phone)
+    tablet.rows("UPDATE users SET name = 'edited' WHERE id = ?", (key("a"),))
+    tablet.sync()
+    phone.rows("UPDATE posts SET title = 'mine' WHERE author_id = ?", (key("a"),))
+    assert phone.sync()["statuses"] == {"applied": 1}
+    tablet.sync()
+    assert name_of(phone, "a") == "edited"
+    assert everything(tablet) == everything(phone)
+    assert phone.run("verify", "--server").returncode == 0
+    assert phone.rows("SELECT * FROM _sync_pending") == phone.rows("SELECT * FROM _sync_rejected") == []
+    assert database.value("SELECT count(*) FROM business.users") == 2
+
+
 def test_blob_keys_and_references(device, database):
     phone, tablet = device("ann", "phone"), device("ann", "tablet")
     file, review = uuid.uuid4(), uuid.uuid4()

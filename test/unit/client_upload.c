@@ -350,6 +350,36 @@ test_options_and_renewals(void)
     "[\"id\",\"name\",\"extra\",\"n\"]}]}\n[0,7,\"a\",\"Ann\",\"theirs\",2.5]\n"                   \
     "[0,3,\"b\",\"B\",\"more\",1]\n{\"end\":true,\"rows\":2,\"digest\":"                           \
     "\"4e21cd25f7e0f1a8d1e2b9020b69f797\"}\n"
+/* The server spells keys otherwise: in a conflict, and keys of several columns. */
+static void
+test_respelled_keys(void)
+{
+    fresh("INSERT INTO users VALUES ('A', 'Mine', 1, NULL)", ROWSYNC_SERVER_WINS);
+    push(THEIRS, NULL);
+    is(rows(db, "SELECT id, name FROM users"), "a,Theirs", "a conflict: one row, by its right key");
+    is(rows(db, "SELECT pk_uuid, server_version FROM _sync_row_meta"), "a,8", "and one version");
+    close_client(client, db);
+
+    fresh("CREATE TABLE rooms (h TEXT, n TEXT, v TEXT, PRIMARY KEY (n, h)) WITHOUT ROWID;"
+          "CREATE TABLE beds (id INTEGER PRIMARY KEY, h TEXT, n TEXT, FOREIGN KEY (h, n) REFERENCES"
+          " rooms (h, n) DEFERRABLE INITIALLY DEFERRED)",
+          ROWSYNC_SERVER_WINS);
+    rowsync_track(client, "rooms", NULL);
+    app(db, "INSERT INTO rooms VALUES ('H', 'N', 'v'), ('I', 'N', 'w'); INSERT INTO beds VALUES"
+            " (1, 'H', 'N'), (2, 'I', 'N'), (3, NULL, 'N'); DELETE FROM _sync_log WHERE seq > 1;"
+            "UPDATE _sync_client_info SET hydrated = 2");
+    rowsync_verify(client, 0, NULL);
+    ok(push(STATUS("\"status\":\"applied\",\"new_server_version\":9,\"server_row\":{\"id\":"
+                   "\"[\\\"n\\\",\\\"h\\\"]\",\"server_version\":9,\"deleted\":false,\"payload\":{"
+                   "\"h\":"
+                   "\"h\",\"n\":\"n\",\"v\":\"v\"}}"),
+            NULL) == ROWSYNC_OK,
+       "a key of two columns: %s", rowsync_message(client));
+    is(rows(db, "SELECT n, h, v FROM rooms"), "N,I,w|n,h,v", "is taken over");
+    is(rows(db, "SELECT h, n FROM beds"), "h,n|I,N|NULL,N", "and so are references to it alone");
+    close_client(client, db);
+}
+
 static const char two[] =
     "INSERT INTO users VALUES ('a', 'Ann', 1.5, NULL), ('b', 'B', 1, NULL); DELETE FROM _sync_log;"
     "INSERT INTO _sync_version VALUES (1, 'a', 7, 0), (1, 'b', 3, 0)";
@@ -491,6 +521,7 @@ main(void)
     test_invalid();
     test_users_and_losers();
     test_options_and_renewals();
+    test_respelled_keys();
     test_new_column();
     test_two_processes();
     test_hostile();
