@@ -155,8 +155,7 @@ on_retry(h2o_timeout_entry_t *entry)
     {
         struct pg_connection *connection = &pool->connections[i];
 
-        if (connection->state == STATE_DOWN && connection->order == NULL &&
-            h2o_now(pool->loop) >= connection->retry_at)
+        if (connection->state == STATE_DOWN && h2o_now(pool->loop) >= connection->retry_at)
             start_connecting(connection);
         more = more || connection->state == STATE_DOWN;
     }
@@ -199,6 +198,10 @@ drop_connection(struct pg_connection *connection, enum pg_end end, bool failure)
         h2o_socket_close(connection->socket);
     PQclear(connection->answer);
     PQfinish(connection->pg);
+    /* A cancellation may be stuck for minutes where the network is; nobody waits for it. */
+    if (connection->order != NULL)
+        connection->order->subject = NULL;
+    connection->order = NULL;
     h2o_timeout_unlink(&connection->timer);
     h2o_timeout_unlink(&connection->insist);
     connection->socket = NULL;
@@ -747,6 +750,8 @@ on_cancelled(h2o_multithread_receiver_t *receiver, h2o_linklist_t *messages)
         h2o_linklist_unlink(&order->message.link);
         free(order);
         pool->orders--;
+        if (connection == NULL)
+            continue;
         connection->order = NULL;
         /* Still waiting for the statement's end, or for us only? */
         if (connection->state == STATE_SETTLING && connection->step_count == 0)

@@ -1,9 +1,11 @@
 """The database behind the gateway: sessions, cancelling, queues, timeouts, PgBouncer."""
 
+import contextlib
 import json
 import os
 import signal
 import socket
+import threading
 import time
 
 import pytest
@@ -176,6 +178,67 @@ def test_what_the_queue_cannot_hold_is_503_at_once(start_gateway, database, bloc
     blocked()
     assert sorted(answer.status for one in asking for answer in one.wait()) == \
         [200] * 3 + [503] * 5
+
+
+class Unhearing:
+    """A way to the database by TCP on which cancellations never arrive."""
+
+    def __init__(self, cluster):
+        self.path = str(cluster.sockets / ".s.PGSQL.5432")
+        self.held = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self.listener.accept()
+                # The first message says what kind of connection it is: this is CancelRequest.
+                if near.recv(8, socket.MSG_PEEK | socket.MSG_WAITALL)[4:] == b"\x04\xd2\x16\x2e":
+                    self.held.append(near)
+                    continue
+                far = socket.socket(socket.AF_UNIX)
+                far.connect(self.path)
+                for one, other in ((near, far), (far, near)):
+                    threading.Thread(target=self._forward, args=(one, other), daemon=True).start()
+
+    def _forward(self, one, other):
+        with contextlib.suppress(OSError):
+            while data := one.recv(65536):
+                other.sendall(data)
+            other.shutdown(socket.SHUT_WR)
+
+    def close(self):
+        """Ends what is held and takes no more."""
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        for peer in self.held:
+            peer.close()
+
+
+def test_a_cancellation_that_never_returns_costs_no_connection(start_gateway, cluster, database,
+                                                               mint):
+    way = Unhearing(cluster)
+    gateway = start_gateway(
+        ROWSYNC_LOOPS=1, ROWSYNC_POOL_SIZE=1, ROWSYNC_CONNECT_TIMEOUT=500,
+        DATABASE_URL=f"postgresql://business_gateway@127.0.0.1:{way.port}/{database.name}"
+        "?sslmode=disable&gssencmode=disable")
+    assert gateway.upload(mint("ann", "phone"), [CHANGE]).status == 200
+    holder = database.connect()
+    holder.autocommit = False
+    holder.cursor().execute("SELECT FROM rowsync.scope WHERE name = 'ann' FOR UPDATE")
+    try:
+        body = json.dumps({"last_server_seq_seen": 0, "changes": [CHANGE]})
+        with socket.create_connection(("127.0.0.1", gateway.port)) as peer:
+            peer.sendall((f"POST /sync/upload HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+                          f"Authorization: Bearer {mint('ann', 'phone')}\r\n\r\n{body}").encode())
+            assert eventually(lambda: database.value(RUNNING) == 1)
+        assert eventually(lambda: way.held)
+        assert gateway.upload(mint("bob", "phone"), []).status == 200
+    finally:
+        holder.close()
+        way.close()
 
 
 def test_waiting_for_a_connection_has_an_end(start_gateway, database, blocked, mint):
