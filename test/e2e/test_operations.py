@@ -1,0 +1,111 @@
+"""What docs/operations.md promises: pg_upgrade, logical replication, the line for cron."""
+
+import json
+import re
+import subprocess
+import time
+
+import pytest
+
+import rig
+from rig import process
+
+DOCS = (rig.ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+
+
+def prepare(database):
+    """Makes the table that these tests sync."""
+    database.rows("CREATE EXTENSION rowsync")
+    database.rows("CREATE TABLE note (id text PRIMARY KEY, body text, owner text)")
+    database.rows("SELECT rowsync.register_table('note', 'owner')")
+
+
+def upload(database, number, version, **payload):
+    """The status of ann's phone writing to her note."""
+    answer = database.value("SELECT rowsync.upload('ann', 'phone', %s)", json.dumps({"changes": [
+        {"source_change_id": number, "table": "note", "op": "UPDATE", "pk": "a",
+         "server_version": version, "payload": payload}]}))
+    (status,) = json.loads(answer)["statuses"]
+    return status["status"], status.get("new_server_version")
+
+
+@pytest.fixture
+def start_cluster(request):
+    """Starts servers of this test's own."""
+    started = []
+
+    def start(name, **settings):
+        started.append(rig.Cluster.start(name, fsync="off", **settings))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.stop(failed=request.session.testsfailed > 0)
+
+
+def test_pg_upgrade(start_cluster):
+    """From and to the same version of PostgreSQL: what matters is that data files move, not dumps."""
+    old, new = start_cluster("upgrade-old"), start_cluster("upgrade-new")
+    database = rig.Database(old, "postgres")
+    prepare(database)
+    assert upload(database, 1, 0, body="A") == ("applied", 1)
+    database.close()
+    old.stop_server()
+    new.stop_server()
+    log = old.place.path / "pg_upgrade.log"
+    with open(log, "wb") as output:
+        done = process.spawn(
+            [old.bin / "pg_upgrade", "-b", old.bin, "-B", old.bin, "-d", old.data, "-D", new.data,
+             "-U", "postgres", "-s", old.sockets, "--no-sync"],
+            user=old.place.user, cwd=old.place.folder("pg_upgrade"), stdout=output,
+            stderr=subprocess.STDOUT)
+    assert done.wait() == 0, log.read_text()
+    new.start_server()
+    database = rig.Database(new, database.name)
+    assert database.rows("SELECT * FROM rowsync.verify()") == []
+    assert upload(database, 1, 0, body="A") == ("applied", 1)
+    assert upload(database, 2, 1, body="B") == ("applied", 2)
+    assert database.rows("SELECT * FROM rowsync.verify()") == []
+    database.close()
+
+
+def test_logical_replication_is_captured_where_the_trigger_always_fires(start_cluster, empty_database):
+    subscriber = empty_database
+    publisher = start_cluster("publisher", wal_level="logical").database()
+    publisher.rows("CREATE TABLE note (id text PRIMARY KEY, body text, owner text)")
+    prepare(subscriber)
+    subscriber.rows("ALTER TABLE note ENABLE ALWAYS TRIGGER _rowsync_capture")
+    publisher.rows("CREATE PUBLICATION notes FOR TABLE note")
+    publisher.rows("INSERT INTO note VALUES ('a', 'before', 'ann')")
+    subscriber.rows("CREATE SUBSCRIPTION notes CONNECTION %s PUBLICATION notes",
+                    publisher.cluster.dsn(publisher.name))
+    try:
+        for statement in ("INSERT INTO note VALUES ('b', 'new', 'ann')",
+                          "UPDATE note SET body = 'changed' WHERE id = 'a'",
+                          "DELETE FROM note WHERE id = 'b'", "INSERT INTO note VALUES ('c', 'last', 'bob')"):
+            publisher.rows(statement)
+        while not subscriber.rows("SELECT 1 FROM note WHERE id = 'c'"):
+            time.sleep(0.05)
+        assert subscriber.rows("SELECT * FROM rowsync.verify()") == []
+        assert subscriber.rows("SELECT scope, key, deleted FROM rowsync.row_version ORDER BY 2") in (
+            [("ann", "a", False), ("ann", "b", True), ("bob", "c", False)],
+            # The first copy may have come when the row had gone again.
+            [("ann", "a", False), ("bob", "c", False)])
+    finally:
+        subscriber.rows("DROP SUBSCRIPTION notes")
+
+
+def test_the_lines_for_cron(empty_database):
+    database = empty_database
+    prepare(database)
+    assert upload(database, 1, 0, body="A") == ("applied", 1)
+    assert upload(database, 2, 1, body="B") == ("applied", 2)
+    database.rows("UPDATE rowsync.change_log SET ts = ts - interval '40 days'")
+    database.rows("UPDATE rowsync.source SET last_seen = last_seen - interval '100 days'")
+    lines = re.findall(r"^.*psql -X.*$", DOCS, re.MULTILINE)
+    assert len(lines) == 2
+    for line in lines:
+        line = line.replace("psql ", f"{database.cluster.bin}/psql ").replace("-d app", f"-d '{database.dsn}'")
+        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+        assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert database.value("SELECT floor FROM rowsync.scope WHERE name = 'ann'") == 2
