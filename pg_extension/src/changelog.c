@@ -161,14 +161,18 @@ changelog_peek(ChangeLog *log, int32 table_id, RowKey key)
     return slot ? slot->row : NULL;
 }
 
-/* What is known of a row. Copies the key. */
+/*
+ * What is known of a row; of one that nobody has asked for yet, that it is new: a guess, which
+ * saves looking for a row that is most likely not there. Copies the key. If the guess is wrong and
+ * a change of the row is appended all the same, changelog_close raises a unique violation of
+ * row_meta.
+ */
 RowState *
-changelog_row(ChangeLog *log, int32 table_id, RowKey key)
+changelog_guess(ChangeLog *log, int32 table_id, RowKey key)
 {
     RowState probe = {.table_id = table_id, .key = key};
     uint32 hash = row_hash(&probe);
     RowSlot *slot;
-    MemoryContext old;
     RowState *row;
     char *bytes;
     bool found;
@@ -179,18 +183,45 @@ changelog_row(ChangeLog *log, int32 table_id, RowKey key)
     if (slot != NULL)
         return slot->row;
     check_key(key);
-    old = MemoryContextSwitchTo(log->context);
-    row = palloc0(sizeof(RowState) + key.len);
+    row = MemoryContextAllocZero(log->context, sizeof(RowState) + key.len);
     bytes = (char *)(row + 1);
     memcpy(bytes, key.data, key.len);
     row->table_id = table_id;
     row->key.data = bytes;
     row->key.len = key.len;
     row->own = true;
-    read_meta(log, row);
+    row->deleted = true;
+    row->guessed = true;
     slot = rows_insert_hash(log->rows, row, hash, &found);
     slot->row = row;
+    return row;
+}
+
+/* Looks up a row of which nothing is known but a guess. */
+void
+changelog_confirm(ChangeLog *log, RowState *row)
+{
+    MemoryContext old;
+
+    if (!row->guessed)
+        return;
+    old = MemoryContextSwitchTo(log->context);
+    read_meta(log, row);
+    row->guessed = false;
     MemoryContextSwitchTo(old);
+}
+
+/* What is known of a row, a guess included; looked up if nobody has asked yet. Copies the key. */
+RowState *
+changelog_row(ChangeLog *log, int32 table_id, RowKey key)
+{
+    RowState *row = changelog_peek(log, table_id, key);
+
+    if (row == NULL)
+    {
+        row = changelog_guess(log, table_id, key);
+        changelog_confirm(log, row);
+    }
     return row;
 }
 
@@ -254,6 +285,7 @@ changelog_append(ChangeLog *log, const LogEntry *entry)
     RowState *row = entry->row;
 
     append(log, entry);
+    row->guessed = false;
     row->own = row->own && entry->source_no == log->own_source;
     row->payload = entry->payload;
     if (!row->dirty)

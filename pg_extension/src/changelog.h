@@ -24,6 +24,7 @@ typedef struct RowState
     bool own;                /* everything appended since came from own_source */
     bool stored;             /* row_meta has it, at tid */
     bool dirty;              /* row_meta must be written */
+    bool guessed;            /* taken for new: row_meta has not been looked at */
     struct varlena *payload; /* of the last change appended; NULL if none or a deletion */
     ItemPointerData tid;
     /* For upload.c; NULL at first. */
@@ -60,6 +61,8 @@ typedef struct ChangeLog ChangeLog;
 
 ChangeLog *changelog_open(const Scope *locked, int32 own_source);
 RowState *changelog_row(ChangeLog *log, int32 table_id, RowKey key);
+RowState *changelog_guess(ChangeLog *log, int32 table_id, RowKey key);
+void changelog_confirm(ChangeLog *log, RowState *row);
 RowState *changelog_peek(ChangeLog *log, int32 table_id, RowKey key);
 int64 changelog_append(ChangeLog *log, const LogEntry *entry);
 void changelog_append_state(ChangeLog *log, int32 table_id, RowKey key, bool deleted,

@@ -333,6 +333,7 @@ change_answer_pruned(Upload *upload, Change *change)
     RowState *row = changelog_row(upload->log, change->table->table_id, change->key);
     StoredChange stored;
 
+    changelog_confirm(upload->log, row);
     change->status = STATUS_APPLIED;
     change->version = change->server_version = row->version;
     change->server_deleted = row->deleted;
@@ -406,60 +407,4 @@ change_decide(Upload *upload, Change *change)
         (void)says_what_is(upload, change);
     else if (live)
         complete_parents(upload, change);
-}
-
-/* Appends "schema.table:key" of a missing parent as a JSON string. */
-static void
-append_missing(StringInfo out, const Parent *parent)
-{
-    StringInfoData name;
-
-    initStringInfo(&name);
-    appendStringInfo(&name, "%s.%s:", parent->table->schema, parent->table->name);
-    rowkey_append_text(&name, parent->table, parent->key);
-    if (out->len > 1)
-        appendStringInfoChar(out, ',');
-    json_append_string(out, name.data, name.len);
-}
-
-/* Whether a row lives in this scope, or comes with the current wave. */
-bool
-change_parent_there(const RowState *parent)
-{
-    const Change *coming = parent->user;
-
-    return !parent->deleted ||
-           (coming != NULL && coming->status == STATUS_OPEN && coming->request->op != 'D');
-}
-
-/*
- * Whether the rows that a change refers to live in this scope, or come with the same wave. If not,
- * the change is refused with what is missing; the caller may open it again.
- */
-bool
-change_parents_there(Change *change)
-{
-    StringInfoData missing;
-
-    missing.len = 0;
-    for (int i = 0; i < change->nparents; i++)
-    {
-        Parent *parent = &change->parents[i];
-
-        if (change_parent_there(parent->row))
-            continue;
-        if (missing.len == 0)
-        {
-            initStringInfo(&missing);
-            appendStringInfoChar(&missing, '[');
-        }
-        append_missing(&missing, parent);
-    }
-    if (missing.len == 0)
-        return true;
-    appendStringInfoChar(&missing, ']');
-    change_refuse(change, REASON_FK_MISSING, "a row that this change refers to is not there yet",
-                  NULL);
-    change->missing = missing.data;
-    return false;
 }

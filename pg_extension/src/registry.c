@@ -413,9 +413,11 @@ load_key(SyncedTable *table, Relation relation)
     table->nkeys = IndexRelationGetNumberOfKeyAttributes(index);
     table->keys = palloc(table->nkeys * sizeof(int));
     table->key_equals = palloc(table->nkeys * sizeof(char *));
+    table->key_equal_procs = palloc(table->nkeys * sizeof(Oid));
     for (int i = 0; i < table->nkeys; i++)
     {
         int column = table->column_of_att[index->rd_index->indkey.values[i] - 1];
+        Oid equals;
 
         if (column < 0)
             ereport(ERROR,
@@ -427,9 +429,10 @@ load_key(SyncedTable *table, Relation relation)
         check_key_column(table, &table->columns[column]);
         table->keys[i] = column;
         table->columns[column].is_key = true;
-        table->key_equals[i] =
-            operator_name(get_opfamily_member(index->rd_opfamily[i], index->rd_opcintype[i],
-                                              index->rd_opcintype[i], BTEqualStrategyNumber));
+        equals = get_opfamily_member(index->rd_opfamily[i], index->rd_opcintype[i],
+                                     index->rd_opcintype[i], BTEqualStrategyNumber);
+        table->key_equals[i] = operator_name(equals);
+        table->key_equal_procs[i] = get_opcode(equals);
     }
     table->key_index = index_oid;
     index_close(index, AccessShareLock);

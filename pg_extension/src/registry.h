@@ -100,6 +100,7 @@ typedef struct SyncedTable
     int nkeys;
     int *keys;               /* indexes into columns, in key order */
     const char **key_equals; /* OPERATOR(schema.=) of each key column */
+    Oid *key_equal_procs;
     int natts;
     int *column_of_att; /* attnum - 1 -> index into columns, or -1 */
     int ncolumns;       /* columns that travel, in the table's order */

@@ -113,29 +113,6 @@ take_key(Change *change, const Datum *named)
     return true;
 }
 
-/* Notes the parent that parts, in the order of its key, name. No parent if one of them is null. */
-bool
-change_add_parent(Change *change, SyncedTable *parent, const JsonValue *const *parts,
-                  const char *column)
-{
-    Parent *added = &change->parents[change->nparents];
-    const char *error = NULL;
-
-    for (int i = 0; i < parent->nkeys; i++)
-    {
-        if (parts[i]->kind == JSON_NULL)
-            return true;
-    }
-    if (!rowkey_from_values(parent, parts, &added->key, &error))
-    {
-        change_refuse(change, REASON_BAD_PAYLOAD, error, column);
-        return false;
-    }
-    added->table = parent;
-    change->nparents++;
-    return true;
-}
-
 /* Notes the rows that the payload refers to with all columns of a reference. */
 static bool
 take_parents(Change *change)
@@ -229,11 +206,30 @@ resolve_range(void *arg)
     return true;
 }
 
+/* A registered table by name; those that the request has named before are in tables. */
+static SyncedTable *
+find_table(List **tables, const char *schema, const char *name)
+{
+    SyncedTable *table;
+    ListCell *cell;
+
+    foreach (cell, *tables)
+    {
+        table = lfirst(cell);
+        if (strcmp(table->name, name) == 0 && strcmp(table->schema, schema) == 0)
+            return table;
+    }
+    table = registry_find_name(schema, name);
+    if (table != NULL && list_length(*tables) < 16)
+        *tables = lappend(*tables, table);
+    return table;
+}
+
 /* Finds table, key, values and parents of every change. */
 static void
 resolve_changes(Upload *upload)
 {
-    SyncedTable *last = NULL;
+    List *tables = NIL;
     Range all = {upload->changes, upload->nchanges};
     bool unsafe = false;
     ErrorData *error;
@@ -242,6 +238,7 @@ resolve_changes(Upload *upload)
     {
         Change *change = &upload->changes[i];
         RequestChange *request = change->request;
+        SyncedTable *table;
 
         CHECK_FOR_INTERRUPTS();
         if (request->error != NULL)
@@ -249,20 +246,18 @@ resolve_changes(Upload *upload)
             change_refuse(change, REASON_BAD_PAYLOAD, request->error, NULL);
             continue;
         }
-        if (last == NULL || strcmp(last->name, request->table) != 0 ||
-            strcmp(last->schema, request->schema) != 0)
-            last = registry_find_name(request->schema, request->table);
-        if (last == NULL)
+        table = find_table(&tables, request->schema, request->table);
+        if (table == NULL)
         {
             change_refuse(change, REASON_UNREGISTERED_TABLE,
                           psprintf("table %s.%s does not sync", request->schema, request->table),
                           NULL);
             continue;
         }
-        change->table = last;
-        if (last->safe_input)
+        change->table = table;
+        if (table->safe_input)
             resolve_change(change);
-        unsafe |= !last->safe_input;
+        unsafe |= !table->safe_input;
     }
     if (!unsafe || in_subtransaction(resolve_range, &all, &error))
         return;

@@ -166,14 +166,13 @@ rowkey_parse(const SyncedTable *table, const JsonValue *pk, Datum *values, RowKe
 }
 
 /*
- * The key that column values of a payload name, in key order: a row's own key, or its parent's. The
- * same errors as rowkey_parse.
+ * The key that column values of a payload name, in key order: a row's own key, or its parent's.
+ * values and errors as with rowkey_parse.
  */
 bool
-rowkey_from_values(const SyncedTable *table, const JsonValue *const *parts, RowKey *key,
-                   const char **error)
+rowkey_from_values(const SyncedTable *table, const JsonValue *const *parts, Datum *values,
+                   RowKey *key, const char **error)
 {
-    Datum values[INDEX_MAX_KEYS];
     bool isnull;
 
     for (int i = 0; i < table->nkeys; i++)

@@ -4,11 +4,14 @@
 #include "postgres.h"
 
 #include "access/heapam.h"
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/index.h"
 #include "executor/executor.h"
+#include "storage/bufmgr.h"
+#include "storage/bufpage.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
@@ -31,10 +34,38 @@ store_open(Store *store, OwnRelation table, OwnRelation index, LOCKMODE lock)
     store->slot = table_slot_create(store->relation, NULL);
 }
 
+/*
+ * Brings the version at the root tid that snapshot sees into store->slot. What an ordinary index
+ * scan does besides, pruning the page after each update of one of its rows, costs as much as the
+ * rest: store_update prunes when it needs the room.
+ */
+static bool
+fetch_row(Store *store, Snapshot snapshot, ItemPointer tid)
+{
+    Buffer buffer = ReadBuffer(store->relation, ItemPointerGetBlockNumber(tid));
+    BufferHeapTupleTableSlot *slot = (BufferHeapTupleTableSlot *)store->slot;
+    ItemPointerData version = *tid;
+    bool all_dead = false;
+    bool found;
+
+    LockBuffer(buffer, BUFFER_LOCK_SHARE);
+    found = heap_hot_search_buffer(&version, store->relation, buffer, snapshot, &slot->base.tupdata,
+                                   &all_dead, true);
+    LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
+    if (found)
+        ExecStoreBufferHeapTuple(&slot->base.tupdata, store->slot, buffer);
+    ReleaseBuffer(buffer);
+    if (!store->scan->xactStartedInRecovery)
+        store->scan->kill_prior_tuple = all_dead;
+    return found;
+}
+
 /* Finds the first row with these index keys that snapshot sees; it is then in store->slot. */
 bool
 store_find(Store *store, Snapshot snapshot, ScanKey keys, int nkeys)
 {
+    ItemPointer tid;
+
     if (store->scan != NULL && store->scan->xs_snapshot != snapshot)
     {
         index_endscan(store->scan);
@@ -48,7 +79,13 @@ store_find(Store *store, Snapshot snapshot, ScanKey keys, int nkeys)
         MemoryContextSwitchTo(old);
     }
     index_rescan(store->scan, keys, nkeys, NULL, 0);
-    return index_getnext_slot(store->scan, ForwardScanDirection, store->slot);
+    while ((tid = index_getnext_tid(store->scan, ForwardScanDirection)) != NULL)
+    {
+        if (fetch_row(store, snapshot, tid))
+            return true;
+    }
+    ExecClearTuple(store->slot);
+    return false;
 }
 
 /* Prepares for writing. */
@@ -147,6 +184,19 @@ store_flush(Store *store)
     store->npending = 0;
 }
 
+/* Makes room on the page of a row for another version of it, out of versions nobody sees. */
+static void
+make_room(Store *store, ItemPointer tid, TupleTableSlot *row)
+{
+    Buffer buffer = ReadBuffer(store->relation, ItemPointerGetBlockNumber(tid));
+    Size size = MAXALIGN(SizeofHeapTupleHeader) +
+                heap_compute_data_size(row->tts_tupleDescriptor, row->tts_values, row->tts_isnull);
+
+    if (PageGetHeapFreeSpace(BufferGetPage(buffer)) < MAXALIGN(size))
+        heap_page_prune_opt(store->relation, buffer);
+    ReleaseBuffer(buffer);
+}
+
 /* Replaces the row at tid, which nobody else can be changing: its scope is locked. */
 void
 store_update(Store *store, ItemPointer tid, const Datum *values, Snapshot snapshot)
@@ -159,6 +209,7 @@ store_update(Store *store, ItemPointer tid, const Datum *values, Snapshot snapsh
     memcpy(slot->tts_values, values, natts * sizeof(Datum));
     memset(slot->tts_isnull, 0, natts * sizeof(bool));
     ExecStoreVirtualTuple(slot);
+    make_room(store, tid, slot);
     simple_table_tuple_update(store->relation, tid, slot, snapshot, &update_indexes);
     if (store->result->ri_NumIndices > 0 && ROWSYNC_NEEDS_INDEX_UPDATE(update_indexes))
         (void)rowsync_insert_index_entries(store->result, slot, store->estate, true);

@@ -22,6 +22,42 @@
 
 PG_FUNCTION_INFO_V1(rowsync_upload);
 
+/*
+ * Looks up the rows that the open changes of a wave were guessed to create, and decides again where
+ * one was there; whether there was any. *count becomes the number of changes that are still open,
+ * moved to the front.
+ */
+bool
+upload_settle_guesses(Upload *upload, Change **changes, int *count)
+{
+    int left = 0;
+    bool wrong = false;
+
+    for (int i = 0; i < *count; i++)
+    {
+        Change *change = changes[i];
+
+        CHECK_FOR_INTERRUPTS();
+        changelog_confirm(upload->log, change->row);
+        if (change->guessed && change->row->stored)
+        {
+            wrong = true;
+            change_decide(upload, change);
+            if (change->status == STATUS_OPEN && change->action == ACTION_LOG_ONLY)
+                upload_log_change(upload, change);
+            if (change->status == STATUS_OPEN)
+                upload_find_parents(upload, &change, 1);
+        }
+        change->guessed = false;
+        if (change->status == STATUS_OPEN)
+            changes[left++] = change;
+        else
+            change->row->user = NULL;
+    }
+    *count = left;
+    return wrong;
+}
+
 /* Decides and writes the changes of one wave: each of another row. */
 static void
 process_wave(Upload *upload, Change **wave, int count)
@@ -32,6 +68,7 @@ process_wave(Upload *upload, Change **wave, int count)
     for (int i = 0; i < count; i++)
     {
         CHECK_FOR_INTERRUPTS();
+        wave[i]->guessed = wave[i]->row->guessed;
         change_decide(upload, wave[i]);
         if (wave[i]->status != STATUS_OPEN)
             continue;
@@ -44,15 +81,7 @@ process_wave(Upload *upload, Change **wave, int count)
         }
     }
     /* Parents are looked up before the order is made of them. */
-    for (int i = 0; i < nopen; i++)
-    {
-        for (int p = 0; p < open[i]->nparents; p++)
-        {
-            Parent *parent = &open[i]->parents[p];
-
-            parent->row = changelog_row(upload->log, parent->table->table_id, parent->key);
-        }
-    }
+    upload_find_parents(upload, open, nopen);
     if (nopen > 0)
         upload_write_wave(upload, open, nopen);
     for (int i = 0; i < count; i++)
@@ -72,7 +101,18 @@ compare_keys(const void *a, const void *b)
     return rowkey_compare(left->key, right->key);
 }
 
-/* Reads the versions of the rows of all open changes in the order of their index. */
+/*
+ * Whether the row of a change may be taken for new. Hardly anybody but a device that has lost its
+ * memory inserts a row that is there.
+ */
+static bool
+looks_new(const Upload *upload, const Change *change)
+{
+    return upload->guesses && change->request->op == 'I' && change->request->server_version == 0;
+}
+
+/* Reads the versions of the rows of the open changes, new rows apart, in the order of their index.
+ */
 static void
 look_up_rows(Upload *upload)
 {
@@ -81,8 +121,10 @@ look_up_rows(Upload *upload)
 
     for (int i = 0; i < upload->nchanges; i++)
     {
-        if (upload->changes[i].status == STATUS_OPEN)
-            sorted[count++] = &upload->changes[i];
+        Change *change = &upload->changes[i];
+
+        if (change->status == STATUS_OPEN && !looks_new(upload, change))
+            sorted[count++] = change;
     }
     qsort(sorted, count, sizeof(Change *), compare_keys);
     for (int i = 0; i < count; i++)
@@ -133,7 +175,9 @@ find_rows(Upload *upload, Change **firsts)
             change_answer_pruned(upload, change);
             continue;
         }
-        change->row = changelog_row(upload->log, change->table->table_id, change->key);
+        change->row = looks_new(upload, change)
+                          ? changelog_guess(upload->log, change->table->table_id, change->key)
+                          : changelog_row(upload->log, change->table->table_id, change->key);
         if (change->row->user == NULL)
             firsts[count++] = change;
         else
@@ -179,30 +223,83 @@ all_applied(Upload *upload)
     return true;
 }
 
-/*
- * The same for an atomic request: false, with nothing done, if one change was refused. The change
- * log belongs to the transaction outside, so its resources must too.
- */
+/* Whether an error says that a row which was taken for new is in row_meta. */
 static bool
-process_atomic(Upload *upload)
+is_wrong_guess(const ErrorData *error)
+{
+    return error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION && error->schema_name != NULL &&
+           error->table_name != NULL && strcmp(error->schema_name, "rowsync") == 0 &&
+           strcmp(error->table_name, "row_meta") == 0;
+}
+
+/* How it went. */
+typedef enum Outcome
+{
+    OUTCOME_DONE,
+    OUTCOME_REFUSED,    /* an atomic request, one of whose changes was refused: nothing is done */
+    OUTCOME_WRONG_GUESS /* nothing is done, and it must be done without guesses */
+} Outcome;
+
+/* Processes all changes and closes the log. */
+static Outcome
+process_all(Upload *upload)
+{
+    int64 head;
+
+    process(upload);
+    if (upload->request.atomic && !all_applied(upload))
+        return OUTCOME_REFUSED;
+    head = changelog_head(upload->log);
+    changelog_close(upload->log);
+    upload->scope.head = head;
+    return OUTCOME_DONE;
+}
+
+/*
+ * The same in a subtransaction, for what may have to be undone. The change log belongs to the
+ * transaction outside, so its resources must too.
+ */
+static Outcome
+process_undoably(Upload *upload)
 {
     MemoryContext context = CurrentMemoryContext;
     ResourceOwner owner = CurrentResourceOwner;
-    bool done;
+    volatile Outcome outcome;
 
     BeginInternalSubTransaction(NULL);
     MemoryContextSwitchTo(context);
     CurrentResourceOwner = owner;
-    process(upload);
-    done = all_applied(upload);
-    if (done)
+    PG_TRY();
+    {
+        outcome = process_all(upload);
+    }
+    PG_CATCH();
+    {
+        ErrorData *error;
+
+        MemoryContextSwitchTo(context);
+        error = CopyErrorData();
+        if (!upload->guesses || !is_wrong_guess(error))
+            PG_RE_THROW();
+        FlushErrorState();
+        outcome = OUTCOME_WRONG_GUESS;
+    }
+    PG_END_TRY();
+    if (outcome == OUTCOME_DONE)
         ReleaseCurrentSubTransaction();
     else
         RollbackAndReleaseCurrentSubTransaction();
     MemoryContextSwitchTo(context);
     CurrentResourceOwner = owner;
-    if (done)
-        return true;
+    if (outcome != OUTCOME_DONE)
+        changelog_abandon(upload->log);
+    return outcome;
+}
+
+/* Tells the changes of an atomic request that were applied that they are not. */
+static void
+refuse_applied(Upload *upload)
+{
     for (int i = 0; i < upload->nchanges; i++)
     {
         Change *change = &upload->changes[i];
@@ -216,7 +313,38 @@ process_atomic(Upload *upload)
         strlcpy(change->sqlstate, unpack_sql_state(ERRCODE_TRANSACTION_ROLLBACK),
                 sizeof(change->sqlstate));
     }
-    return false;
+}
+
+/* Makes of the request changes that nothing has been decided about. */
+static void
+begin_changes(Upload *upload)
+{
+    memset(upload->changes, 0, upload->nchanges * sizeof(Change));
+    for (int i = 0; i < upload->nchanges; i++)
+        upload->changes[i].request = &upload->request.changes[i];
+    upload->foreign = NIL;
+}
+
+/* Opens the log and processes all changes, guessing that what looks new is new. */
+static Outcome
+process_request(Upload *upload)
+{
+    bool any = false;
+    Outcome outcome;
+
+    upload->guesses = true;
+    for (int i = 0; i < upload->nchanges; i++)
+        any = any || looks_new(upload, &upload->changes[i]);
+    upload->guesses = any;
+    upload->log = changelog_open(&upload->scope, upload->source.source_no);
+    outcome = any || upload->request.atomic ? process_undoably(upload) : process_all(upload);
+    if (outcome != OUTCOME_WRONG_GUESS)
+        return outcome;
+    upload->guesses = false;
+    begin_changes(upload);
+    upload_resolve(upload);
+    upload->log = changelog_open(&upload->scope, upload->source.source_no);
+    return upload->request.atomic ? process_undoably(upload) : process_all(upload);
 }
 
 /* Answers every change of a request that has too many. */
@@ -236,7 +364,6 @@ static void
 run(Upload *upload)
 {
     int64 highest_id;
-    bool keep = true;
 
     upload_resolve(upload);
     scope_lock(scope_find_or_create(upload->user_id), &upload->scope);
@@ -246,17 +373,10 @@ run(Upload *upload)
 
     upload->context = CurrentMemoryContext;
     upload->owner = CurrentResourceOwner;
-    upload->log = changelog_open(&upload->scope, upload->source.source_no);
-    if (upload->request.atomic)
-        keep = process_atomic(upload);
-    else
-        process(upload);
-    if (keep)
+    if (process_request(upload) == OUTCOME_DONE)
     {
         ListCell *cell;
 
-        upload->scope.head = changelog_head(upload->log);
-        changelog_close(upload->log);
         foreach (cell, upload->foreign)
             capture_append(lfirst(cell));
         for (int i = 0; i < upload->nchanges; i++)
@@ -266,7 +386,7 @@ run(Upload *upload)
         }
     }
     else
-        changelog_abandon(upload->log);
+        refuse_applied(upload);
     PopActiveSnapshot();
 
     PushActiveSnapshot(GetTransactionSnapshot());
@@ -301,9 +421,8 @@ rowsync_upload(PG_FUNCTION_ARGS)
     request_parse(VARDATA_ANY(request), VARSIZE_ANY_EXHDR(request), &upload.request);
     upload.nchanges = upload.request.nchanges;
     upload.changes = MemoryContextAllocExtended(context, Max(upload.nchanges, 1) * sizeof(Change),
-                                                MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
-    for (int i = 0; i < upload.nchanges; i++)
-        upload.changes[i].request = &upload.request.changes[i];
+                                                MCXT_ALLOC_HUGE);
+    begin_changes(&upload);
 
     if (upload.nchanges > rowsync_max_changes)
     {

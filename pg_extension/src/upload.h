@@ -44,7 +44,8 @@ typedef struct Parent
 {
     SyncedTable *table;
     RowKey key;
-    RowState *row; /* NULL until its change is decided */
+    Datum *values; /* of the key */
+    RowState *row; /* NULL until its change is decided, and where the row stands in its table */
 } Parent;
 
 typedef struct Change
@@ -53,6 +54,7 @@ typedef struct Change
     SyncedTable *table;
     RowKey key;
     RowState *row;
+    bool guessed;         /* decided as if the row were new */
     struct Change *first; /* an earlier change of the request with the same id and content */
     struct Change *later; /* the next change of the same row */
     ChangeAction action;
@@ -99,6 +101,7 @@ typedef struct Upload
     ChangeLog *log;
     Change *changes;
     int nchanges;
+    bool guesses;          /* rows that look new are taken for new until row_meta says otherwise */
     List *foreign;         /* CaptureEvents of other scopes */
     List *unchecked;       /* UncheckedParents of the current attempt */
     MemoryContext context; /* of the whole upload */
@@ -113,20 +116,24 @@ void change_refuse(Change *change, InvalidReason reason, const char *message, co
 void change_refuse_error(Change *change, ErrorData *error);
 /* resolve.c */
 void upload_resolve(Upload *upload);
-bool change_add_parent(Change *change, SyncedTable *parent, const JsonValue *const *parts,
-                       const char *column);
 /* decide.c */
 void change_decide(Upload *upload, Change *change);
 uint32 change_content_crc(const Change *change);
 void change_answer_again(Upload *upload, Change *change, int64 seq);
 void change_answer_pruned(Upload *upload, Change *change);
-bool change_parents_there(Change *change);
-bool change_parent_there(const RowState *parent);
+/* parent.c */
+bool change_add_parent(Change *change, SyncedTable *parent, const JsonValue *const *parts,
+                       const char *column);
+void upload_find_parents(Upload *upload, Change **changes, int count);
+bool parent_is_there(Upload *upload, Parent *parent);
+bool change_parents_there(Upload *upload, Change *change);
 /* handover.c */
 bool upload_find_handovers(Upload *upload, Change **changes, int count);
 /* write.c */
 void upload_log_change(Upload *upload, Change *change);
 void upload_write_wave(Upload *upload, Change **changes, int count);
+/* upload.c */
+bool upload_settle_guesses(Upload *upload, Change **changes, int *count);
 /* answer.c */
 void upload_append_answer(StringInfo out, Upload *upload);
 

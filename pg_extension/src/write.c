@@ -253,7 +253,9 @@ note_parent(Upload *upload, SyncedTable *table, const SyncedReference *reference
         elog(ERROR, "could not read a key: %s", text.data);
     for (int i = 0; i < reference->nkeys; i++)
         parts[i] = &members[i].value;
-    if (!rowkey_from_values(unchecked->parent.table, parts, &unchecked->parent.key, &error))
+    unchecked->parent.values = palloc(reference->nkeys * sizeof(Datum));
+    if (!rowkey_from_values(unchecked->parent.table, parts, unchecked->parent.values,
+                            &unchecked->parent.key, &error))
         elog(ERROR, "could not read a key: %s", error);
     upload->unchecked = lappend(upload->unchecked, unchecked);
     MemoryContextSwitchTo(old);
@@ -299,7 +301,7 @@ check_references(Upload *upload)
         Parent *parent = &unchecked->parent;
 
         parent->row = changelog_row(upload->log, parent->table->table_id, parent->key);
-        if (!change_parent_there(parent->row))
+        if (!parent_is_there(upload, parent))
             missing = unchecked;
     }
     CurrentResourceOwner = owner;
@@ -633,7 +635,7 @@ write_members(Upload *upload, Change **changes, int count)
         change->status = STATUS_OPEN;
         /* From here on each is tried by itself. */
         change->unit = -1 - upload->dissolved++;
-        if (change_parents_there(change))
+        if (change_parents_there(upload, change))
         {
             if (attempt(upload, &changes[i], 1, &error))
                 progress = true;
@@ -662,7 +664,7 @@ write_unit(Upload *upload, Change **changes, int count)
     for (int i = 0; i < count; i++)
         changes[i]->status = STATUS_OPEN;
     for (int i = 0; i < count && there; i++)
-        there = change_parents_there(changes[i]);
+        there = change_parents_there(upload, changes[i]);
     if (there && attempt(upload, changes, count, &error))
         return true;
     if (count > 1)
@@ -727,7 +729,7 @@ write_in_pieces(Upload *upload, Change **changes, int count)
         while (last < count && last - first < piece)
             last += unit_length(changes, last, count);
         for (int i = first; i < last && there && last - first > 1; i++)
-            there = change_parents_there(changes[i]);
+            there = change_parents_there(upload, changes[i]);
         if (last - first > 1)
         {
             for (int i = first; i < last; i++)
@@ -777,21 +779,47 @@ write_in_pieces(Upload *upload, Change **changes, int count)
     }
 }
 
-/* Writes the open changes of a wave. */
+/* Whether the parents of all changes are there, and some of the changes are guessed to be new. */
+static bool
+can_guess(Upload *upload, Change **changes, int count)
+{
+    bool guessed = false;
+
+    for (int i = 0; i < count; i++)
+    {
+        for (int p = 0; p < changes[i]->nparents; p++)
+        {
+            if (!parent_is_there(upload, &changes[i]->parents[p]))
+                return false;
+        }
+        guessed = guessed || changes[i]->guessed;
+    }
+    return guessed;
+}
+
+/*
+ * Writes the open changes of a wave. Guesses hold in nearly all requests; what does not go well
+ * with them is looked at again without.
+ */
 void
 upload_write_wave(Upload *upload, Change **changes, int count)
 {
     ErrorData *error;
     int left = 0;
+    bool tried = can_guess(upload, changes, count);
 
     sort_wave(changes, count);
+    if (tried && attempt(upload, changes, count, &error))
+        return;
+    if (upload_settle_guesses(upload, changes, &count))
+        tried = false;
     /* Parents first, so that who misses a parent is known to its own children. */
     for (int i = 0; i < count; i++)
     {
-        if (change_parents_there(changes[i]))
+        if (change_parents_there(upload, changes[i]))
             changes[left++] = changes[i];
     }
-    if (left == 0 || attempt(upload, changes, left, &error))
+    if (left == 0 || (!tried && attempt(upload, changes, left, &error)))
         return;
     if (left == 1)
     {

@@ -1,0 +1,217 @@
+/*
+ * parent.c: the rows that a change refers to, which must live in its scope or come with it.
+ *
+ * The foreign key alone would be satisfied by a row of another scope, whose existence would so
+ * become known. What this upload knows of a row counts first. Any other row is looked up in its own
+ * table, by primary key and scope: the foreign key will look at the same place in a moment, whereas
+ * a look into row_meta would be one more. What is not found there, row_meta decides about.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/snapmgr.h"
+
+#include "upload.h"
+
+/* Notes the parent that parts, in the order of its key, name. No parent if one of them is null. */
+bool
+change_add_parent(Change *change, SyncedTable *parent, const JsonValue *const *parts,
+                  const char *column)
+{
+    Parent *added = &change->parents[change->nparents];
+    const char *error = NULL;
+
+    for (int i = 0; i < parent->nkeys; i++)
+    {
+        if (parts[i]->kind == JSON_NULL)
+            return true;
+    }
+    added->values = palloc(parent->nkeys * sizeof(Datum));
+    if (!rowkey_from_values(parent, parts, added->values, &added->key, &error))
+    {
+        change_refuse(change, REASON_BAD_PAYLOAD, error, column);
+        return false;
+    }
+    added->table = parent;
+    change->nparents++;
+    return true;
+}
+
+/* A table of parents, open for looking rows up by key. */
+typedef struct ParentTable
+{
+    SyncedTable *table;
+    Relation relation;
+    Relation index; /* NULL where the table is partitioned, as everything below */
+    IndexScanDesc scan;
+    TupleTableSlot *slot;
+} ParentTable;
+
+/* Opens a table of parents. */
+static ParentTable *
+open_parents(SyncedTable *table)
+{
+    ParentTable *parents = palloc0(sizeof(ParentTable));
+
+    parents->table = table;
+    parents->relation = table_open(table->relid, AccessShareLock);
+    if (parents->relation->rd_rel->relkind != RELKIND_RELATION)
+        return parents;
+    parents->index = index_open(table->key_index, AccessShareLock);
+    parents->slot = table_slot_create(parents->relation, NULL);
+    parents->scan =
+        index_beginscan(parents->relation, parents->index, GetActiveSnapshot(), table->nkeys, 0);
+    return parents;
+}
+
+/* Releases it. */
+static void
+close_parents(ParentTable *parents)
+{
+    if (parents->index != NULL)
+    {
+        index_endscan(parents->scan);
+        ExecDropSingleTupleTableSlot(parents->slot);
+        index_close(parents->index, NoLock);
+    }
+    table_close(parents->relation, NoLock);
+    pfree(parents);
+}
+
+/* Whether a parent stands in its table, in this scope. */
+static bool
+stands_in_table(ParentTable *parents, const Parent *parent, const char *scope)
+{
+    SyncedTable *table = parents->table;
+    ScanKeyData keys[INDEX_MAX_KEYS];
+    char *stored = NULL;
+    bool there;
+
+    for (int k = 0; k < table->nkeys; k++)
+        ScanKeyEntryInitialize(&keys[k], 0, k + 1, BTEqualStrategyNumber,
+                               parents->index->rd_opcintype[k], parents->index->rd_indcollation[k],
+                               table->key_equal_procs[k], parent->values[k]);
+    index_rescan(parents->scan, keys, table->nkeys, NULL, 0);
+    if (index_getnext_slot(parents->scan, ForwardScanDirection, parents->slot))
+        stored = registry_scope_of(table, parents->slot);
+    there = stored != NULL && strcmp(stored, scope) == 0;
+    if (stored != NULL)
+        pfree(stored);
+    return there;
+}
+
+/* The table among those open, opened if it is not there yet. */
+static ParentTable *
+find_table(List **open, SyncedTable *table)
+{
+    ParentTable *parents;
+    ListCell *cell;
+
+    foreach (cell, *open)
+    {
+        parents = lfirst(cell);
+        if (parents->table == table)
+            return parents;
+    }
+    parents = open_parents(table);
+    *open = lappend(*open, parents);
+    return parents;
+}
+
+/*
+ * Finds the rows that changes refer to: parent->row becomes what this upload knows of the row, or
+ * NULL where it stands in its table. One that comes with the wave may be a guess.
+ */
+void
+upload_find_parents(Upload *upload, Change **changes, int count)
+{
+    List *open = NIL;
+    ListCell *cell;
+
+    for (int i = 0; i < count; i++)
+    {
+        for (int p = 0; p < changes[i]->nparents; p++)
+        {
+            Parent *parent = &changes[i]->parents[p];
+            int32 table_id = parent->table->table_id;
+            ParentTable *parents;
+
+            CHECK_FOR_INTERRUPTS();
+            parent->row = changelog_peek(upload->log, table_id, parent->key);
+            if (parent->row != NULL)
+                continue;
+            parents = find_table(&open, parent->table);
+            if (parents->index == NULL || !stands_in_table(parents, parent, upload->user_id))
+                parent->row = changelog_row(upload->log, table_id, parent->key);
+        }
+    }
+    foreach (cell, open)
+        close_parents(lfirst(cell));
+    list_free(open);
+}
+
+/* Appends "schema.table:key" of a missing parent as a JSON string. */
+static void
+append_missing(StringInfo out, const Parent *parent)
+{
+    StringInfoData name;
+
+    initStringInfo(&name);
+    appendStringInfo(&name, "%s.%s:", parent->table->schema, parent->table->name);
+    rowkey_append_text(&name, parent->table, parent->key);
+    if (out->len > 1)
+        appendStringInfoChar(out, ',');
+    json_append_string(out, name.data, name.len);
+}
+
+/* Whether a row that a change refers to lives in this scope, or comes with the same wave. */
+bool
+parent_is_there(Upload *upload, Parent *parent)
+{
+    Change *coming;
+
+    /* A trigger may have touched it meanwhile. */
+    if (parent->row == NULL)
+        parent->row = changelog_peek(upload->log, parent->table->table_id, parent->key);
+    if (parent->row == NULL)
+        return true;
+    coming = parent->row->user;
+    return !parent->row->deleted ||
+           (coming != NULL && coming->status == STATUS_OPEN && coming->request->op != 'D');
+}
+
+/*
+ * Whether all rows that a change refers to are there. If not, the change is refused with what is
+ * missing; the caller may open it again.
+ */
+bool
+change_parents_there(Upload *upload, Change *change)
+{
+    StringInfoData missing;
+
+    missing.len = 0;
+    for (int i = 0; i < change->nparents; i++)
+    {
+        Parent *parent = &change->parents[i];
+
+        if (parent_is_there(upload, parent))
+            continue;
+        if (missing.len == 0)
+        {
+            initStringInfo(&missing);
+            appendStringInfoChar(&missing, '[');
+        }
+        append_missing(&missing, parent);
+    }
+    if (missing.len == 0)
+        return true;
+    appendStringInfoChar(&missing, ']');
+    change_refuse(change, REASON_FK_MISSING, "a row that this change refers to is not there yet",
+                  NULL);
+    change->missing = missing.data;
+    return false;
+}
