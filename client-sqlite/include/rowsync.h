@@ -209,6 +209,21 @@ extern "C"
     /* Is told what may interest a developer. */
     typedef void (*rowsync_log_callback)(void *context, const char *message);
 
+    /* The lists of rowsync_list(). */
+    typedef enum rowsync_list_kind
+    {
+        ROWSYNC_LIST_PENDING = 0,   /* edits that wait for upload */
+        ROWSYNC_LIST_CONFLICTS = 1, /* rows that wait for rowsync_resolve() */
+        ROWSYNC_LIST_REJECTED = 2   /* dead letters: changes that the server refused */
+    } rowsync_list_kind;
+
+    /*
+     * Is given one row of a list: `count` names and as many values in UTF-8, NULL for SQL's NULL.
+     * They belong to the library, for the time of the call. Returns non-zero to end the list.
+     */
+    typedef int (*rowsync_list_callback)(void *context, int count, const char *const *names,
+                                         const char *const *values);
+
     /* What an app may bring along. Everything may be zero; NULL instead of the struct likewise. */
     typedef struct rowsync_options
     {
@@ -323,8 +338,20 @@ extern "C"
     rowsync_code rowsync_get_state(rowsync *client, rowsync_state *state);
 
     /*
+     * Hands each row of a list to `callback`, in autocommit mode or in the app's transaction. The
+     * callback may read by the connection, and must not write or call the library. Columns:
+     * PENDING op, table_name, pk, base_version, payload; CONFLICTS table_name, pk, base_version,
+     * op, local_payload, server_version, server_deleted, server_payload (a payload is NULL on the
+     * side that deleted the row); REJECTED table_name, pk, op, reason, message, details (JSON),
+     * payload, rejected_at. `pk` is what rowsync_resolve(), rowsync_requeue() and
+     * rowsync_discard() take.
+     */
+    rowsync_code rowsync_list(rowsync *client, rowsync_list_kind which,
+                              rowsync_list_callback callback, void *context);
+
+    /*
      * Settles a conflict of a table whose policy is ROWSYNC_MANUAL: by ROWSYNC_SERVER_WINS,
-     * ROWSYNC_CLIENT_WINS or ROWSYNC_MERGE. `pk` as in the view _sync_conflicts.
+     * ROWSYNC_CLIENT_WINS or ROWSYNC_MERGE. `pk` as rowsync_list() has it.
      */
     rowsync_code rowsync_resolve(rowsync *client, const char *table, const char *pk,
                                  rowsync_policy how);

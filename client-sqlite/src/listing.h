@@ -4,19 +4,18 @@
 #ifndef ROWSYNC_LISTING_H
 #define ROWSYNC_LISTING_H
 
-typedef enum ListingKind
-{
-    LISTING_PENDING,   /* edits that wait for upload */
-    LISTING_CONFLICTS, /* rows that wait for rowsync_resolve() */
-    LISTING_REJECTED,  /* dead letters */
-    LISTINGS
-} ListingKind;
+#include "client.h"
+
+/* Columns of the widest list. */
+#define MOST_LISTED 8
+
+#define LISTINGS (ROWSYNC_LIST_REJECTED + 1)
 
 typedef struct Listing
 {
     const char *name;    /* of the table-valued function */
-    const char *columns; /* their names, by commas */
-    const char *sql;     /* a query that gives these columns */
+    const char *columns; /* the names of its columns, by commas */
+    const char *sql;     /* the query, with these names */
 } Listing;
 
 extern const Listing rs_listings[LISTINGS];

@@ -144,6 +144,17 @@ sql_token(sqlite3_context *context, int count, sqlite3_value **values)
         finish(context, client, rowsync_set_token(client, argument(count, values, 0)));
 }
 
+/* Returns a JSON text, which is freed. */
+static void
+result_json(sqlite3_context *context, Buffer *text)
+{
+    if (text->failed)
+        sqlite3_result_error_nomem(context);
+    else
+        sqlite3_result_text(context, text->data, (int)text->length, SQLITE_TRANSIENT);
+    buffer_free(text);
+}
+
 /* The report of a sync as JSON. */
 static void
 result_report(sqlite3_context *context, const rowsync_report *report)
@@ -158,11 +169,7 @@ result_report(sqlite3_context *context, const rowsync_report *report)
         (long long)report->uploaded, (long long)report->rounds, (long long)report->downloaded,
         (long long)report->pages, (long long)report->pending, (long long)report->conflicts,
         (long long)report->rejected, (long long)report->head, (long long)report->overwritten);
-    if (text.failed)
-        sqlite3_result_error_nomem(context);
-    else
-        sqlite3_result_text(context, text.data, (int)text.length, SQLITE_TRANSIENT);
-    buffer_free(&text);
+    result_json(context, &text);
 }
 
 /* rowsync_sync, rowsync_push, rowsync_pull, rowsync_hydrate: the optional argument is a batch size.
@@ -246,11 +253,7 @@ sql_status(sqlite3_context *context, int count, sqlite3_value **values)
                   "\"hydrated\":%s,\"tables\":%d}",
                   (long long)state.pending, (long long)state.conflicts, (long long)state.rejected,
                   (long long)state.head, state.hydrated ? "true" : "false", state.tables);
-    if (text.failed)
-        sqlite3_result_error_nomem(context);
-    else
-        sqlite3_result_text(context, text.data, (int)text.length, SQLITE_TRANSIENT);
-    buffer_free(&text);
+    result_json(context, &text);
     finish(context, client, ROWSYNC_OK);
 }
 
@@ -303,6 +306,34 @@ sql_verify(sqlite3_context *context, int count, sqlite3_value **values)
     finish(context, client, code == ROWSYNC_DIFFERENT ? ROWSYNC_OK : code);
 }
 
+/* rowsync_compare(): both sides' rows and digests as JSON, equal or not. */
+static void
+sql_compare(sqlite3_context *context, int count, sqlite3_value **values)
+{
+    rowsync *client = client_of(context);
+    rowsync_comparison both;
+    Buffer text = {0};
+    rowsync_code code;
+
+    (void)count;
+    (void)values;
+    if (client == NULL)
+        return;
+    code = rowsync_compare(client, NULL, &both);
+    if (code == ROWSYNC_OK || code == ROWSYNC_DIFFERENT)
+    {
+        buffer_printf(&text,
+                      "{\"equal\":%s,\"at\":%lld,\"rows_here\":%lld,\"rows_there\":%lld,"
+                      "\"digest_here\":\"%s\",\"digest_there\":\"%s\"}",
+                      code == ROWSYNC_OK ? "true" : "false", (long long)both.at,
+                      (long long)both.rows_here, (long long)both.rows_there, both.digest_here,
+                      both.digest_there);
+        result_json(context, &text);
+        code = ROWSYNC_OK;
+    }
+    finish(context, client, code);
+}
+
 /* Forgets the client with the connection. */
 static void
 release(void *slot)
@@ -332,7 +363,7 @@ sqlite3_rowsync_init(sqlite3 *db, char **message, const sqlite3_api_routines *ap
         {"rowsync_pull", sql_pull, 0, 1},       {"rowsync_hydrate", sql_hydrate, 0, 1},
         {"rowsync_status", sql_status, 0, 0},   {"rowsync_resolve", sql_resolve, 3, 3},
         {"rowsync_requeue", sql_requeue, 0, 2}, {"rowsync_discard", sql_discard, 0, 2},
-        {"rowsync_verify", sql_verify, 0, 1},
+        {"rowsync_verify", sql_verify, 0, 1},   {"rowsync_compare", sql_compare, 0, 0},
     };
     rowsync **slot;
     int result = SQLITE_OK;

@@ -53,6 +53,9 @@ def test_two_apps_sync_in_plain_sql(app, gateway):
     assert report(phone)["uploaded"] == 1
     assert report(tablet, "rowsync_pull")["head"] == 1
     assert tablet.execute("SELECT name FROM users").fetchall() == [("Ann",)]
+    both = json.loads(tablet.execute("SELECT rowsync_compare()").fetchone()[0])
+    assert both["equal"] and both["rows_here"] == both["rows_there"] == 1
+    assert both["digest_here"] == both["digest_there"]
 
 
 def test_failures_are_errors_with_what_to_do(app):

@@ -287,16 +287,15 @@ run_sync(Session *session)
  * empty.
  */
 static int
-show(Session *session, ListingKind kind, const char *sql, const char *none, int result)
+show(Session *session, rowsync_list_kind kind, const char *sql, const char *none, int result)
 {
-    const Listing *listing = &rs_listings[kind];
     rowsync_state state;
     int count;
     char *query;
 
     if (rowsync_get_state(session->client, &state) != ROWSYNC_OK)
         return failed(session);
-    query = sqlite3_mprintf("WITH list(%s) AS (%s)%s", listing->columns, listing->sql,
+    query = sqlite3_mprintf("WITH list AS (%s)%s", rs_listings[kind].sql,
                             session->arguments->json ? " SELECT * FROM list" : sql);
     if (query == NULL)
         return complain(session, "nomem", "Out of memory.", NULL);
@@ -316,7 +315,7 @@ show(Session *session, ListingKind kind, const char *sql, const char *none, int 
 static int
 run_diff(Session *session)
 {
-    return show(session, LISTING_PENDING,
+    return show(session, ROWSYNC_LIST_PENDING,
                 " SELECT op AS OP, table_name AS \"TABLE\", pk AS \"KEY\","
                 " base_version AS \"MADE ON\", payload AS \"ROW\" FROM list",
                 "nothing is pending", EXIT_DONE);
@@ -327,7 +326,7 @@ static int
 run_conflicts(Session *session)
 {
     return show(
-        session, LISTING_CONFLICTS,
+        session, ROWSYNC_LIST_CONFLICTS,
         ", cell AS (SELECT s.*, j.key AS name,"
         " (SELECT value FROM json_each(s.local_payload) l WHERE l.key = j.key) AS here,"
         " (SELECT value FROM json_each(s.server_payload) r WHERE r.key = j.key) AS there"
@@ -343,7 +342,7 @@ run_conflicts(Session *session)
 static int
 run_rejected(Session *session)
 {
-    return show(session, LISTING_REJECTED,
+    return show(session, ROWSYNC_LIST_REJECTED,
                 " SELECT table_name AS \"TABLE\", pk AS \"KEY\", op AS OP, reason AS REASON,"
                 " coalesce(json_extract(CASE WHEN json_valid(details) THEN details END,"
                 " '$.column'), '-') AS \"COLUMN\", message AS MESSAGE FROM list",
