@@ -338,8 +338,9 @@ typedef struct Exchange
     Buffer body;       /* of a 200 only where there is no stream */
     StreamSink stream; /* NULL: collect the body */
     void *stream_context;
-    bool begun;   /* the stream's taker has got something */
-    bool refused; /* the stream's taker broke off and has set the client's error */
+    bool begun;    /* the stream's taker has got something */
+    bool refused;  /* the stream's taker broke off and has set the client's error */
+    bool too_long; /* the body was, and is not there to its end */
     rowsync_response response;
 } Exchange;
 rowsync_code rs_request(rowsync *client, const char *method, const char *path, const Buffer *body,

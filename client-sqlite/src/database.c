@@ -169,6 +169,21 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
     [SQL_REJECTED_DROP] = "DELETE FROM _sync_rejected WHERE " ROW_KEY,
 };
 
+/* Keeps words for people. They may quote a server: nothing stays that a terminal would obey. */
+static void
+put_words(Buffer *out, const char *words)
+{
+    char *text;
+
+    buffer_clear(out);
+    buffer_text(out, words);
+    for (text = out->data; !out->failed && *text != '\0'; text++)
+        if ((unsigned char)*text < ' ' || *text == 0x7F)
+            *text = ' ';
+        else if ((unsigned char)text[0] == 0xC2 && ((unsigned char)text[1] & 0xE0) == 0x80)
+            text[0] = text[1] = ' ';
+}
+
 /* Remembers a failure. The message is one sentence of fact, the hint says what to do. */
 rowsync_code
 rs_fail(rowsync *client, rowsync_code code, const char *hint, const char *format, ...)
@@ -179,10 +194,8 @@ rs_fail(rowsync *client, rowsync_code code, const char *hint, const char *format
     va_start(arguments, format);
     vsnprintf(text, sizeof(text), format, arguments);
     va_end(arguments);
-    buffer_clear(&client->message);
-    buffer_text(&client->message, text);
-    buffer_clear(&client->hint);
-    buffer_text(&client->hint, hint);
+    put_words(&client->message, text);
+    put_words(&client->hint, hint);
     if (client->message.failed || client->hint.failed)
         return rs_nomem(client);
     client->code = code;

@@ -23,7 +23,7 @@ typedef struct Page
 
 /* Reads the frame of a page and checks that it leads on. */
 static rowsync_code
-read_page(rowsync *client, const Exchange *answer, int64_t after, Page *page)
+read_page(rowsync *client, const Exchange *answer, int64_t after, int64_t until, Page *page)
 {
     static const char *const names[] = {"changes", "has_more", "next_after", "window_until",
                                         "epoch"};
@@ -34,7 +34,8 @@ read_page(rowsync *client, const Exchange *answer, int64_t after, Page *page)
         fields[0].data == NULL || fields[0].data[0] != '[' ||
         !scan_boolean(fields[1], &page->has_more) || !scan_int64(fields[2], &page->next_after) ||
         !scan_int64(fields[3], &page->window_until) || page->next_after < after ||
-        (page->has_more && page->next_after == after))
+        (page->has_more && page->next_after == after) || page->window_until < page->next_after ||
+        (until > 0 && page->window_until > until))
         return rs_fail(client, ROWSYNC_PROTOCOL, "Is the URL that of a rowsync gateway?",
                        "The answer to a download after %lld is no page of changes.",
                        (long long)after);
@@ -167,8 +168,9 @@ fetch(rowsync *client, const rowsync_sync_options *options, int64_t after, int64
     if (code == ROWSYNC_OK && answer->status != 200)
         return rs_fail(client, ROWSYNC_PROTOCOL, "Is the URL that of a rowsync gateway?",
                        "The server answered %ld to a download.", answer->status);
-    if (code != ROWSYNC_OK || (code = read_page(client, answer, after, page)) != ROWSYNC_OK ||
-        page->epoch == 0 || client->epoch == 0 || page->epoch == client->epoch)
+    if (code != ROWSYNC_OK ||
+        (code = read_page(client, answer, after, until, page)) != ROWSYNC_OK || page->epoch == 0 ||
+        client->epoch == 0 || page->epoch == client->epoch)
         return code;
     client->new_epoch = page->epoch;
     return rs_fail(client, ROWSYNC_PRUNED, "Hydrate the database from a snapshot.",

@@ -380,7 +380,8 @@ remove_unseen(const Hydration *hydration, const Snapshot *snapshot)
         sqlite3_bind_int64(statement, 1, table->id);
         while (code == ROWSYNC_OK && rs_row(client, statement))
         {
-            RowState gone = {sqlite3_column_int64(statement, 2) + 1, true, {0}};
+            int64_t version = sqlite3_column_int64(statement, 2);
+            RowState gone = {version < INT64_MAX ? version + 1 : version, true, {0}};
 
             if ((code = key_column(client, statement, 1, &key)) != ROWSYNC_OK)
                 break;

@@ -16,6 +16,8 @@
 
 /* Answers larger than this are refused: a download page has its own, smaller limits. */
 #define MAX_RESPONSE (256u << 20)
+/* So are refusals that say more than this. */
+#define MAX_PROBLEM (64u << 10)
 
 /* Seconds that a server may make a call wait; one that asks for more is left alone till the next.
  */
@@ -188,8 +190,11 @@ collect(void *context, const void *data, size_t length)
         out->refused = out->stream(out->stream_context, data, length) != 0;
         return out->refused;
     }
-    buffer_append(&out->body, data, length);
-    return out->body.failed;
+    out->too_long =
+        length > (out->response.status == 200 ? MAX_RESPONSE : MAX_PROBLEM) - out->body.length;
+    if (!out->too_long)
+        buffer_append(&out->body, data, length);
+    return out->too_long || out->body.failed;
 }
 
 /* zlib's memory comes from the app's allocator too. */
@@ -408,7 +413,7 @@ rs_request(rowsync *client, const char *method, const char *path, const Buffer *
             break;
         }
         buffer_clear(&out->body);
-        out->begun = out->refused = false;
+        out->begun = out->refused = out->too_long = false;
         *response = (rowsync_response){0, -1, ""};
         code = client->transport.perform(client->transport.context, &request, collect, out,
                                          response, &client->cancelled);
@@ -418,6 +423,10 @@ rs_request(rowsync *client, const char *method, const char *path, const Buffer *
             code = client->code;
         else if (code == ROWSYNC_NOMEM || out->body.failed)
             code = rs_nomem(client);
+        else if (out->too_long)
+            code = rs_fail(client, ROWSYNC_PROTOCOL, "Is the URL that of a rowsync gateway?",
+                           "The server's answer (status %ld) is longer than any of rowsync.",
+                           out->status);
         else if (code == ROWSYNC_CANCELLED || rowsync_cancelled(&client->cancelled))
         {
             rowsync_cancel(client); /* also where the transport alone says so */
