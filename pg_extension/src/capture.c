@@ -30,6 +30,7 @@
 #include "changelog.h"
 #include "compat.h"
 #include "errors.h"
+#include "partition.h"
 
 PG_FUNCTION_INFO_V1(rowsync_capture);
 PG_FUNCTION_INFO_V1(rowsync_capture_truncate);
@@ -212,8 +213,20 @@ capture_existing(SyncedTable *table, TupleTableSlot *row)
         capture_row(table, 'I', scope, rowkey_from_slot(table, row), FirstCommandId, row);
 }
 
-/* Captures a row that TRUNCATE is about to remove. */
-static void
+/* Captures a row that has come with its partition. */
+void
+capture_attached(SyncedTable *table, TupleTableSlot *row)
+{
+    char *scope = registry_scope_of(table, row);
+
+    check_scope(table, scope);
+    if (scope != NULL)
+        capture_row(table, 'I', scope, rowkey_from_slot(table, row), GetCurrentCommandId(false),
+                    row);
+}
+
+/* Captures a row that TRUNCATE is about to remove, or that has gone with its partition. */
+void
 capture_removed(SyncedTable *table, TupleTableSlot *row)
 {
     char *scope = registry_scope_of(table, row);
@@ -224,58 +237,75 @@ capture_removed(SyncedTable *table, TupleTableSlot *row)
 }
 
 /*
- * Calls function for each row of a table, partitions included, each in a memory context of its own.
- * The caller has locked out other writers: every row that they have committed counts, whatever this
+ * Calls function for each row of a table or partition, in a memory context of its own. The caller
+ * has locked out other writers: every row that they have committed counts, whatever this
  * transaction's snapshot sees.
  */
 void
-capture_scan(SyncedTable *table, void (*function)(SyncedTable *table, TupleTableSlot *row))
+capture_scan_relation(SyncedTable *table, Oid relid, CaptureRow function)
 {
-    List *relids = find_all_inheritors(table->relid, AccessShareLock, NULL);
+    Relation relation = table_open(relid, AccessShareLock);
     MemoryContext row_context =
         AllocSetContextCreate(CurrentMemoryContext, "rowsync row", ALLOCSET_DEFAULT_SIZES);
-    ListCell *cell;
 
     PushActiveSnapshot(GetLatestSnapshot());
-    foreach (cell, relids)
+    if (relation->rd_rel->relkind == RELKIND_RELATION)
     {
-        Relation relation = table_open(lfirst_oid(cell), NoLock);
+        TupleTableSlot *slot = table_slot_create(relation, NULL);
+        TableScanDesc scan = table_beginscan(relation, GetActiveSnapshot(), 0, NULL);
 
-        if (relation->rd_rel->relkind == RELKIND_RELATION)
+        while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
         {
-            TupleTableSlot *slot = table_slot_create(relation, NULL);
-            TableScanDesc scan = table_beginscan(relation, GetActiveSnapshot(), 0, NULL);
+            MemoryContext old = MemoryContextSwitchTo(row_context);
 
-            while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
-            {
-                MemoryContext old = MemoryContextSwitchTo(row_context);
-
-                CHECK_FOR_INTERRUPTS();
-                function(table, root_row(table, relation, slot));
-                MemoryContextSwitchTo(old);
-                MemoryContextReset(row_context);
-            }
-            table_endscan(scan);
-            ExecDropSingleTupleTableSlot(slot);
+            CHECK_FOR_INTERRUPTS();
+            function(table, root_row(table, relation, slot));
+            MemoryContextSwitchTo(old);
+            MemoryContextReset(row_context);
         }
-        table_close(relation, NoLock);
+        table_endscan(scan);
+        ExecDropSingleTupleTableSlot(slot);
     }
     PopActiveSnapshot();
     MemoryContextDelete(row_context);
+    table_close(relation, NoLock);
+}
+
+/* The same for a table with all its partitions. */
+void
+capture_scan(SyncedTable *table, CaptureRow function)
+{
+    List *relids = find_all_inheritors(table->relid, AccessShareLock, NULL);
+    ListCell *cell;
+
+    foreach (cell, relids)
+        capture_scan_relation(table, lfirst_oid(cell), function);
     list_free(relids);
 }
 
-/* Statement trigger, BEFORE TRUNCATE: captures the deletion of every row. */
+/*
+ * Statement trigger, BEFORE TRUNCATE: captures the deletion of every row. Partitions have the
+ * trigger too; a partitioned table answers for those alone that nobody has given it.
+ */
 Datum
 rowsync_capture_truncate(PG_FUNCTION_ARGS)
 {
     TriggerData *trigger = (TriggerData *)fcinfo->context;
+    SyncedTable *table;
+    ListCell *cell;
 
     if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_BEFORE(trigger->tg_event) ||
         !TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
         ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
                         errmsg("rowsync._capture_truncate must be a trigger BEFORE TRUNCATE")));
-    capture_scan(triggered_table(trigger), capture_removed);
+    table = triggered_table(trigger);
+    if (trigger->tg_relation->rd_rel->relkind == RELKIND_RELATION)
+        capture_scan_relation(table, RelationGetRelid(trigger->tg_relation), capture_removed);
+    else
+    {
+        foreach (cell, partition_unknown(table))
+            capture_scan_relation(table, lfirst_oid(cell), capture_removed);
+    }
     return PointerGetDatum(NULL);
 }
 

@@ -17,9 +17,15 @@
 typedef void (*CaptureObserver)(void *arg, SyncedTable *table, const char *scope, RowKey key,
                                 TupleTableSlot *old, TupleTableSlot *new);
 
+/* What capture_scan calls for each row. */
+typedef void (*CaptureRow)(SyncedTable *table, TupleTableSlot *row);
+
 void capture_init(void);
 void capture_set_observer(CaptureObserver observer, void *arg);
-void capture_scan(SyncedTable *table, void (*function)(SyncedTable *table, TupleTableSlot *row));
+void capture_scan(SyncedTable *table, CaptureRow function);
+void capture_scan_relation(SyncedTable *table, Oid relid, CaptureRow function);
+void capture_attached(SyncedTable *table, TupleTableSlot *row);
+void capture_removed(SyncedTable *table, TupleTableSlot *row);
 void capture_existing(SyncedTable *table, TupleTableSlot *row);
 void capture_flush(void);
 

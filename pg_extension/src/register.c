@@ -43,6 +43,7 @@
 #include "compat.h"
 #include "components.h"
 #include "errors.h"
+#include "partition.h"
 #include "guc.h"
 #include "payload.h"
 #include "registry.h"
@@ -540,6 +541,7 @@ rowsync_register_table(PG_FUNCTION_ARGS)
     table_id = add_line(relid, scope_column, scope_added);
     announce();
     (void)write_tables(InvalidOid);
+    partition_adopt(registry_find_relid(relid), true);
     rows_without_scope = 0;
     capture_scan(registry_find_relid(relid), backfill);
     give_notice(registry_find_relid(relid));
@@ -608,12 +610,16 @@ rowsync_unregister_table(PG_FUNCTION_ARGS)
     Relation relation = relation_open(relid, ShareRowExclusiveLock);
     const char *name = quote_qualified_identifier(
         get_namespace_name(RelationGetNamespace(relation)), RelationGetRelationName(relation));
+    SyncedTable *table;
 
     if (!rowsync_owns_relation(relid))
         aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, RelationGetRelationName(relation));
     relation_close(relation, NoLock);
     /* What this transaction wrote to it before still counts. */
     capture_flush();
+    table = registry_find_relid(relid);
+    if (table != NULL)
+        partition_forget(table);
     if (!remove_line(relid))
         ereport(ERROR, (errcode(ROWSYNC_TABLE_NOT_REGISTERED), errmsg("%s is not registered", name),
                         errhint("SELECT relid FROM rowsync.synced_table shows what is.")));
@@ -649,6 +655,8 @@ rowsync_follow_table(PG_FUNCTION_ARGS)
         capture_flush();
         capture_scan(registry_find_relid(relid), capture_if_changed);
     }
+    partition_release(registry_find_relid(relid));
+    partition_adopt(registry_find_relid(relid), false);
     PG_RETURN_VOID();
 }
 
