@@ -160,8 +160,8 @@ move_notes(rowsync *client, const Table *table, const Key *from, const Key *to)
         "UPDATE OR REPLACE _sync_version SET pk = ?3 WHERE table_id = ?1 AND pk = ?2",
         "UPDATE OR REPLACE _sync_dirty SET pk = ?3 WHERE table_id = ?1 AND pk = ?2",
         "UPDATE OR REPLACE _sync_held SET pk = ?3, pk_text = ?4 WHERE table_id = ?1 AND pk = ?2",
-        "UPDATE OR REPLACE _sync_rejected SET pk = ?3, pk_text = ?4 WHERE table_id = ?1 AND"
-        " pk = ?2"};
+        ("UPDATE OR REPLACE _sync_rejected SET pk = ?3, pk_text = ?4 WHERE table_id = ?1 AND"
+         " pk = ?2")};
     Buffer text = {0};
     size_t i;
 
