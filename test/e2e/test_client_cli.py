@@ -123,8 +123,13 @@ def test_a_terminal_gets_colours_and_a_pipe_does_not(device):
 def test_what_waits_for_a_parent_is_named(device):
     phone = device("ann", "phone")
     phone.app.execute("PRAGMA foreign_keys = OFF")
-    phone.rows("INSERT INTO posts VALUES (?, ?, 'early', '', 1, 1)", (str(uuid.uuid4()), ANN))
-    assert f"waiting:\n  posts: the server has no business.users:{ANN}\n" in said(phone, "sync")
+    key = str(uuid.uuid4())
+    phone.rows("INSERT INTO posts VALUES (?, ?, 'early', '', 1, 1)", (key, ANN))
+    shown = said(phone, "sync", code=3)
+    assert "1 pending" in shown
+    assert f"posts {key}: the server has no business.users:{ANN} yet (fk_missing)\n" in shown
+    add_user(phone)
+    assert "2 uploaded" in said(phone, "sync")
 
 
 def test_a_conflict_shows_both_sides(device):

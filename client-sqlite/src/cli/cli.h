@@ -57,7 +57,6 @@ typedef struct Session
     char *heard;            /* an answer as far as it is looked into; owned */
     size_t heard_length;
     char problem[64]; /* the code in the last problem answer, or "" */
-    json_t *missing;  /* change id -> what the server lacks for it; owned, may be NULL */
     int retrying;     /* the user was told that requests are sent again */
 } Session;
 

@@ -286,7 +286,10 @@ print_refusals(const Session *session, int64_t rejected)
         "SELECT t.table_name || ' ' || r.pk_text ||"
         " CASE WHEN json_valid(r.details) AND json_extract(r.details, '$.column') IS NOT NULL"
         " THEN ', column ' || json_extract(r.details, '$.column') ELSE '' END ||"
-        " ': ' || coalesce(r.message, '') || ' (' || r.reason || ')'"
+        " ': ' || coalesce(CASE WHEN r.reason = 'fk_missing' AND json_valid(r.details) THEN"
+        " 'the server has no ' || (SELECT group_concat(value, ', ')"
+        " FROM json_each(r.details, '$.missing')) || ' yet' END, r.message, '') ||"
+        " ' (' || r.reason || ')'"
         " FROM _sync_rejected r JOIN _sync_table t USING (table_id)"
         " ORDER BY r.rejected_at DESC, r.change_id LIMIT 3";
     sqlite3_stmt *statement = NULL;
@@ -305,31 +308,6 @@ print_refusals(const Session *session, int64_t rejected)
         printf("  and %lld more\n", (long long)(rejected - shown));
     printf("See `rowsync rejected %s`; then edit the row, or `rowsync requeue` or `discard` it.\n",
            session->arguments->file);
-}
-
-/* The first few changes that wait for a row which the server does not have. */
-static void
-print_waiting(const Session *session)
-{
-    sqlite3_stmt *statement = NULL;
-    const char *id;
-    json_t *missing;
-    int shown = 0;
-
-    if (sqlite3_prepare_v2(session->db,
-                           "SELECT t.table_name FROM _sync_dirty d JOIN _sync_table t"
-                           " USING (table_id) WHERE d.change_id = ?1",
-                           -1, &statement, NULL) != SQLITE_OK)
-        return;
-    json_object_foreach(session->missing, id, missing)
-    {
-        sqlite3_bind_text(statement, 1, id, -1, SQLITE_STATIC);
-        if (shown < 3 && sqlite3_step(statement) == SQLITE_ROW && json_is_string(missing))
-            printf("%s  %s: the server has no %s\n", shown++ == 0 ? "waiting:\n" : "",
-                   cell(statement, 0), json_string_value(missing));
-        sqlite3_reset(statement);
-    }
-    sqlite3_finalize(statement);
 }
 
 /* What a sync came to, and what is left to do. */
@@ -356,8 +334,6 @@ print_report(const Session *session, const rowsync_report *report)
     if (report->overwritten > 0)
         printf("%lld edit%s lost to the server: kept in the table _sync_overwritten\n",
                (long long)report->overwritten, plural(report->overwritten));
-    if (report->pending > 0 && session->missing != NULL)
-        print_waiting(session);
     if (report->rejected > 0)
         print_refusals(session, report->rejected);
     if (report->conflicts > 0)

@@ -2,7 +2,7 @@
  * session.c - the file, the token and the line to the server of one command.
  *
  * The library's own transport works behind one that listens in: it tells the user when requests are
- * sent again, and remembers what the answers say of their reasons.
+ * sent again, and remembers the codes of problems.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -144,34 +144,19 @@ hear(void *context, const void *data, size_t length)
     return ear->sink(ear->context, data, length);
 }
 
-/* Remembers the code of a problem, and what rows an upload was refused for the lack of. */
+/* Remembers the code of a problem. */
 static void
 learn(Session *session, long status)
 {
-    json_t *answer, *one, *missing;
-    char id[32];
-    size_t i;
+    json_t *answer;
 
     *session->problem = '\0';
-    if (session->heard_length == 0 ||
-        (status == 200 && strstr(session->heard, "\"fk_missing\"") == NULL) ||
+    if (status == 200 || session->heard_length == 0 ||
         (answer = json_loads(session->heard, 0, NULL)) == NULL)
         return;
-    if (status != 200 && json_is_string(json_object_get(answer, "code")))
+    if (json_is_string(json_object_get(answer, "code")))
         snprintf(session->problem, sizeof(session->problem), "%s",
                  json_string_value(json_object_get(answer, "code")));
-    json_array_foreach(json_object_get(answer, "statuses"), i, one)
-    {
-        missing =
-            json_object_get(json_object_get(json_object_get(one, "invalid"), "details"), "missing");
-        if (missing == NULL)
-            continue;
-        if (session->missing == NULL)
-            session->missing = json_object();
-        snprintf(id, sizeof(id), "%lld",
-                 (long long)json_integer_value(json_object_get(one, "source_change_id")));
-        json_object_set(session->missing, id, json_array_get(missing, 0));
-    }
     json_decref(answer);
 }
 
@@ -251,7 +236,6 @@ session_close(Session *session)
     if (session->wire.close != NULL)
         session->wire.close(session->wire.context);
     sqlite3_close(session->db);
-    json_decref(session->missing);
     free(session->heard);
     free(session->token);
 }
