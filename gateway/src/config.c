@@ -335,6 +335,10 @@ check_whole(const struct config *config, char *error, size_t error_size)
     if ((config->tls_certificate == NULL) != (config->tls_key == NULL))
         return refuse(error, error_size,
                       "tls_certificate and tls_key belong together: one of them is not set");
+    if (config->http2 && config->tls_certificate == NULL)
+        return refuse(
+            error, error_size,
+            "http2 needs tls_certificate and tls_key: it is offered in TLS handshakes only");
     if (config->roles != NULL && config->role_claim == NULL)
         return refuse(error, error_size,
                       "roles without role_claim means nothing: say in which claim the role stands");

@@ -26,6 +26,9 @@ struct request
     void (*departed)(struct request *request); /* handler's, when the client goes; may be NULL */
     void *subject;                             /* handler's own */
     uint64_t began;                            /* µs */
+    bool sending;              /* h2o has bytes of the answer, or its end, to send */
+    uint64_t moved;            /* bytes sent when the client last took enough of them (HTTP/2) */
+    uint64_t moved_at;         /* ms of the loop's clock: when that was; 0: not yet looked at */
     uint64_t ended;            /* µs when the database was done; 0: was not asked */
     enum problem_code problem; /* answered with; PROBLEM_COUNT: none */
 };

@@ -2,6 +2,7 @@
  * router.c: which request goes to which handler, and what is checked before.
  */
 #include "cors.h"
+#include "http2.h"
 #include "limiter.h"
 #include "log.h"
 #include "router.h"
@@ -152,6 +153,24 @@ authenticate(struct request *request, struct problem *problem)
     return read_source(request, problem) && within_rate(request, problem);
 }
 
+/* The size of an HTTP/2 head once it is unpacked, counted as RFC 9113, 6.5.2 has it. */
+static size_t
+unpacked_size(const h2o_req_t *req)
+{
+    size_t size = req->input.path.len;
+
+    for (size_t i = 0; i < req->headers.size; i++)
+        size += req->headers.entries[i].name->len + req->headers.entries[i].value.len + 32;
+    return size;
+}
+
+static bool
+refuse_head(size_t limit, struct problem *problem)
+{
+    return problem_set(problem, PROBLEM_HEADER_TOO_LARGE,
+                       "The request's head is larger than %zu bytes.", limit);
+}
+
 /*
  * Looks at the bytes of an HTTP/1 head for what h2o lets pass: framing that a proxy before us may
  * have read differently, and sheer size. Such a connection is not used again.
@@ -164,7 +183,7 @@ check_head(struct request *request, size_t limit, struct problem *problem)
     struct wire_head head;
 
     if (version >= 0x200)
-        return true;
+        return unpacked_size(request->req) <= limit || refuse_head(limit, problem);
     wire_scan(input->bytes, input->size, &head);
     /* HTTP/1.0 knows neither Host nor Transfer-Encoding (RFC 9112, 3.2 and 6.1). */
     if (head.size <= limit && head.lengths + head.encodings <= 1 && !head.folded &&
@@ -173,8 +192,7 @@ check_head(struct request *request, size_t limit, struct problem *problem)
     request->req->http1_is_persistent = 0;
     connection_linger(request->connection);
     if (head.size > limit)
-        return problem_set(problem, PROBLEM_HEADER_TOO_LARGE,
-                           "The request's head is larger than %zu bytes.", limit);
+        return refuse_head(limit, problem);
     if (head.folded)
         return problem_set(problem, PROBLEM_INVALID_REQUEST,
                            "The request's head has a folded header line.");
@@ -192,10 +210,13 @@ static int
 on_request(h2o_handler_t *self, h2o_req_t *req)
 {
     struct router *router = (struct router *)self;
-    struct request *request =
-        request_begin(req, H2O_STRUCT_FROM_MEMBER(struct loop, http, req->conn->ctx));
+    struct request *request;
     struct problem problem;
 
+    /* Its connection ends as soon as h2o has worked through what it has read. */
+    if (!http2_admits(connection_of(req)))
+        return 0;
+    request = request_begin(req, H2O_STRUCT_FROM_MEMBER(struct loop, http, req->conn->ctx));
     request->route = find_route(req);
     cors_answer(request);
     if (!check_head(request, router->header_limit, &problem))
@@ -218,7 +239,8 @@ on_request(h2o_handler_t *self, h2o_req_t *req)
         request_fail(request, &problem);
     else
     {
-        connection_watch(request->connection);
+        if (request->connection->http2 == NULL)
+            connection_watch(request->connection);
         request->route->handle(request);
     }
     return 0;
@@ -288,7 +310,7 @@ on_refusal(h2o_filter_t *self, h2o_req_t *req, h2o_ostream_t **slot)
     h2o_set_header(&req->pool, &req->res.headers, H2O_TOKEN_CONTENT_TYPE,
                    H2O_STRLIT("application/problem+json"), 1);
     /* The rest of the body may still be coming. */
-    if (!req->http1_is_persistent)
+    if (!req->http1_is_persistent && request->connection->http2 == NULL)
         connection_linger(request->connection);
     h2o_setup_next_ostream(req, &refusal->super.next);
 }

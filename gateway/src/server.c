@@ -9,6 +9,7 @@
  */
 #include "server.h"
 #include "early.h"
+#include "http2.h"
 #include "limiter.h"
 #include "listener.h"
 #include "log.h"
@@ -18,6 +19,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <h2o/http1.h>
 #include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
@@ -172,14 +174,38 @@ on_connection_closed(void *subject)
     struct connection *connection = subject;
     struct loop *loop = connection->loop;
 
+    if (loop->reading == connection)
+        loop->reading = NULL;
     h2o_linklist_unlink(&connection->link);
     loop->connection_count--;
     if (connection->linger != -1)
         start_lingering(loop, connection->linger);
+    http2_free(connection);
     free(connection->refusal);
     free(connection);
     if (!loop->draining && !is_full(loop))
         set_accepting(loop, true);
+}
+
+/* Client and server have agreed on keys and on a protocol, or failed to. */
+static void
+on_handshake(h2o_socket_t *socket, const char *error)
+{
+    struct connection *connection = socket->on_close.data;
+    struct loop *loop = connection->loop;
+    h2o_iovec_t protocol;
+
+    if (error != NULL)
+    {
+        h2o_socket_close(socket);
+        return;
+    }
+    connection->shaking = false;
+    protocol = h2o_socket_ssl_get_selected_protocol(socket);
+    if (h2o_memis(protocol.base, protocol.len, H2O_STRLIT("h2")))
+        http2_begin(connection);
+    else
+        h2o_http1_accept(&loop->accept, socket, *h2o_get_timestamp(&loop->http, NULL, NULL));
 }
 
 /* Takes one connection into the books and hands it to h2o. */
@@ -196,7 +222,11 @@ begin_connection(struct loop *loop, h2o_socket_t *socket)
     metrics_add(&loop->metrics.accepted, 1);
     socket->on_close.cb = on_connection_closed;
     socket->on_close.data = connection;
-    h2o_accept(&loop->accept, socket);
+    connection->shaking = loop->accept.ssl_ctx != NULL;
+    if (connection->shaking)
+        h2o_socket_ssl_handshake(socket, loop->accept.ssl_ctx, NULL, on_handshake);
+    else
+        h2o_http1_accept(&loop->accept, socket, *h2o_get_timestamp(&loop->http, NULL, NULL));
 }
 
 static void
@@ -321,9 +351,12 @@ phase_of(struct connection *connection)
     size_t limit = (size_t)connection->loop->config->header_limit;
     struct wire_head head;
 
+    if (connection->shaking)
+        return PHASE_HEAD;
     if (!h2o_linklist_is_empty(&connection->requests))
         return PHASE_ANSWER;
-    if (input->size == 0)
+    /* Of HTTP/2, h2o takes all that comes at once; http2.c looks after it. */
+    if (connection->http2 != NULL || input->size == 0)
         return PHASE_IDLE;
     wire_scan(input->bytes, input->size < limit ? input->size : limit, &head);
     return head.complete || input->size >= limit ? PHASE_BODY : PHASE_HEAD;
@@ -403,11 +436,12 @@ on_sweep(h2o_timeout_entry_t *entry)
     {
         struct connection *connection = H2O_STRUCT_FROM_MEMBER(struct connection, link, link);
         size_t size = connection->socket->input->size;
+        bool late = connection->http2 != NULL && http2_expired(connection, now, &size);
         /* The oldest stay: they come first. One body alone is always taken. */
         bool crowded = received != 0 && loop->held + received + size > most;
 
         received += size;
-        if (expired(connection, now))
+        if (expired(connection, now) || late || (crowded && connection->http2 != NULL && size != 0))
             shutdown(h2o_socket_get_fd(connection->socket), SHUT_RDWR);
         else if (connection->phase == PHASE_BODY && (size > EARLY_SIZE || crowded))
             early_check(connection, crowded);
@@ -445,7 +479,7 @@ begin_drain(struct loop *loop, void *unused)
     loop->listener = NULL;
     loop->draining = true;
     loop->drain_until = h2o_now(loop->http.loop) + (uint64_t)loop->config->drain_timeout;
-    loop->http.shutdown_requested = 1;
+    h2o_context_request_shutdown(&loop->http);
     watch_drain(loop->watch);
 }
 
@@ -557,6 +591,8 @@ close_loop(struct loop *loop)
     watch_free(loop->watch);
     h2o_multithread_unregister_receiver(loop->http.queue, &loop->inbox);
     h2o_timeout_dispose(loop->http.loop, &loop->sweep_interval);
+    /* The second step of h2o's farewell to HTTP/2 clients; all of them have gone. */
+    h2o_timeout_unlink(&loop->http.http2._graceful_shutdown_timeout);
     h2o_context_dispose(&loop->http);
 }
 
@@ -666,8 +702,8 @@ server_create(const struct config *config, struct jwt_keys *keys, SSL_CTX *tls,
     /* The sweep keeps the real times; this is what h2o may not fall below. */
     server->global.http1.req_timeout =
         (uint64_t)(config->header_timeout + config->body_timeout + config->idle_timeout) + 5000;
-    server->global.handshake_timeout = (uint64_t)config->header_timeout;
     server->global.http1.upgrade_to_http2 = 0;
+    server->global.http2.idle_timeout = (uint64_t)config->idle_timeout;
     configure(&server->global, config);
     for (unsigned i = 0; i < count; i++)
         create_loop(server, i);

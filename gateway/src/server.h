@@ -40,6 +40,7 @@ struct loop
     int descriptor;             /* the listener's, until the thread takes it; -1 then */
     h2o_socket_t *listener;     /* NULL once draining */
     h2o_linklist_t connections; /* struct connection */
+    struct connection *reading; /* whose HTTP/2 frames h2o is working through; NULL: none */
     size_t connection_count;
     size_t connection_limit;
     bool accepting;
@@ -81,6 +82,8 @@ struct connection
     bool watched;         /* in the loop's departures */
     bool metered;         /* `moved` is what it was at `since` */
     bool admitted;        /* the token of the body that is coming is good */
+    bool shaking;         /* hands, for TLS */
+    struct http2 *http2;  /* http2.c's; NULL: HTTP/1 */
     h2o_socket_cb reader; /* h2o's, once early.c has refused the request; else NULL */
     char *refusal;        /* what it was told then; NULL: nothing */
     int linger;           /* duplicate descriptor for a lingering close; -1: none */

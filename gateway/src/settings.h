@@ -17,6 +17,10 @@ TEXT(tls_certificate, NULL, RELOAD,
     "PEM file with the certificate chain for HTTPS.")
 TEXT(tls_key, NULL, RELOAD,
     "PEM file with its private key.")
+BOOLEAN(http2, "false", RESTART,
+    "Whether HTTP/2 is offered to TLS clients; see HTTP/2 below.")
+INTEGER(http2_resets, "100", 1, 1000000, "requests", RELOAD,
+    "Requests that one HTTP/2 connection may take back within ten seconds; more, and it is cut.")
 TEXT(database_url, NULL, RESTART,
     "libpq connection string or URI of the database. Required.")
 TEXT(replica_url, NULL, RESTART,

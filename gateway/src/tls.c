@@ -16,10 +16,30 @@ explain(const char *path, char *error, size_t error_size)
     snprintf(error, error_size, "%s: %s", path, reason);
 }
 
+/*
+ * Chooses the protocol of a connection from what the client offers (ALPN), in our order. A client
+ * that offers none of ours is turned away (RFC 7301, 3.2).
+ */
+static int
+select_protocol(SSL *ssl, const unsigned char **chosen, unsigned char *size,
+                const unsigned char *offered, unsigned offered_size, void *http2)
+{
+    static const unsigned char known[] = "\x02h2\x08http/1.1";
+    size_t skip = http2 == NULL ? 3 : 0;
+    unsigned char *found;
+
+    (void)ssl;
+    if (SSL_select_next_proto(&found, size, known + skip, (unsigned)(sizeof(known) - 1 - skip),
+                              offered, offered_size) != OPENSSL_NPN_NEGOTIATED)
+        return SSL_TLSEXT_ERR_ALERT_FATAL;
+    *chosen = found;
+    return SSL_TLSEXT_ERR_OK;
+}
+
 bool
 tls_load(const struct config *config, SSL_CTX **context, char *error, size_t error_size)
 {
-    static const unsigned char protocols[] = "\x08http/1.1";
+    static char yes[] = "HTTP/2 too";
     const char *at = config->tls_certificate;
 
     *context = NULL;
@@ -27,10 +47,10 @@ tls_load(const struct config *config, SSL_CTX **context, char *error, size_t err
         return true;
     *context = SSL_CTX_new(TLS_server_method());
     if (*context != NULL && SSL_CTX_set_min_proto_version(*context, TLS1_2_VERSION) == 1 &&
-        SSL_CTX_set_alpn_protos(*context, protocols, sizeof(protocols) - 1) == 0 &&
         SSL_CTX_use_certificate_chain_file(*context, config->tls_certificate) == 1)
     {
         at = config->tls_key;
+        SSL_CTX_set_alpn_select_cb(*context, select_protocol, config->http2 ? yes : NULL);
         SSL_CTX_set_options(*context, SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_NO_RENEGOTIATION |
                                           SSL_OP_NO_COMPRESSION);
         if (SSL_CTX_use_PrivateKey_file(*context, config->tls_key, SSL_FILETYPE_PEM) == 1 &&

@@ -85,6 +85,9 @@ test_refusals(void)
     refuses("{" BASE ", \"roles\": \"a,b\"}",
             "roles without role_claim means nothing: say in which claim the role stands",
             "roles and no claim that names one");
+    refuses("{" BASE ", \"http2\": true}",
+            "http2 needs tls_certificate and tls_key: it is offered in TLS handshakes only",
+            "HTTP/2 without TLS");
     refuses("[]", "the configuration must be a JSON object", "an array");
     refuses("{\"pool_size\": 3, \"pool_size\": 4}",
             "line 1, column 28: duplicate object key near '\"pool_size\"'", "a key given twice");

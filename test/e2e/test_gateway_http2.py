@@ -1,0 +1,380 @@
+"""HTTP/2, a setting: what it serves, and how it is kept from being abused. Spoken by python3-h2."""
+
+import gzip
+import json
+import signal
+import socket
+import ssl
+import struct
+import time
+
+import h2.config
+import h2.connection
+import h2.events
+import pytest
+import rig
+from gateway_parts import CHANGE, certificate, eventually, many, talk
+
+
+class Client:
+    """One HTTP/2 connection."""
+
+    def __init__(self, gateway, trusted, window=None):
+        context = ssl.create_default_context(cafile=trusted)
+        context.set_alpn_protocols(["h2"])
+        self.raw = socket.create_connection(("127.0.0.1", gateway.port), timeout=20)
+        self.socket = context.wrap_socket(self.raw, server_hostname="127.0.0.1")
+        assert self.socket.selected_alpn_protocol() == "h2"
+        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+        self.h2.initiate_connection()
+        if window is not None:
+            self.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window})
+        self.flush()
+        self.streams = {}
+        self.resets = {}
+        self.closed = False
+        self.pending = b""
+
+    def flush(self):
+        """Sends what is due."""
+        self.socket.sendall(self.h2.data_to_send())
+
+    def send(self, method, path, token=None, body=None, end=True, **headers):
+        """Begins a request and returns its stream."""
+        stream = self.h2.get_next_available_stream_id()
+        fields = [(":method", method), (":path", path), (":scheme", "https"),
+                  (":authority", "127.0.0.1")]
+        if token:
+            fields.append(("authorization", "Bearer " + token))
+        fields += [(name.replace("_", "-"), value) for name, value in headers.items()]
+        self.h2.send_headers(stream, fields, end_stream=body is None and end)
+        self.streams[stream] = [{}, b"", False]
+        while body:
+            part = body[:min(self.h2.local_flow_control_window(stream), 16384)]
+            self.h2.send_data(stream, part, end_stream=end and len(part) == len(body))
+            body = body[len(part):]
+            self.flush()
+            if body and self.h2.local_flow_control_window(stream) == 0:
+                self.read()
+        self.flush()
+        return stream
+
+    def read(self):
+        """Takes in what has come; False when the gateway has hung up."""
+        try:
+            data = self.socket.recv(65536)
+        except (ssl.SSLError, ConnectionError):
+            data = b""
+        if not data:
+            self.closed = True
+            return False
+        for event in self.h2.receive_data(self.frames(data)):
+            if isinstance(event, h2.events.ResponseReceived):
+                self.streams[event.stream_id][0] = dict(event.headers)
+            elif isinstance(event, h2.events.DataReceived):
+                self.streams[event.stream_id][1] += event.data
+                self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            elif isinstance(event, h2.events.StreamEnded):
+                self.streams[event.stream_id][2] = True
+            elif isinstance(event, h2.events.StreamReset):
+                self.resets[event.stream_id] = event.error_code
+        self.flush()
+        return True
+
+    def frames(self, data):
+        """The whole frames that there are now, without GOAWAY: after it python3-h2 takes no more."""
+        self.pending += data
+        whole = b""
+        while len(self.pending) >= 9:
+            size = 9 + int.from_bytes(self.pending[:3], "big")
+            if len(self.pending) < size:
+                break
+            if self.pending[3] != 7:
+                whole += self.pending[:size]
+            self.pending = self.pending[size:]
+        return whole
+
+    def answer(self, stream):
+        """The whole answer on a stream."""
+        while not self.streams[stream][2]:
+            assert stream not in self.resets and self.read()
+        headers, body, _ = self.streams.pop(stream)
+        try:
+            body = json.loads(body)
+        except ValueError:
+            pass
+        return rig.Answer(int(headers[":status"]), headers, body)
+
+    def ask(self, *arguments, **options):
+        """Sends a request and returns its answer."""
+        return self.answer(self.send(*arguments, **options))
+
+    def until_cut(self):
+        """Reads until the gateway hangs up."""
+        while self.read():
+            pass
+
+
+@pytest.fixture
+def speak(start_gateway, tmp_path):
+    """Starts a gateway with HTTP/2: (gateway, connect)."""
+    chain, key = certificate(tmp_path, "two")
+    clients = []
+
+    def start(**settings):
+        gateway = start_gateway(ROWSYNC_TLS_CERTIFICATE=chain, ROWSYNC_TLS_KEY=key,
+                                **{"ROWSYNC_HTTP2": "true", "ROWSYNC_LOOPS": 1, **settings})
+
+        def connect(**options):
+            clients.append(Client(gateway, chain, **options))
+            return clients[-1]
+        return gateway, connect
+    yield start
+    for client in clients:
+        client.socket.close()
+
+
+def test_it_is_off_unless_it_is_set(speak, start_gateway, tmp_path, gateway):
+    off, _ = speak(ROWSYNC_HTTP2="false")
+    for offered, expected in ((["h2", "http/1.1"], "http/1.1"), (["http/1.1"], "http/1.1"),
+                              ([], None)):
+        context = ssl.create_default_context(cafile=tmp_path / "two.crt")
+        if offered:
+            context.set_alpn_protocols(offered)
+        with socket.create_connection(("127.0.0.1", off.port), timeout=20) as raw, \
+                context.wrap_socket(raw, server_hostname="127.0.0.1") as peer:
+            assert peer.selected_alpn_protocol() == expected
+            peer.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert peer.recv(12) == b"HTTP/1.1 200"
+    context.set_alpn_protocols(["h2"])
+    with socket.create_connection(("127.0.0.1", off.port), timeout=20) as raw, \
+            pytest.raises(ssl.SSLError):
+        context.wrap_socket(raw, server_hostname="127.0.0.1")
+    # Without TLS there is none: neither known beforehand nor by an upgrade.
+    assert talk(gateway, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+    assert talk(gateway, b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings, "
+                b"close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n").startswith(
+                    b"HTTP/1.1 200 ")
+    with pytest.raises(RuntimeError, match="http2 needs tls_certificate and tls_key"):
+        start_gateway(ROWSYNC_HTTP2="true")
+
+
+def test_everything_works_over_it(speak, mint):
+    gateway, connect = speak(ROWSYNC_HEADER_LIMIT=4000)
+    client = connect()
+    token, tablet = mint("ann", "phone"), mint("ann", "tablet")
+    body = json.dumps({"last_server_seq_seen": 0, "changes": many(500, "x" * 500)}).encode()
+    answer = client.ask("POST", "/sync/upload", token, body)
+    assert {status["status"] for status in answer.body["statuses"]} == {"applied"}
+    answer = client.ask("POST", "/sync/upload", token, gzip.compress(body), content_encoding="gzip")
+    assert answer.status == 200
+    # Many at once on one connection, an event stream among them.
+    watching = client.send("GET", "/sync/watch", token)
+    streams = [client.send("GET", "/sync/download?limit=5", tablet) for _ in range(40)]
+    assert [len(client.answer(stream).body["changes"]) for stream in streams] == [5] * 40
+    while b"event: head" not in client.streams[watching][1]:
+        assert client.read()
+    snapshot = client.ask("GET", "/sync/snapshot", token)
+    assert json.loads(snapshot.body.splitlines()[-1])["rows"] == 500
+    packed = client.ask("GET", "/sync/snapshot", token, accept_encoding="gzip")
+    assert packed.headers["content-encoding"] == "gzip"
+    assert gzip.decompress(packed.body) == snapshot.body
+    answer = client.ask("HEAD", "/sync/schema", token)
+    assert (answer.status, answer.body) == (200, b"")
+    for status, code, answer in (
+            (404, "not_found", client.ask("GET", "/nothing")),
+            (401, "missing_token", client.ask("GET", "/sync/download")),
+            (405, "method_not_allowed", client.ask("DELETE", "/healthz")),
+            (431, "header_too_large", client.ask("GET", "/healthz", a="x" * 5000))):
+        assert (answer.status, answer.body["code"]) == (status, code)
+        assert answer.body["request_id"] == answer.headers["rowsync-request-id"]
+    assert gateway.stop() == 0
+    assert len([line for line in gateway.log() if line["event"] == "request"]) == 50
+
+
+def test_a_body_over_the_limit_loses_its_stream_and_no_other(speak, mint):
+    _, connect = speak(ROWSYNC_BODY_LIMIT=5000)
+    client = connect()
+    stream = client.send("POST", "/sync/upload", mint("ann", "phone"), b"x" * 10000)
+    while stream not in client.resets:
+        assert client.read()
+    assert client.ask("GET", "/healthz").status == 200
+
+
+def requests(gateway, trusted, route):
+    """How many requests of a route the gateway has handled, asked for by HTTP/1."""
+    context = ssl.create_default_context(cafile=trusted)
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as raw, \
+            context.wrap_socket(raw, server_hostname="127.0.0.1") as peer:
+        peer.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        text = b""
+        while part := peer.recv(65536):
+            text += part
+    return sum(int(line.split()[1]) for line in text.decode().splitlines()
+               if line.startswith("rowsync_requests_total{route=" + f'"{route}"'))
+
+
+def frame(kind, flags, stream, payload=b""):
+    """The bytes of a frame."""
+    return struct.pack("!I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(
+        "!I", stream) + payload
+
+
+def flood(client, data):
+    """Sends bytes until all are out or the gateway hangs up; whether they all went."""
+    try:
+        client.socket.sendall(data)
+        return True
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("piecewise", [False, True])
+@pytest.mark.parametrize("good", [False, True])
+def test_a_rapid_reset_attack_is_cut(speak, tmp_path, mint, good, piecewise):
+    """CVE-2023-44487: 20,000 requests, each taken back at once."""
+    gateway, connect = speak(ROWSYNC_HTTP2_RESETS=50)
+    client, bystander = connect(), connect()
+    fields = [(":method", "GET"), (":path", "/sync/download"), (":scheme", "https"),
+              (":authority", "x")]
+    if good:
+        fields.append(("authorization", "Bearer " + mint("ann", "phone")))
+    block = client.h2.encoder.encode(fields, huffman=False)
+    again = client.h2.encoder.encode(fields, huffman=False)
+    pairs = []
+    for number in range(20000):
+        stream = 2 * number + 1
+        pairs.append(frame(1, 5, stream, again if number else block) +
+                     frame(3, 0, stream, struct.pack("!I", 8)))
+    size = 30 if piecewise else len(pairs)
+    for start in range(0, len(pairs), size):
+        if not flood(client, b"".join(pairs[start:start + size])):
+            break
+        if piecewise:
+            time.sleep(0.002)
+    try:
+        client.socket.settimeout(20)
+        while client.socket.recv(65536):
+            pass
+    except OSError:
+        pass
+    # Others notice nothing, and of the attack hardly anything was handled.
+    assert bystander.ask("GET", "/sync/download", mint("bob", "phone")).status == 200
+    assert eventually(lambda: any(line["event"] == "http2_cut" for line in gateway.log()))
+    assert 1 <= requests(gateway, tmp_path / "two.crt", "/sync/download") <= 50 + 30 + 1
+    assert gateway.stop() == 0
+
+
+def test_requests_that_the_server_is_made_to_reset_count_as_well(speak, tmp_path, mint):
+    """CVE-2025-8671: data after the end of a stream makes the server reset it."""
+    gateway, connect = speak(ROWSYNC_HTTP2_RESETS=50)
+    client = connect()
+    fields = [(":method", "GET"), (":path", "/sync/download"), (":scheme", "https"),
+              (":authority", "x"), ("authorization", "Bearer " + mint("ann", "phone"))]
+    block = client.h2.encoder.encode(fields, huffman=False)
+    again = client.h2.encoder.encode(fields, huffman=False)
+    flood(client, b"".join(frame(1, 5, stream, again if stream > 1 else block) +
+                           frame(0, 0, stream, b"x") for stream in range(1, 20001, 2)))
+    assert eventually(lambda: any(line["event"] == "http2_cut" for line in gateway.log()))
+    assert requests(gateway, tmp_path / "two.crt", "/sync/download") <= 60
+
+
+def test_taking_requests_back_now_and_then_is_fine(speak, mint):
+    gateway, connect = speak()
+    client = connect()
+    for _ in range(60):
+        stream = client.send("GET", "/sync/watch", mint("ann", "phone"))
+        client.h2.reset_stream(stream, 8)
+        client.flush()
+    assert client.ask("GET", "/sync/download", mint("ann", "phone")).status == 200
+    assert not [line for line in gateway.log() if line["event"] == "http2_cut"]
+
+
+@pytest.mark.parametrize("data", [
+    frame(6, 0, 0, bytes(8)), frame(4, 0, 0, bytes.fromhex("000300000064")),
+    frame(2, 0, 1, bytes([0, 0, 0, 0, 9]))], ids=["ping", "settings", "priority"])
+def test_a_flood_of_frames_that_carry_nothing_is_cut(speak, data):
+    """CVE-2019-9512 and 9515: answers that the client asks for and never reads."""
+    gateway, connect = speak()
+    client = connect()
+    flood(client, data * 100000)
+    assert eventually(lambda: any(line["event"] == "http2_cut" for line in gateway.log()))
+    assert connect().ask("GET", "/healthz").status == 200
+
+
+def test_frames_of_unknown_kinds_are_passed_over_in_silence(speak):
+    gateway, connect = speak()
+    client = connect()
+    for size in (0, 1, 16384):
+        client.socket.sendall(frame(200, 255, 0, b"x" * size) + frame(0x0B, 0, 1, b"x" * size))
+        assert client.ask("GET", "/healthz").status == 200
+    # In pieces, so that none is ever read as a whole.
+    for part in frame(99, 0, 0, b"slow"):
+        client.socket.sendall(bytes([part]))
+        time.sleep(0.02)
+    assert client.ask("GET", "/healthz").status == 200
+    assert gateway.stop() == 0
+    gateway.check_log()
+
+
+def test_a_body_that_comes_too_slowly_is_cut(speak, mint):
+    _, connect = speak(ROWSYNC_HEADER_TIMEOUT=200, ROWSYNC_BODY_TIMEOUT=300)
+    client = connect()
+    stream = client.send("POST", "/sync/upload", mint("ann", "phone"), b"{", end=False)
+    began = time.monotonic()
+    while not client.closed:
+        assert time.monotonic() < began + 20
+        try:
+            # Other requests of the connection do not save it.
+            client.h2.send_data(stream, b" ")
+            client.send("GET", "/healthz")
+        except OSError:
+            break
+        client.read()
+        time.sleep(0.02)
+    assert time.monotonic() > began + 0.5
+
+
+def test_an_answer_that_is_not_taken_is_cut(speak, mint):
+    gateway, connect = speak(ROWSYNC_SEND_TIMEOUT=500)
+    first = connect()
+    body = json.dumps({"last_server_seq_seen": 0, "changes": many(2000, "x" * 500)}).encode()
+    assert first.ask("POST", "/sync/upload", mint("ann", "phone"), body).status == 200
+    for path in ("/sync/download", "/sync/snapshot"):
+        client = connect(window=0)
+        client.send("GET", path, mint("ann", "tablet"))
+        client.until_cut()
+    # One that takes it, if slowly, gets all.
+    assert len(first.ask("GET", "/sync/download", mint("ann", "tablet")).body["changes"]) == 1000
+
+
+def test_bodies_count_against_the_memory_limit(speak, mint):
+    _, connect = speak(ROWSYNC_MEMORY_LIMIT=1500000)
+    first, second = connect(), connect()
+    token = mint("ann", "phone")
+    one = first.send("POST", "/sync/upload", token, b" " * 1000000, end=False)
+    assert first.ask("GET", "/healthz").status == 200
+    second.send("POST", "/sync/upload", token, b" " * 1000000, end=False)
+    second.until_cut()
+    first.h2.send_data(one, b"{}", end_stream=True)
+    first.flush()
+    assert first.answer(one).status == 400
+
+
+def test_sigterm_lets_requests_in_hand_end(speak, database, blocked, mint):
+    gateway, connect = speak()
+    client, idle = connect(), connect()
+    assert idle.ask("GET", "/healthz").status == 200
+    body = json.dumps({"last_server_seq_seen": 0, "changes": [CHANGE]}).encode()
+    stream = client.send("POST", "/sync/upload", mint("ann", "phone"), body)
+    watching = client.send("GET", "/sync/watch", mint("ann", "phone"))
+    while b"" == client.streams[watching][1]:
+        assert client.read()
+    gateway.server.send_signal(signal.SIGTERM)
+    idle.until_cut()
+    blocked()
+    assert client.answer(stream).status == 200
+    while not client.streams[watching][2]:
+        assert client.read()
+    assert b"event: reconnect" in client.streams[watching][1]
+    assert gateway.server.wait(20) == 0
