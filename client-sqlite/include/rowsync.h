@@ -159,7 +159,7 @@ extern "C"
         const char *const *headers; /* "Name: value", ended by NULL */
         const void *body;           /* NULL for a GET */
         size_t body_length;
-        size_t max_response; /* a longer answer is to be refused */
+        size_t max_response; /* the sink refuses what is longer; a transport may do so before */
     } rowsync_request;
 
     /* Takes a piece of the answer's body; returns 0, or non-zero to break off. */

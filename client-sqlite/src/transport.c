@@ -32,10 +32,7 @@ typedef struct CurlSink
     rowsync_sink sink;
     void *context;
     rowsync_response *response;
-    size_t received;
-    size_t limit;
     const volatile int *cancelled;
-    bool full;
     CURL *curl;
 } CurlSink;
 
@@ -45,12 +42,9 @@ curl_body(char *data, size_t size, size_t count, void *context)
 {
     CurlSink *sink = context;
 
-    if (sink->received == 0)
+    if (sink->response->status == 0)
         curl_easy_getinfo(sink->curl, CURLINFO_RESPONSE_CODE, &sink->response->status);
-    sink->received += size * count;
-    sink->full = sink->received > sink->limit;
-    if (sink->full || rowsync_cancelled(sink->cancelled) ||
-        sink->sink(sink->context, data, size * count) != 0)
+    if (rowsync_cancelled(sink->cancelled) || sink->sink(sink->context, data, size * count) != 0)
         return 0;
     return size * count;
 }
@@ -90,8 +84,7 @@ curl_perform(void *context, const rowsync_request *request, rowsync_sink sink, v
              rowsync_response *response, const volatile int *cancelled)
 {
     CURL *curl = context;
-    CurlSink state = {sink,      sink_context, response, 0, request->max_response,
-                      cancelled, false,        curl};
+    CurlSink state = {sink, sink_context, response, cancelled, curl};
     struct curl_slist *headers = NULL;
     char message[CURL_ERROR_SIZE] = "";
     CURLcode result;
@@ -146,9 +139,7 @@ curl_perform(void *context, const rowsync_request *request, rowsync_sink sink, v
     if (result == CURLE_OUT_OF_MEMORY)
         return ROWSYNC_NOMEM;
     snprintf(response->message, sizeof(response->message), "%s",
-             state.full      ? "the answer is larger than any rowsync answer"
-             : *message != 0 ? message
-                             : curl_easy_strerror(result));
+             *message != 0 ? message : curl_easy_strerror(result));
     return ROWSYNC_NETWORK;
 }
 

@@ -35,11 +35,11 @@ def digest(rows):
 class World:
     """A device, what is done there and on the server, and what therefore has to be everywhere."""
 
-    def __init__(self, folder, gateway):
+    def __init__(self, folder, gateway, kills):
         self.folder = folder
         self.gateway = gateway
         self.database = gateway.database
-        self.rng = random.Random(5)
+        self.rng = random.Random(kills)
         self.names = {}  # what every user is called in the end
         self.turn = 0
         self.phone = self.device("phone")
@@ -151,9 +151,9 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(shared, tmp_path_factory):
+def world(shared, tmp_path_factory, request):
     """A world in which everything is in step."""
-    made = World(tmp_path_factory.mktemp("kill"), shared)
+    made = World(tmp_path_factory.mktemp("kill"), shared, request.config.getoption("--kills"))
     for _ in range(3):
         made.edit()
         made.settled(made.phone)
