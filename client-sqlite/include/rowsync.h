@@ -302,7 +302,10 @@ extern "C"
 
     /*
      * Signs the user off: deletes the rows of all tracked tables, their versions and the position
-     * in the server's log. Refuses with ROWSYNC_PENDING while edits are pending, unless `force`.
+     * in the server's log, and forgets the token. Tables stay tracked, the source id stays the
+     * database's, for whoever is attached next. Refuses with ROWSYNC_PENDING while edits are
+     * pending or refused, unless `force`, and with ROWSYNC_DATABASE while rows of a table that is
+     * not tracked refer to the user's; then nothing has changed.
      */
     rowsync_code rowsync_detach(rowsync *client, int force);
 

@@ -197,6 +197,7 @@ rowsync_code tables_load(rowsync *client);
 void tables_free(rowsync *client);
 Table *table_by_name(rowsync *client, Slice schema, Slice name);
 Table *table_by_id(rowsync *client, int64_t id);
+Table *table_here(rowsync *client, const char *name);
 sqlite3_stmt *table_statement(rowsync *client, Table *table, TableStatement which);
 
 /* fields.c */
@@ -305,18 +306,22 @@ rowsync_code row_version(rowsync *client, const Table *table, const Key *key, in
                          bool *deleted);
 rowsync_code row_set_version(rowsync *client, const Table *table, const Key *key, int64_t version,
                              bool deleted);
+rowsync_code row_drop(rowsync *client, Statement which, const Table *table, const Key *key);
+
+/* held.c */
+rowsync_code held_put(rowsync *client, const Table *table, const Key *key, const RowState *theirs,
+                      int state);
+bool held_get(rowsync *client, const Table *table, const Key *key, RowState *theirs, int *state,
+              Buffer *text);
+rowsync_code held_apply(rowsync *client, Table *table, const Key *key, bool *applied);
+rowsync_code held_retry(rowsync *client);
 
 /* conflict.c */
 rowsync_code conflict_settle(rowsync *client, const Change *change, const RowState *theirs,
                              Slice server_changed);
 rowsync_code take_unedited(rowsync *client, const Change *change, const RowState *theirs);
-rowsync_code row_drop(rowsync *client, Statement which, const Table *table, const Key *key);
 rowsync_code queue_again(rowsync *client, const Table *table, const Key *key, int64_t base);
 rowsync_code conflict_meet(rowsync *client, Table *table, const Key *key, const RowState *theirs);
-rowsync_code conflict_hold(rowsync *client, const Table *table, const Key *key,
-                           const RowState *theirs, int state);
-rowsync_code held_apply(rowsync *client, Table *table, const Key *key, bool *applied);
-rowsync_code held_retry(rowsync *client);
 
 /* respell.c */
 rowsync_code key_respell(rowsync *client, Table *table, Slice id, Key *key);

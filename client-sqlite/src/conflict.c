@@ -2,52 +2,12 @@
  * conflict.c - a row that was changed here and on the server since they last agreed.
  *
  * There is one place where this is decided: the answer to the upload of the edit. A download that
- * meets a pending edit only keeps what the server says in _sync_held; should the edit go away for
- * another reason, it is applied from there.
+ * meets a pending edit only keeps what the server says in _sync_held (held.c); should the edit go
+ * away for another reason, it is applied from there.
  */
 #include "client.h"
 
 #include <string.h>
-
-/* Keeps what the server says of a row, the latest of it. */
-rowsync_code
-conflict_hold(rowsync *client, const Table *table, const Key *key, const RowState *theirs,
-              int state)
-{
-    sqlite3_stmt *statement = rs_statement(client, SQL_HELD_PUT);
-    Buffer text = {0};
-    rowsync_code code;
-
-    if (statement == NULL)
-        return client->code;
-    key_to_text(&text, table, key);
-    sqlite3_bind_int64(statement, 1, table->id);
-    key_bind(statement, 2, key);
-    sqlite3_bind_text64(statement, 3, buffer_string(&text), text.length, SQLITE_STATIC,
-                        SQLITE_UTF8);
-    sqlite3_bind_int(statement, 4, state);
-    sqlite3_bind_int64(statement, 5, theirs->version);
-    sqlite3_bind_int(statement, 6, theirs->deleted);
-    sqlite3_bind_text64(statement, 7, theirs->payload.data, theirs->payload.length, SQLITE_STATIC,
-                        SQLITE_UTF8);
-    code = text.failed ? rs_nomem(client) : rs_finish(client, statement, "keeping a server row");
-    sqlite3_clear_bindings(statement);
-    buffer_free(&text);
-    return code;
-}
-
-/* Runs one of the statements that take a table and a key. */
-rowsync_code
-row_drop(rowsync *client, Statement which, const Table *table, const Key *key)
-{
-    sqlite3_stmt *statement = rs_statement(client, which);
-
-    if (statement == NULL)
-        return client->code;
-    sqlite3_bind_int64(statement, 1, table->id);
-    key_bind(statement, 2, key);
-    return rs_finish(client, statement, "clearing a row's state");
-}
 
 /* Puts the edit on top of another version, to be sent again with the columns of `changed`. */
 static rowsync_code
@@ -159,7 +119,7 @@ server_wins(rowsync *client, const Change *change, const RowState *theirs, Slice
     if (keep_overwritten(client, change, theirs, local_payload, change->changed) != ROWSYNC_OK ||
         row_put(client, change->table, &change->key, theirs, &refused) != ROWSYNC_OK ||
         row_drop(client, SQL_HELD_DROP, change->table, &change->key) != ROWSYNC_OK ||
-        (refused && conflict_hold(client, change->table, &change->key, theirs, 2) != ROWSYNC_OK) ||
+        (refused && held_put(client, change->table, &change->key, theirs, 2) != ROWSYNC_OK) ||
         row_drop(client, SQL_REJECTED_DROP, change->table, &change->key) != ROWSYNC_OK)
         return client->code;
     return row_drop(client, SQL_DIRTY_DROP, change->table, &change->key);
@@ -349,7 +309,7 @@ settle(rowsync *client, const Change *change, const RowState *theirs, Slice serv
         case ROWSYNC_MERGE:
             return merge(client, change, theirs, server_changed, local_payload);
         case ROWSYNC_MANUAL:
-            return conflict_hold(client, change->table, &change->key, theirs, 1);
+            return held_put(client, change->table, &change->key, theirs, 1);
         default:
             return server_wins(client, change, theirs, local_payload);
     }
@@ -416,244 +376,7 @@ conflict_meet(rowsync *client, Table *table, const Key *key, const RowState *the
     if (change.change_id != 0 && change.base_version == 0 && change.op == OP_INSERT &&
         !theirs->deleted && problem == NULL)
         return conflict_settle(client, &change, theirs, (Slice){0});
-    return conflict_hold(client, table, key, theirs, 0);
-}
-
-/* Reads what is held of a row into `text`; false when there is nothing. */
-static bool
-read_held(rowsync *client, const Table *table, const Key *key, RowState *theirs, int *state,
-          Buffer *text)
-{
-    sqlite3_stmt *statement = rs_statement(client, SQL_HELD_GET);
-    bool found = false;
-
-    if (statement == NULL)
-        return false;
-    sqlite3_bind_int64(statement, 1, table->id);
-    key_bind(statement, 2, key);
-    if (rs_row(client, statement))
-    {
-        found = true;
-        theirs->version = sqlite3_column_int64(statement, 0);
-        theirs->deleted = sqlite3_column_int(statement, 1) != 0;
-        *state = sqlite3_column_int(statement, 3);
-        buffer_clear(text);
-        buffer_append(text, sqlite3_column_text(statement, 2),
-                      (size_t)sqlite3_column_bytes(statement, 2));
-        theirs->payload = (Slice){theirs->deleted ? NULL : text->data, text->length};
-        if (text->failed)
-            rs_nomem(client);
-    }
-    return rs_reset(client, statement) == ROWSYNC_OK && found;
-}
-
-/*
- * Applies what is held of a row whose edits are gone. What still cannot be stored stays held.
- * Inside a transaction with capture off. *applied says whether it was.
- */
-static rowsync_code
-apply(rowsync *client, Table *table, const Key *key, bool together, bool *applied)
-{
-    Buffer text = {0};
-    RowState theirs;
-    int64_t version;
-    int state;
-    bool deleted, refused = false, orphans = together || rs_orphans(client);
-
-    *applied = false;
-    if (read_held(client, table, key, &theirs, &state, &text) && state != 1 &&
-        !(together && theirs.deleted) &&
-        row_version(client, table, key, &version, &deleted) == ROWSYNC_OK)
-    {
-        if (rs_run(client, SQL_SAVE) == ROWSYNC_OK)
-        {
-            if (theirs.version > version)
-                row_put(client, table, key, &theirs, &refused);
-            if (client->code == ROWSYNC_OK && (refused || (!orphans && rs_orphans(client))))
-                rs_run(client, SQL_UNDO);
-            else if (client->code == ROWSYNC_OK)
-                *applied = row_drop(client, SQL_HELD_DROP, table, key) == ROWSYNC_OK;
-            rs_run(client, SQL_RELEASE);
-        }
-    }
-    buffer_free(&text);
-    return client->code;
-}
-
-/* Applies what is held of one row, unless that would leave an orphan. */
-rowsync_code
-held_apply(rowsync *client, Table *table, const Key *key, bool *applied)
-{
-    return apply(client, table, key, false, applied);
-}
-
-/*
- * Applies what is held, again and again as long as that brings something forward; `together` for
- * rows that need each other, whatever orphans there are in between.
- */
-static rowsync_code
-retry(rowsync *client, bool together)
-{
-    sqlite3_stmt *statement = NULL;
-    rowsync_code code = ROWSYNC_OK;
-    bool progress = true;
-
-    while (progress && code == ROWSYNC_OK)
-    {
-        Key key = {0};
-
-        progress = false;
-        code =
-            rs_prepare(client,
-                       "SELECT table_id, pk FROM _sync_held h WHERE state <> 1"
-                       " AND NOT EXISTS (SELECT 1 FROM _sync_dirty d WHERE d.table_id ="
-                       " h.table_id AND d.pk = h.pk) AND NOT EXISTS (SELECT 1 FROM _sync_rejected"
-                       " r WHERE r.table_id = h.table_id AND r.pk = h.pk) ORDER BY server_version",
-                       &statement);
-        while (code == ROWSYNC_OK && rs_row(client, statement))
-        {
-            Table *table = table_by_id(client, sqlite3_column_int64(statement, 0));
-            bool applied = false;
-
-            if (table == NULL || !table->exists)
-                continue;
-            if ((code = key_column(client, statement, 1, &key)) == ROWSYNC_OK)
-                code = apply(client, table, &key, together, &applied);
-            progress |= applied;
-        }
-        key_free(&key);
-        sqlite3_finalize(statement);
-        statement = NULL;
-        code = client->code;
-    }
-    return code;
-}
-
-/*
- * Gives the unique columns of every row that is held a value that nobody has, so that rows which
- * pass their values on in a circle can be stored. The caller undoes it for rows that cannot.
- */
-static rowsync_code
-vacate(rowsync *client)
-{
-    sqlite3_stmt *columns = NULL, *held = NULL;
-    Key key = {0};
-    rowsync_code code = rs_prepare(
-        client,
-        "SELECT DISTINCT f.name, c.\"notnull\", c.type FROM pragma_index_list(?1, 'main') i"
-        " JOIN pragma_index_info(i.name, 'main') f JOIN pragma_table_info(?1, 'main') c"
-        " ON c.name = f.name WHERE i.\"unique\" AND i.origin <> 'pk' AND c.pk = 0",
-        &columns);
-
-    if (code == ROWSYNC_OK)
-        code = rs_prepare(
-            client, "SELECT table_id, pk FROM _sync_held WHERE state = 2 AND NOT deleted", &held);
-    while (code == ROWSYNC_OK && rs_row(client, held))
-    {
-        Table *table = table_by_id(client, sqlite3_column_int64(held, 0));
-        Buffer sql = {0};
-        int i, count = 0;
-
-        if (table == NULL || !table->exists ||
-            (code = key_column(client, held, 1, &key)) != ROWSYNC_OK)
-            continue;
-        buffer_text(&sql, "UPDATE OR IGNORE main.");
-        buffer_name(&sql, table->name);
-        sqlite3_reset(columns);
-        sqlite3_bind_text(columns, 1, table->name, -1, SQLITE_STATIC);
-        for (; rs_row(client, columns); count++)
-        {
-            buffer_text(&sql, count == 0 ? " SET " : ", ");
-            buffer_name(&sql, rs_text(columns, 0));
-            buffer_text(&sql, !sqlite3_column_int(columns, 1) ? " = NULL"
-                              : sqlite3_stricmp(rs_text(columns, 2), "INTEGER") == 0
-                                  ? " = random()"
-                                  : " = hex(randomblob(16))");
-        }
-        sqlite3_reset(columns);
-        for (i = 0; i < table->key_count; i++)
-        {
-            buffer_text(&sql, i == 0 ? " WHERE " : " AND ");
-            buffer_name(&sql, table->columns[table->keys[i]].name);
-            buffer_printf(&sql, " = ?%d", i + 1);
-        }
-        if (sql.failed)
-            rs_nomem(client);
-        code = client->code;
-        if (code == ROWSYNC_OK && count > 0)
-        {
-            sqlite3_stmt *update = NULL;
-
-            code = rs_prepare(client, sql.data, &update);
-            if (code == ROWSYNC_OK)
-            {
-                key_bind_columns(table, update, 1, &key);
-                code = rs_finish(client, update, "making room for unique values");
-            }
-            sqlite3_finalize(update);
-        }
-        buffer_free(&sql);
-    }
-    sqlite3_finalize(columns);
-    sqlite3_finalize(held);
-    key_free(&key);
-    return client->code;
-}
-
-/* The number of rows that are held because something local is in the way; see client->code. */
-static int64_t
-count_stuck(rowsync *client)
-{
-    sqlite3_stmt *statement = NULL;
-    int64_t count = 0;
-
-    if (rs_prepare(client, "SELECT count(*) FROM _sync_held WHERE state = 2", &statement) ==
-            ROWSYNC_OK &&
-        rs_row(client, statement))
-        count = sqlite3_column_int64(statement, 0);
-    sqlite3_finalize(statement);
-    return count;
-}
-
-/*
- * Tries again what could not be stored: a parent may have come, a unique value been freed. What is
- * left is tried once more with all its unique values out of the way, all or nothing.
- */
-rowsync_code
-held_retry(rowsync *client)
-{
-    rowsync_code code = retry(client, false);
-
-    /* Rows that refer to each other in a circle go in together; what stays an orphan comes out. */
-    if (code == ROWSYNC_OK && count_stuck(client) > 1 && (code = retry(client, true)) == ROWSYNC_OK)
-        code = take_out_orphans(client);
-    if (code != ROWSYNC_OK || count_stuck(client) == 0)
-        return client->code;
-    if ((code = rs_exec(client, "SAVEPOINT _sync_vacate")) != ROWSYNC_OK)
-        return code;
-    if ((code = vacate(client)) == ROWSYNC_OK && (code = retry(client, false)) == ROWSYNC_OK)
-    {
-        bool stuck = count_stuck(client) > 0;
-
-        if (client->code == ROWSYNC_OK)
-            rs_exec(client, stuck ? "ROLLBACK TO _sync_vacate; RELEASE _sync_vacate"
-                                  : "RELEASE _sync_vacate");
-    }
-    return client->code;
-}
-
-/* Finds a tracked table by its name here. */
-static Table *
-local_table(rowsync *client, const char *name)
-{
-    int i;
-
-    for (i = 0; name != NULL && i < client->table_count; i++)
-        if (strcmp(client->tables[i].name, name) == 0)
-            return &client->tables[i];
-    rs_fail(client, ROWSYNC_MISUSE, "See rowsync status for the tracked ones.",
-            "Table \"%s\" is not tracked.", name != NULL ? name : "");
-    return NULL;
+    return held_put(client, table, key, theirs, 0);
 }
 
 rowsync_code
@@ -671,7 +394,7 @@ rowsync_resolve(rowsync *client, const char *table_name, const char *pk, rowsync
     if (how == ROWSYNC_MANUAL)
         return rs_fail(client, ROWSYNC_MISUSE, "Say which side wins, or merge.",
                        "\"manual\" resolves nothing.");
-    if ((change.table = local_table(client, table_name)) == NULL)
+    if ((change.table = table_here(client, table_name)) == NULL)
         return client->code;
     if (pk == NULL || !key_from_text(change.table, pk, &change.key))
     {
@@ -685,7 +408,7 @@ rowsync_resolve(rowsync *client, const char *table_name, const char *pk, rowsync
     }
     if ((code = rs_begin(client)) == ROWSYNC_OK)
     {
-        if (!read_held(client, change.table, &change.key, &theirs, &state, &text) || state != 1)
+        if (!held_get(client, change.table, &change.key, &theirs, &state, &text) || state != 1)
             code = client->code != ROWSYNC_OK
                        ? client->code
                        : rs_fail(client, ROWSYNC_MISUSE, "See _sync_conflict.",
@@ -703,121 +426,4 @@ rowsync_resolve(rowsync *client, const char *table_name, const char *pk, rowsync
     buffer_free(&local);
     key_free(&change.key);
     return code;
-}
-
-/*
- * Walks the dead letters of one row or of all. To requeue, the mark is put back on the row as it is
- * now; to discard, the row becomes what the server last said, or what it was before the refused
- * DELETE, or goes where the server never had it.
- */
-static rowsync_code
-walk_rejected(rowsync *client, const char *table_name, const char *pk, bool requeue)
-{
-    sqlite3_stmt *statement = NULL;
-    rowsync_code code = rs_enter(client, true);
-    int64_t seen = 0;
-    Change change = {0};
-
-    if (code != ROWSYNC_OK)
-        return code;
-    if (table_name != NULL && local_table(client, table_name) == NULL)
-        return client->code;
-    if ((code = rs_begin(client)) != ROWSYNC_OK)
-        return code;
-    code = rs_prepare(client,
-                      "SELECT r.table_id, r.pk, r.base_version, r.changed, r.old_row, r.op"
-                      " FROM _sync_rejected r JOIN _sync_table t USING (table_id)"
-                      " WHERE (?1 IS NULL OR t.table_name = ?1) AND (?2 IS NULL OR pk_text = ?2)"
-                      " ORDER BY r.change_id",
-                      &statement);
-    if (code == ROWSYNC_OK)
-    {
-        sqlite3_bind_text(statement, 1, table_name, -1, SQLITE_STATIC);
-        sqlite3_bind_text(statement, 2, pk, -1, SQLITE_STATIC);
-    }
-    while (code == ROWSYNC_OK && rs_row(client, statement))
-    {
-        bool applied = false;
-
-        seen++;
-        change.table = table_by_id(client, sqlite3_column_int64(statement, 0));
-        if (change.table == NULL || !change.table->exists ||
-            (code = key_column(client, statement, 1, &change.key)) != ROWSYNC_OK)
-            continue;
-        if (requeue)
-        {
-            int64_t id = 0;
-            sqlite3_stmt *put;
-
-            code = take_change_id(client, &id);
-            if (code != ROWSYNC_OK || (put = rs_statement(client, SQL_DIRTY_PUT)) == NULL)
-                break;
-            sqlite3_bind_int64(put, 1, change.table->id);
-            key_bind(put, 2, &change.key);
-            sqlite3_bind_int64(put, 3, id);
-            sqlite3_bind_int64(put, 4, sqlite3_column_int64(statement, 2));
-            sqlite3_bind_int64(put, 5, sqlite3_column_int64(statement, 3));
-            sqlite3_bind_text(put, 6, (const char *)sqlite3_column_text(statement, 4), -1,
-                              SQLITE_TRANSIENT);
-            code = rs_finish(client, put, "queueing a refused change");
-        }
-        else
-        {
-            code = held_apply(client, change.table, &change.key, &applied);
-            if (code == ROWSYNC_OK && !applied && sqlite3_column_int64(statement, 2) == 0)
-            {
-                RowState none = {0, true, {0}};
-                bool refused;
-
-                /* The server never had it. */
-                code = row_put(client, change.table, &change.key, &none, &refused);
-            }
-            else if (code == ROWSYNC_OK && !applied)
-            {
-                /* The server's content is not at hand: it comes with the next hydration. */
-                code = rs_exec(client, "UPDATE _sync_client_info SET hydrated = 0");
-                if (code == ROWSYNC_OK)
-                    code = row_drop(client, SQL_VERSION_DROP, change.table, &change.key);
-            }
-            if (code == ROWSYNC_OK)
-                code = row_drop(client, SQL_DIRTY_DROP, change.table, &change.key);
-        }
-    }
-    sqlite3_finalize(statement);
-    key_free(&change.key);
-    code = client->code;
-    if (code == ROWSYNC_OK && seen == 0 && pk != NULL)
-        code = rs_fail(client, ROWSYNC_MISUSE, "See _sync_rejected.",
-                       "The row %s of \"%s\" was not refused.", pk, table_name);
-    if (code == ROWSYNC_OK)
-    {
-        code = rs_prepare(client,
-                          "DELETE FROM _sync_rejected WHERE (?2 IS NULL OR pk_text = ?2) AND"
-                          " (?1 IS NULL OR table_id = (SELECT table_id FROM _sync_table WHERE"
-                          " table_name = ?1))",
-                          &statement);
-        if (code == ROWSYNC_OK)
-        {
-            sqlite3_bind_text(statement, 1, table_name, -1, SQLITE_STATIC);
-            sqlite3_bind_text(statement, 2, pk, -1, SQLITE_STATIC);
-            code = rs_finish(client, statement, "forgetting refusals");
-            sqlite3_finalize(statement);
-        }
-    }
-    /* Rows that refer to what was given up become dead letters of their own. */
-    if (code == ROWSYNC_OK)
-        code = take_out_orphans(client);
-    return rs_end(client, code);
-}
-
-rowsync_code
-rowsync_requeue(rowsync *client, const char *table, const char *pk)
-{
-    return walk_rejected(client, table, pk, true);
-}
-
-rowsync_code
-rowsync_discard(rowsync *client, const char *table, const char *pk)
-{
-    return walk_rejected(client, table, pk, false);
 }

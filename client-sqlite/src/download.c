@@ -86,7 +86,7 @@ take_row(rowsync *client, Table *table, const Key *key, const RowState *state,
     if (row_put(client, table, key, state, &refused) != ROWSYNC_OK)
         return client->code;
     if (refused)
-        return conflict_hold(client, table, key, state, 2);
+        return held_put(client, table, key, state, 2);
     report->downloaded++;
     return ROWSYNC_OK;
 }

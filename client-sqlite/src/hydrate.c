@@ -259,7 +259,7 @@ take_restored(rowsync *client, Table *table, const Key *key, const RowState *sta
     report->downloaded += version < state->version;
     if (row_put(client, table, key, state, &refused) != ROWSYNC_OK || !refused)
         return client->code;
-    return conflict_hold(client, table, key, state, 2);
+    return held_put(client, table, key, state, 2);
 }
 
 /*
@@ -282,7 +282,7 @@ take_refilled(rowsync *client, Table *table, const Key *key, const RowState *sta
         return client->code == ROWSYNC_OK ? take_unedited(client, &change, state) : client->code;
     if (row_put(client, table, key, state, &refused) != ROWSYNC_OK || !refused)
         return client->code;
-    return conflict_hold(client, table, key, state, 2);
+    return held_put(client, table, key, state, 2);
 }
 
 /* Takes the row at hand in as a download would be. */

@@ -159,7 +159,7 @@ take_out(rowsync *client, Table *table, const Key *key, Slice payload, bool *tak
     if (row_drop(client, SQL_VERSION_DROP, table, key) != ROWSYNC_OK)
         return client->code;
     if (!edited)
-        return conflict_hold(client, table, key, &state, 2);
+        return held_put(client, table, key, &state, 2);
     return change.change_id == 0
                ? ROWSYNC_OK
                : pending_reject(client, &change, payload, "parent_deleted",

@@ -278,3 +278,16 @@ row_put(rowsync *client, Table *table, const Key *key, const RowState *state, bo
         return client->code;
     return row_set_version(client, table, key, state->version, state->deleted);
 }
+
+/* Runs one of the statements that take a table and a key. */
+rowsync_code
+row_drop(rowsync *client, Statement which, const Table *table, const Key *key)
+{
+    sqlite3_stmt *statement = rs_statement(client, which);
+
+    if (statement == NULL)
+        return client->code;
+    sqlite3_bind_int64(statement, 1, table->id);
+    key_bind(statement, 2, key);
+    return rs_finish(client, statement, "clearing a row's state");
+}

@@ -362,3 +362,17 @@ table_statement(rowsync *client, Table *table, TableStatement which)
         sqlite3_reset(*slot);
     return *slot;
 }
+
+/* The tracked table of that name here; NULL with the error remembered. */
+Table *
+table_here(rowsync *client, const char *name)
+{
+    int i;
+
+    for (i = 0; name != NULL && i < client->table_count; i++)
+        if (strcmp(client->tables[i].name, name) == 0)
+            return &client->tables[i];
+    rs_fail(client, ROWSYNC_MISUSE, "See rowsync status for the tracked ones.",
+            "Table \"%s\" is not tracked.", name != NULL ? name : "");
+    return NULL;
+}

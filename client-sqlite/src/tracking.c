@@ -154,7 +154,7 @@ rowsync_untrack(rowsync *client, const char *table_name, int force)
 {
     static const char *const owned[] = {"_sync_log",  "_sync_dirty",    "_sync_version",
                                         "_sync_held", "_sync_rejected", "_sync_table"};
-    Table *table = NULL;
+    Table *table;
     Buffer sql = {0};
     size_t i;
     int64_t pending = 0;
@@ -163,12 +163,8 @@ rowsync_untrack(rowsync *client, const char *table_name, int force)
 
     if (code != ROWSYNC_OK)
         return code;
-    for (i = 0; i < (size_t)client->table_count; i++)
-        if (strcmp(client->tables[i].name, table_name) == 0)
-            table = &client->tables[i];
-    if (table == NULL)
-        return rs_fail(client, ROWSYNC_MISUSE, "See rowsync status for the tracked ones.",
-                       "Table \"%s\" is not tracked.", table_name);
+    if ((table = table_here(client, table_name)) == NULL)
+        return client->code;
     if ((code = rs_start(client, SQL_BEGIN)) != ROWSYNC_OK)
         return code;
     code = rs_prepare(client, "SELECT count(*) FROM _sync_edited WHERE table_id = ?1", &statement);

@@ -141,7 +141,7 @@ take_applied(rowsync *client, const Change *change, const Status *status, const 
     if (there)
     {
         if (row_put(client, change->table, &change->key, &row, &refused) != ROWSYNC_OK ||
-            (refused && conflict_hold(client, change->table, &change->key, &row, 2) != ROWSYNC_OK))
+            (refused && held_put(client, change->table, &change->key, &row, 2) != ROWSYNC_OK))
             return client->code;
         if (refused)
             return ROWSYNC_OK;

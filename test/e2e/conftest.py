@@ -167,3 +167,11 @@ def roles(database):
     for role in made:
         database.rows(f"DROP OWNED BY {role}")
         database.rows(f"DROP ROLE {role}")
+
+
+@pytest.fixture
+def wire(gateway):
+    """A recording proxy in front of the gateway."""
+    proxy = rig.Wire(gateway.url)
+    yield proxy
+    proxy.close()

@@ -5,7 +5,7 @@ import time
 import uuid
 
 import pytest
-import rig
+from client_parts import add_post, add_user, everything, key, name_of, typed
 
 KINDS = """
 CREATE TABLE business.kinds (
@@ -44,47 +44,6 @@ def kinds(device, database):
         one.run("track", *KIND_TABLES, "--schema", "business")
         return one
     return make
-
-
-@pytest.fixture
-def wire(gateway):
-    """A recording proxy in front of the gateway."""
-    proxy = rig.Wire(gateway.url)
-    yield proxy
-    proxy.close()
-
-
-def typed(device, table):
-    """The rows of a table with the types that SQLite stored, in a fixed order."""
-    return sorted(repr([(type(value).__name__, value) for value in row])
-                  for row in device.rows(f"SELECT * FROM {table}"))
-
-
-def key(name):
-    """The same uuid for the same name, in every run."""
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
-
-
-def add_user(device, name, email=None):
-    """The app creates a user."""
-    device.rows("INSERT INTO users VALUES (?, ?, ?, 1, 1)",
-                (key(name), name, email or f"{name}@sync.example"))
-
-
-def add_post(device, name, author):
-    """The app creates a post."""
-    device.rows("INSERT INTO posts VALUES (?, ?, ?, '', 1, 1)", (key(name), key(author), name))
-
-
-def name_of(device, name):
-    """What a user is called on a device now."""
-    return device.value("SELECT name FROM users WHERE id = ?", (key(name),))
-
-
-def everything(device):
-    """All rows of the example schema with their types."""
-    return {table: typed(device, table) for table in (
-        "users", "posts", "categories", "teams", "team_members", "files", "file_reviews")}
 
 
 def test_every_value_is_exact_both_ways(kinds):
@@ -461,59 +420,6 @@ def test_a_refused_parent_can_be_given_up(device):
     assert everything(phone) == everything(tablet)
 
 
-@pytest.mark.parametrize("command", ["sync", "push"])
-def test_an_app_that_writes_before_its_first_sync(device, database, command):
-    """Installed again under its old source id: what the server has is no edit of its own to be replaced."""
-    phone = device("ann", "phone")
-    add_user(phone, "ann")
-    phone.rows("UPDATE users SET name = 'kept'")
-    phone.sync()
-    again = device("ann", "phone")
-    add_user(again, "ann")
-    add_user(again, "new")
-    again.run(command)
-    again.sync()
-    assert name_of(again, "ann") == "kept"
-    assert sorted(database.rows("SELECT name FROM business.users")) == [("kept",), ("new",)]
-    ((pk, payload),) = again.rows("SELECT pk_uuid, payload FROM _sync_overwritten")
-    assert (pk, json.loads(payload)["name"]) == (key("ann"), "ann")
-
-
-def test_a_token_of_another_user(device, database):
-    phone, other = device("ann", "phone"), device("bob", "phone")
-    phone.sync()
-    add_user(phone, "ann")
-    phone._token = other.mint()
-    done = phone.run("sync", check=False)
-    assert (done.returncode, 'The token is of user "bob"' in done.stderr) == (1, True), done.stderr
-    assert database.value("SELECT count(*) FROM business.users") == 0
-
-
-def test_a_server_restored_from_a_backup(device, database):
-    """The server forgets the last edits of the phone; the phone still has them, and gets what is new."""
-    phone, tablet = device("ann", "phone"), device("ann", "tablet")
-    add_user(phone, "old")
-    for one in (phone, tablet):
-        one.sync()
-    add_user(phone, "lost")
-    phone.rows("UPDATE users SET name = 'edited' WHERE id = ?", (key("old"),))
-    phone.sync()
-    database.rows("DELETE FROM rowsync.change_log WHERE seq > 1")
-    database.rows("DELETE FROM rowsync.row_meta WHERE version > 1")
-    database.rows("SET session_replication_role = replica; DELETE FROM business.users WHERE name = 'lost';"
-                  " UPDATE business.users SET name = 'old'")
-    database.rows("INSERT INTO rowsync.row_meta SELECT scope_id, 1, table_id, false, row_key"
-                  " FROM rowsync.change_log WHERE seq = 1")
-    database.rows("UPDATE rowsync.scope SET head = 1")
-    database.rows("SELECT rowsync.declare_restored()")
-    add_user(tablet, "new")
-    for one in (tablet, phone, tablet):
-        one.sync()
-    assert name_of(phone, "old") == "edited"
-    assert everything(phone) == everything(tablet)
-    assert database.value("SELECT count(*) FROM business.users") == 3
-
-
 def test_held_rows_that_refer_to_each_other(device):
     """A team and its captain, whom a unique name of the tablet keeps out for a while."""
     phone, tablet = device("ann", "phone"), device("ann", "tablet")
@@ -565,28 +471,6 @@ def test_a_table_tracked_later_gets_its_rows(device):
     tablet.run("track", "categories", "--schema", "business")
     tablet.sync()
     assert everything(tablet) == everything(phone)
-
-
-def test_sign_off_and_another_user(device):
-    phone = device("ann", "phone")
-    add_user(phone, "ann")
-    refused = phone.run("attach", "--url", phone.url, "--user", "bob", check=False)
-    assert refused.returncode == 1
-    assert 'belongs to user "ann"' in refused.stderr
-    assert phone.run("detach", check=False).returncode == 1
-    phone.sync()
-    phone.run("detach")
-    assert phone.rows("SELECT * FROM users") == []
-    assert phone.rows("SELECT * FROM _sync_pending") == []
-    phone.user, phone._token = "bob", None
-    phone.attach()
-    phone.sync()
-    assert phone.rows("SELECT * FROM users") == []
-    phone.run("detach")
-    phone.user, phone._token = "ann", None
-    phone.attach()
-    phone.sync()
-    assert name_of(phone, "ann") == "ann"
 
 
 def test_the_command_line_says_what_is_wrong(device, tmp_path):

@@ -1,0 +1,192 @@
+/*
+ * account.c - whose the database is, and where it syncs: attach, detach, the token.
+ */
+#include "client.h"
+
+#include <string.h>
+#include <sys/time.h>
+
+/* Can the text be part of a request's head? */
+static bool
+fits_header(const char *text)
+{
+    for (; *text != '\0'; text++)
+        if ((unsigned char)*text < 0x20 || *text == 0x7F)
+            return false;
+    return true;
+}
+
+/* A token is kept no longer than it is needed. */
+static void
+forget_token(rowsync *client)
+{
+    if (client->token != NULL)
+        memset(client->token, 0, strlen(client->token));
+    rs_free(client->token);
+    client->token = NULL;
+}
+
+rowsync_code
+rowsync_set_token(rowsync *client, const char *token)
+{
+    char *copy;
+
+    client->code = ROWSYNC_OK;
+    if (token != NULL && !fits_header(token))
+        return rs_fail(client, ROWSYNC_MISUSE, "Give the token alone, without a line break.",
+                       "The token has a control character.");
+    copy = rs_copy(token);
+    if (token != NULL && copy == NULL)
+        return rs_nomem(client);
+    forget_token(client);
+    client->token = copy;
+    return ROWSYNC_OK;
+}
+
+rowsync_code
+rowsync_get_state(rowsync *client, rowsync_state *state)
+{
+    rowsync_code code;
+
+    memset(state, 0, sizeof(*state));
+    if ((code = rs_enter(client, false)) != ROWSYNC_OK)
+        return code;
+    state->url = client->url;
+    state->user_id = client->user_id;
+    state->source_id = client->source_id;
+    state->head = client->cursor;
+    state->hydrated = client->hydrated == 2;
+    state->tables = client->table_count;
+    return rs_counts(client, &state->pending, &state->conflicts, &state->rejected);
+}
+
+/* Is the argument a URL that we speak? */
+static bool
+speakable(const char *url)
+{
+    return url != NULL && fits_header(url) &&
+           (strncmp(url, "http://", 7) == 0 || strncmp(url, "https://", 8) == 0);
+}
+
+rowsync_code
+rowsync_attach(rowsync *client, const char *url, const char *user_id, const char *source_id)
+{
+    sqlite3_stmt *statement = NULL;
+    struct timeval now;
+    rowsync_code code = rs_enter(client, true);
+    bool other_source;
+
+    if (code != ROWSYNC_OK)
+        return code;
+    if (!speakable(url))
+        return rs_fail(client, ROWSYNC_MISUSE, "It begins with https:// or http://.",
+                       "\"%s\" is no URL of a rowsync gateway.", url != NULL ? url : "");
+    if (user_id == NULL || *user_id == '\0' || strlen(user_id) > 255)
+        return rs_fail(client, ROWSYNC_MISUSE, "Give the `sub` of the user's token.",
+                       "The user id must have 1 to 255 bytes.");
+    if (source_id != NULL &&
+        (*source_id == '\0' || strlen(source_id) > 255 || !fits_header(source_id)))
+        return rs_fail(client, ROWSYNC_MISUSE, "Leave it out to get one made.",
+                       "The source id must have 1 to 255 bytes, none of them a control character.");
+    if (client->user_id != NULL && strcmp(client->user_id, user_id) != 0)
+        return rs_fail(client, ROWSYNC_PENDING, "Detach first; that removes this user's rows.",
+                       "The database belongs to user \"%s\".", client->user_id);
+    /* Another source has its own numbering and has not seen what this one uploaded itself. */
+    other_source =
+        source_id != NULL && client->source_id != NULL && strcmp(source_id, client->source_id) != 0;
+    code = rs_prepare(client,
+                      "UPDATE _sync_client_info SET url = rtrim(?1, '/'), user_id = ?2,"
+                      " source_id = coalesce(?3, source_id, lower(hex(randomblob(16)))),"
+                      " next_change_id = max(next_change_id, ?4),"
+                      " hydrated = CASE WHEN ?5 THEN 0 ELSE hydrated END",
+                      &statement);
+    if (code != ROWSYNC_OK)
+        return code;
+    gettimeofday(&now, NULL);
+    sqlite3_bind_text(statement, 1, url, -1, SQLITE_STATIC);
+    sqlite3_bind_text(statement, 2, user_id, -1, SQLITE_STATIC);
+    sqlite3_bind_text(statement, 3, source_id, -1, SQLITE_STATIC);
+    sqlite3_bind_int64(statement, 4, (int64_t)now.tv_sec * 1000000 + now.tv_usec);
+    sqlite3_bind_int(statement, 5, other_source);
+    code = rs_finish(client, statement, "attaching");
+    sqlite3_finalize(statement);
+    return code == ROWSYNC_OK ? rs_load_info(client) : code;
+}
+
+/*
+ * Empties the tracked tables. One whose rows may not go while others refer to them (ON DELETE
+ * RESTRICT) comes after those.
+ */
+static rowsync_code
+delete_rows(rowsync *client)
+{
+    bool *done = rs_realloc(NULL, (size_t)client->table_count * sizeof(*done));
+    bool progress = true, complete = false;
+    Buffer sql = {0};
+    int i;
+
+    if (done == NULL)
+        return rs_nomem(client);
+    memset(done, 0, (size_t)client->table_count * sizeof(*done));
+    while (progress && !complete && client->code == ROWSYNC_OK)
+    {
+        progress = false;
+        complete = true;
+        for (i = 0; i < client->table_count && client->code == ROWSYNC_OK; i++)
+        {
+            int result;
+
+            if (done[i] || !client->tables[i].exists)
+                continue;
+            buffer_clear(&sql);
+            buffer_text(&sql, "DELETE FROM main.");
+            buffer_name(&sql, client->tables[i].name);
+            if (sql.failed)
+            {
+                rs_nomem(client);
+                break;
+            }
+            result = sqlite3_exec(client->db, sql.data, NULL, NULL, NULL);
+            done[i] = result == SQLITE_OK;
+            progress |= done[i];
+            complete &= done[i];
+            if (result != SQLITE_OK && (result & 0xFF) != SQLITE_CONSTRAINT)
+                rs_fail_sqlite(client, "removing the user's rows");
+        }
+    }
+    if (client->code == ROWSYNC_OK && (!complete || rs_orphans(client)))
+        rs_fail(client, ROWSYNC_DATABASE,
+                "Delete the rows that refer to them first, or let their reference say ON DELETE"
+                " CASCADE or SET NULL.",
+                "Rows of a table that is not tracked refer to the user's, which cannot go.");
+    buffer_free(&sql);
+    rs_free(done);
+    return client->code;
+}
+
+rowsync_code
+rowsync_detach(rowsync *client, int force)
+{
+    int64_t pending, conflicts, rejected;
+    rowsync_code code = rs_enter(client, true);
+
+    if (code != ROWSYNC_OK || (code = rs_begin(client)) != ROWSYNC_OK)
+        return code;
+    code = rs_counts(client, &pending, &conflicts, &rejected);
+    if (code == ROWSYNC_OK && !force && pending + rejected > 0)
+        code = rs_fail(client, ROWSYNC_PENDING, "Sync first, or force it and lose them.",
+                       "%lld edits are pending, %lld were refused.", (long long)pending,
+                       (long long)rejected);
+    if (code == ROWSYNC_OK)
+        code = delete_rows(client);
+    if (code == ROWSYNC_OK)
+        code = rs_exec(client,
+                       "DELETE FROM _sync_dirty; DELETE FROM _sync_version; DELETE FROM _sync_held;"
+                       "DELETE FROM _sync_rejected; DELETE FROM _sync_overwritten;"
+                       "UPDATE _sync_client_info SET user_id = NULL, url = NULL, hydrated = 0,"
+                       " last_server_seq_seen = 0, current_window_until = 0, epoch = 0");
+    if ((code = rs_end(client, code)) != ROWSYNC_OK)
+        return code;
+    forget_token(client);
+    return rs_load_info(client);
+}
