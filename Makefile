@@ -31,7 +31,8 @@ EXTENSION = --no-print-directory -C pg_extension PG_CONFIG=$(PG_CONFIG) \
     $(if $(findstring clang,$(CC)),$(FOR_CLANG))
 
 .PHONY: all deps ready stage unit install clang check check-pgtap check-isolation check-unit \
-        check-corpus check-random check-e2e asan tsan fuzzers fuzz scenario demo \
+        check-corpus check-random check-upgrade check-e2e check-assert check-valgrind asan tsan \
+        fuzzers fuzz scenario demo \
         bench up down psql lint format clean
 
 all: stage
@@ -84,6 +85,25 @@ check-corpus: fuzzers
 
 check-pgtap check-isolation check-unit check-corpus check-random check-upgrade check-e2e: ready
 	@$(RUN) $(@:check-%=%)
+
+# The extension's scripts on a server under valgrind, which must be installed; too long for `check`.
+# ONLY="capture prune" names scripts.
+check-valgrind: ready
+	@$(RUN) valgrind
+
+# The extension on a PostgreSQL built from source that checks itself (test/assert-server), which takes
+# minutes the first time. SUITES=valgrind sees more there; PG_SETTINGS=debug_discard_caches=1 is told
+# to the server.
+ASSERT := $(CURDIR)/build/assert
+ASSERT_SERVER = PG_CONFIG=$(ASSERT)/root/server/bin/pg_config STAGE=$(ASSERT)/stage
+SUITES = pgtap isolation random
+check-assert: deps
+	@PG_CONFIG=$(PG_CONFIG) test/assert-server
+	@rm -rf $(ASSERT)/pg_extension $(ASSERT)/sql $(ASSERT)/stage && cp -r pg_extension sql $(ASSERT)/
+	@rm -f $(ASSERT)/pg_extension/src/*.o
+	@$(MAKE) -s --no-print-directory -j$$(nproc) -C $(ASSERT)/pg_extension all $(ASSERT_SERVER)
+	@$(MAKE) -s -C $(ASSERT)/pg_extension install DESTDIR=$(ASSERT)/stage $(ASSERT_SERVER) >/dev/null
+	@$(ASSERT_SERVER) $(RUN) $(SUITES)
 
 # Any report of a sanitizer fails the run.
 asan: export SANITIZE := address,undefined

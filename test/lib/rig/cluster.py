@@ -14,7 +14,7 @@ import psycopg2.extensions
 from . import process
 from .place import ROOT, Place
 
-STAGE = ROOT / "build" / "stage"
+STAGE = pathlib.Path(os.environ.get("STAGE", ROOT / "build" / "stage"))
 BUSINESS = ROOT / "examples" / "business"
 
 # Durable as in production, because times are printed; small, because it lives for seconds.
@@ -30,6 +30,8 @@ SETTINGS = {
     "log_min_messages": "warning",
     "log_line_prefix": "%m [%p] %q%u@%d/%a ",
     "autovacuum_naptime": "10s",
+    # More of them for a run that wants them: PG_SETTINGS="debug_discard_caches=1".
+    **dict(setting.split("=", 1) for setting in os.environ.get("PG_SETTINGS", "").split()),
 }
 
 
@@ -50,22 +52,24 @@ def _newest_pg_config():
 class Cluster:
     """A server with a data folder of its own, reachable only through a socket in a private folder."""
 
-    def __init__(self, place, server):
+    def __init__(self, place, server, wrapper=()):
         self.place = place
+        self.wrapper = wrapper
         self.server = server
         self.bin = pathlib.Path(pg_config("bindir"))
         self.names = itertools.count(1)
         self.has_business = False
 
     @classmethod
-    def start(cls, name="test", keep=False, **settings):
+    def start(cls, name="test", keep=False, wrapper=(), **settings):
         """Makes a cluster with the extension of build/stage and starts it.
 
-        `settings` go over those above. With `keep` it outlives this process.
+        `settings` go over those above. With `keep` it outlives this process. `wrapper` is a command
+        that the server is started with.
         """
         place = Place(name, keep)
         try:
-            cluster = cls(place, None)
+            cluster = cls(place, None, wrapper)
             cluster._create(settings)
             cluster.start_server(detached=keep)
             return cluster
@@ -99,7 +103,7 @@ class Cluster:
         """Starts the server and waits until it takes connections; also after `stop_server`."""
         log = open(self.place.path / "postgres.log", "ab")
         self.server = process.spawn(
-            [self.bin / "postgres", "-D", self.data], user=self.place.user, cwd="/",
+            [*self.wrapper, self.bin / "postgres", "-D", self.data], user=self.place.user, cwd="/",
             detached=detached, on_death=signal.SIGINT, stdout=log, stderr=log)
         deadline = time.monotonic() + 60
         while True:

@@ -14,6 +14,7 @@ from . import build, fuzz, process, tap
 from .cluster import Cluster, pg_config
 from .place import ROOT, Place
 from .progress import Progress
+from .valgrind import Valgrind
 
 # A suite that takes longer hangs.
 SUITE_SECONDS = 1200
@@ -50,17 +51,39 @@ def capture(command, step=None, **options):
 
 def pgtap(run):
     """Every file of test/pgtap in a database of its own, with the extensions installed."""
+    return scripts(run, run.cluster())
+
+
+def scripts(run, cluster):
+    """The files of test/pgtap that ONLY names, or all, on a cluster."""
     tally = tap.Tally()
-    cluster = run.cluster()
     template = cluster.database(name="pgtap_template")
     template.psql("-c", "CREATE EXTENSION pgtap", "-c", "CREATE EXTENSION rowsync")
-    paths = sorted((ROOT / "test" / "pgtap").glob("*.sql"))
+    only = os.environ.get("ONLY", "").split()
+    paths = [path for path in sorted((ROOT / "test" / "pgtap").glob("*.sql"))
+             if not only or path.stem in only]
     for done, path in enumerate(paths):
         run.progress.step(done, len(paths))
         database = cluster.database("pgtap_template")
         output = database.psql("-A", "-t", "-f", str(path), check=False)
         tally.add(tap.read(f"test/pgtap/{path.name}", output.stdout + output.stderr,
                            output.returncode))
+    return tally
+
+
+def valgrind(run):
+    """The same on a server under valgrind; an error with code of ours in its stack is a failure."""
+    reports = Valgrind()
+    cluster = Cluster.start("valgrind", wrapper=reports.command(), fsync="off", jit="off",
+                            autovacuum="off")
+    try:
+        tally = scripts(run, cluster)
+        # Each backend reports until it ends.
+        cluster.stop_server()
+    finally:
+        cluster.stop(run.failed)
+    for error in reports.errors():
+        tally.fail(f"--- valgrind\n{error}")
     return tally
 
 
@@ -182,6 +205,10 @@ SUITES = {"pgtap": pgtap, "isolation": isolation, "unit": unit, "corpus": corpus
           "random": random, "upgrade": upgrade, "e2e": e2e, "scenario": scenario}
 
 
+# Suites that `make check` leaves out.
+LONG_SUITES = {"valgrind": valgrind}
+
+
 class Run:
     """One run of suites: the cluster they share, started by the first that needs it."""
 
@@ -211,7 +238,7 @@ def run(names):
             shared.progress.begin(name)
             begin = time.monotonic()
             try:
-                tally = SUITES[name](shared)
+                tally = {**SUITES, **LONG_SUITES}[name](shared)
             except Exception as error:
                 tally = tap.Tally()
                 tally.fail(f"{name}: {type(error).__name__}: {error}")
