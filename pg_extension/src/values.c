@@ -17,6 +17,7 @@
 #include "miscadmin.h"
 #include "pgtime.h"
 #include "utils/builtins.h"
+#include "utils/bytea.h"
 #include "utils/date.h"
 #include "utils/datetime.h"
 #include "utils/float.h"
@@ -102,10 +103,10 @@ value_codec_init(ValueCodec *codec, Oid type, int32 typmod, MemoryContext contex
 }
 
 /*
- * While rowsync turns values into text, dates are ISO, intervals ISO 8601, floats exact and the
- * zone is UTC, whatever the session uses. Plain assignments, because going through the settings
- * machinery for each captured row would cost more than the capture; always paired with
- * value_format_leave, on errors too.
+ * While rowsync turns values into text, dates are ISO, intervals ISO 8601, floats exact, bytes in
+ * arrays hexadecimal and the zone is UTC, whatever the session uses. Plain assignments, because
+ * going through the settings machinery for each captured row would cost more than the capture;
+ * always paired with value_format_leave, on errors too.
  */
 void
 value_format_enter(ValueFormat *saved)
@@ -116,6 +117,7 @@ value_format_enter(ValueFormat *saved)
     saved->date_order = DateOrder;
     saved->interval_style = IntervalStyle;
     saved->float_digits = extra_float_digits;
+    saved->bytea_output = bytea_output;
     saved->timezone = session_timezone;
     if (gmt == NULL)
         gmt = pg_tzset("GMT");
@@ -123,6 +125,7 @@ value_format_enter(ValueFormat *saved)
     DateOrder = DATEORDER_YMD;
     IntervalStyle = INTSTYLE_ISO_8601;
     extra_float_digits = 1;
+    bytea_output = BYTEA_OUTPUT_HEX;
     session_timezone = gmt;
 }
 
@@ -134,6 +137,7 @@ value_format_leave(const ValueFormat *saved)
     DateOrder = saved->date_order;
     IntervalStyle = saved->interval_style;
     extra_float_digits = saved->float_digits;
+    bytea_output = saved->bytea_output;
     session_timezone = saved->timezone;
 }
 

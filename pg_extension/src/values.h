@@ -72,6 +72,7 @@ typedef struct ValueFormat
     int date_order;
     int interval_style;
     int float_digits;
+    int bytea_output;
     void *timezone;
 } ValueFormat;
 

@@ -3,7 +3,7 @@
 \ir include/helpers.sql
 \ir include/app.sql
 SET rowsync.scope = 'ann';
-SELECT plan(42);
+SELECT plan(51);
 
 SELECT is(up('ann', 'phone', change(1, 'INSERT', 'users', 'u1', 0, '{"name":"A"}')), '1 applied 1', 'seq 1');
 SELECT is(up('ann', 'phone', change(2, 'UPDATE', 'users', 'u1', 0, '{"name":"B"}')), '2 applied 2', 'seq 2');
@@ -73,4 +73,33 @@ SELECT is(rowsync.declare_restored('ann'), 1::bigint, 'declare_restored for one 
 SELECT is((SELECT string_agg(name || ' ' || epoch, ', ' ORDER BY name) FROM rowsync.scope), 'ann 2, bob 1', 'begins a new epoch');
 SELECT is(rowsync.declare_restored(), 2::bigint, 'and for all');
 SELECT is(rowsync.download('ann', 'phone', 9)::jsonb -> 'epoch', '3'::jsonb, 'which devices see');
+
+-- restore_row is an ordinary write: the table's own trigger finds by the caller's search_path what it
+-- finds otherwise.
+CREATE TABLE app.journal (line text);
+CREATE FUNCTION app.note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO journal VALUES (NEW.id || ' ' || NEW.name); RETURN NEW; END $$;
+CREATE TRIGGER note BEFORE UPDATE ON app.users FOR EACH ROW EXECUTE FUNCTION app.note();
+SET search_path = app, t, public;
+SELECT up('dan', 'phone', change(1, 'INSERT', 'users', 'd1', 0, '{"name":"one"}'), change(2, 'UPDATE', 'users', 'd1', 0, '{"name":"two"}')) AS done \gset
+SELECT lives_ok($$SELECT rowsync.restore_row('app.users', 'd1', 1)$$, 'restore_row of a table with a trigger that names no schema');
+SELECT results_eq('SELECT line FROM journal', '{d1 two,d1 one}'::text[], 'which has run both times');
+
+-- A row that has been in two scopes has two histories, with the same numbers.
+UPDATE app.users SET _rowsync_scope = 'eve' WHERE id = 'd1';
+UPDATE app.users SET name = 'three' WHERE id = 'd1';
+SELECT results_eq($$SELECT concat_ws(' ', scope, version, op, payload ->> 'name') FROM rowsync.row_history('app.users', 'd1')$$,
+                  '{dan 4 DELETE one,dan 3 UPDATE one,dan 2 UPDATE two,dan 1 INSERT one,eve 2 UPDATE three,eve 1 INSERT one}'::text[], 'the histories of both');
+SELECT is(refusal($$SELECT rowsync.restore_row('app.users', 'd1', 2)$$),
+          'RS002: app.users d1 has been in several scopes, with a version 2 in each | Say whose you mean: user_id => ...', 'a version of which there are two');
+SELECT lives_ok($$SELECT rowsync.restore_row('app.users', 'd1', 1, 'eve')$$, 'one of them');
+SELECT results_eq($$SELECT name, _rowsync_scope FROM app.users WHERE id = 'd1'$$, $$VALUES ('one', 'eve')$$, 'is restored');
+
+-- What a table that syncs no more has left in the log goes, and is remembered too.
+SELECT up('fay', 'phone', change(1, 'INSERT', 'users', 'f1', 0, '{"name":"F"}'), change(2, 'INSERT', 'categories', 'k1', 0, '{"name":"K"}')) AS done \gset
+SELECT rowsync.unregister_table('app.categories') AS done \gset
+UPDATE rowsync.source SET last_seen = now() - interval '100 days';
+SELECT results_eq($$SELECT concat_ws(' ', floor, removed_changes) FROM rowsync.prune('0', '1 day', 'fay')$$, '{2 1}'::text[], 'a change of a table that syncs no more is pruned');
+SELECT rowsync.register_table('app.categories') > 0 AS registered \gset
+SELECT matches(up('fay', 'phone', change(2, 'INSERT', 'categories', 'k1', 0, '{"name":"again"}')), '^2 applied', 'sent again when the table is back');
+SELECT is((SELECT name FROM app.categories WHERE id = 'k1'), 'K', 'it has no effect');
 SELECT finish();

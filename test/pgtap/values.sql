@@ -19,7 +19,7 @@ SET timezone = 'Asia/Kathmandu';
 SET extra_float_digits = -5;
 SET bytea_output = 'escape';
 SET lc_monetary = 'C';
-SELECT plan(203);
+SELECT plan(204);
 
 -- What of a row's latest payload stands behind a column, byte by byte.
 CREATE FUNCTION t.wire(key text, col text) RETURNS text LANGUAGE sql AS $$
@@ -123,4 +123,13 @@ SELECT is(up('ann', 'phone', change(1000001, 'INSERT', 'vals', 'big', 0, format(
 SELECT is((SELECT row(md5(txt), octet_length(txt), octet_length(bin))::text FROM app.vals WHERE id = 'big'), (SELECT row(md5(repeat('é', 5000000)), 10000000, 7500000)::text), 'arrive whole');
 SELECT is((SELECT length(rowsync.download('ann', 'tablet', l.seq - 1)) > 15000000 FROM rowsync.change_log AS l WHERE row_key = 'big'), true, 'and travel on');
 SELECT is((SELECT (jsonb_path_query_first(rowsync.download('ann', 'tablet', l.seq - 1)::jsonb, '$.changes[0].payload.txt') #>> '{}') = repeat('é', 5000000) FROM rowsync.change_log AS l WHERE row_key = 'big'), true, 'unchanged');
+
+-- Bytes within an array, whatever the session's setting.
+CREATE TABLE app.blobs (id text PRIMARY KEY, parts bytea[]);
+SELECT rowsync.register_table('app.blobs') > 0 AS registered \gset
+SET rowsync.scope = 'ann';
+SET bytea_output = 'escape';
+INSERT INTO app.blobs VALUES ('b1', ARRAY['\x00ff'::bytea]);
+RESET bytea_output;
+SELECT is((SELECT payload::json ->> 'parts' FROM rowsync.change_log WHERE row_key = 'b1'), '{"\\x00ff"}', 'bytes in an array are hexadecimal');
 SELECT finish();
