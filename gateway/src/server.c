@@ -35,6 +35,9 @@
 /* Milliseconds between sweeps: the precision of all connection timeouts. */
 #define SWEEP_MS 100
 
+/* While draining, a connection that was of use so recently may have its next request on the way. */
+#define DRAIN_IDLE_MS 500
+
 /* How long, and how much, a client is heard out after its connection was closed for an error. */
 #define LINGER_MS 2000
 
@@ -382,7 +385,8 @@ expired(struct connection *connection, uint64_t now)
     switch (phase)
     {
         case PHASE_IDLE:
-            return loop->draining || waited >= (uint64_t)config->idle_timeout ||
+            return (loop->draining && waited >= DRAIN_IDLE_MS) ||
+                   waited >= (uint64_t)config->idle_timeout ||
                    (is_full(loop) && waited >= CROWDED_IDLE_MS);
         case PHASE_HEAD:
             return waited >= (uint64_t)config->header_timeout;

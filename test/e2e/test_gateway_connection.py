@@ -97,6 +97,14 @@ def test_a_silent_client_is_cut(start_gateway, setting, data):
     assert closes(start_gateway(**{setting: 300}), data)
 
 
+@pytest.mark.parametrize("data", [b"", b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/1.1\r\n"])
+def test_a_client_that_does_not_shake_hands_is_cut(start_gateway, tmp_path, data):
+    chain, key = certificate(tmp_path, "one")
+    gateway = start_gateway(ROWSYNC_TLS_CERTIFICATE=chain, ROWSYNC_TLS_KEY=key,
+                            ROWSYNC_HEADER_TIMEOUT=300)
+    assert closes(gateway, data)
+
+
 def test_a_slow_sender_is_cut_although_it_never_stops(start_gateway):
     gateway = start_gateway(ROWSYNC_HEADER_TIMEOUT=300)
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as peer:

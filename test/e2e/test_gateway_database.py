@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import threading
@@ -101,6 +102,18 @@ def test_a_cancellation_that_comes_too_early_is_repeated(start_gateway, database
     assert sorted(backends) == sorted(pid for (pid,) in database.rows(
         "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'rowsync-gateway%' "
         "AND datname = current_database()"))
+
+
+def test_a_database_that_is_away_is_tried_again_with_patience(start_gateway):
+    gateway = start_gateway(DATABASE_URL="host=/nonexistent", ROWSYNC_LOOPS=1)
+    time.sleep(3)
+    text = gateway.request("GET", "/metrics").body.decode()
+    (failures,) = re.findall(r'rowsync_pool_failures_total\{pool="watch"\} (\d+)', text)
+    # Twice to four times a second in the end, and a little faster at first; not as often as it can.
+    assert 1 <= int(failures) <= 25
+    # It is said once an outage and pool, not once an attempt.
+    assert sorted(line["pool"] for line in gateway.log()
+                  if line["event"] == "database_connect_failed") == ["requests", "streams", "watch"]
 
 
 @pytest.mark.parametrize("change", [
