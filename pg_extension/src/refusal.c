@@ -93,6 +93,10 @@ change_refuse_error(Change *change, ErrorData *error)
     {
         reason = REASON_CONSTRAINT;
         column = error->column_name;
+        if (change->circular && error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION)
+            message = psprintf("%s: rows of this request exchange its values, which only a "
+                               "DEFERRABLE constraint allows",
+                               message);
     }
     change_refuse(change, reason, message, column);
     change->constraint = error->constraint_name;

@@ -66,6 +66,7 @@ typedef struct Change
     Parent *parents;
     int nwaits;
     struct Change **waits;       /* changes that give up a unique value that this one takes */
+    bool circular;               /* it takes a value from a row that waits for it in turn */
     bool in_order;               /* waits is known: rows are written in the order of their units */
     char log_op;                 /* what the log will call it */
     struct varlena *log_payload; /* the row as stored */

@@ -633,6 +633,7 @@ write_members(Upload *upload, Change **changes, int count)
         Attempt probe = {upload, &changes[i], 1, true};
 
         change->status = STATUS_OPEN;
+        change->circular = change->nwaits > 0;
         /* From here on each is tried by itself. */
         change->unit = -1 - upload->dissolved++;
         if (change_parents_there(upload, change))
