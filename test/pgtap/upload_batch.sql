@@ -2,7 +2,7 @@
 -- not where they stand.
 \ir include/helpers.sql
 \ir include/app.sql
-SELECT plan(31);
+SELECT plan(32);
 
 -- One key several times.
 SELECT is(up('ann', 'phone', change(1, 'INSERT', 'users', 'u1', 0, '{"name":"A","age":1}'),
@@ -66,6 +66,10 @@ SELECT is(up('ann', 'phone', change(44, 'DELETE', 'teams', 't1', 0),
                              change(45, 'DELETE', 'members', 'm1', 0)) ~ '^44 applied \d+, 45 applied \d+$',
           true, 'a cycle goes as one');
 SELECT is((SELECT count(*)::int FROM app.teams) + (SELECT count(*)::int FROM app.members), 0, 'and is gone');
+SELECT is(up('ann', 'phone', change(46, 'INSERT', 'teams', 't3', 0, '{"captain_id":"m3"}'),
+                             change(47, 'INSERT', 'users', 'u47', 0, '{"name":null}'),
+                             change(48, 'INSERT', 'members', 'm3', 0, '{"team_id":"t3"}')) ~ '^46 applied \d+, 47 invalid constraint, 48 applied \d+$',
+          true, 'beside a bad row too it is written as one');
 
 -- Who misses a parent drags only its own children along.
 SELECT is(up('ann', 'phone', change(50, 'INSERT', 'comments', 'c50', 0, '{"post_id":"p50","body":"x"}'),
