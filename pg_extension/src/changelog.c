@@ -161,6 +161,20 @@ changelog_peek(ChangeLog *log, int32 table_id, RowKey key)
     return slot ? slot->row : NULL;
 }
 
+/* A row of which nothing is known, in the current context, with a copy of its key. */
+static RowState *
+new_row(int32 table_id, RowKey key)
+{
+    RowState *row = palloc0(sizeof(RowState) + key.len);
+
+    row->table_id = table_id;
+    row->key.len = key.len;
+    row->key.data = memcpy(row + 1, key.data, key.len);
+    row->own = true;
+    row->deleted = true;
+    return row;
+}
+
 /*
  * What is known of a row; of one that nobody has asked for yet, that it is new: a guess, which
  * saves looking for a row that is most likely not there. Copies the key. If the guess is wrong and
@@ -173,8 +187,8 @@ changelog_guess(ChangeLog *log, int32 table_id, RowKey key)
     RowState probe = {.table_id = table_id, .key = key};
     uint32 hash = row_hash(&probe);
     RowSlot *slot;
+    MemoryContext old;
     RowState *row;
-    char *bytes;
     bool found;
 
     if (log->rows == NULL)
@@ -183,15 +197,10 @@ changelog_guess(ChangeLog *log, int32 table_id, RowKey key)
     if (slot != NULL)
         return slot->row;
     check_key(key);
-    row = MemoryContextAllocZero(log->context, sizeof(RowState) + key.len);
-    bytes = (char *)(row + 1);
-    memcpy(bytes, key.data, key.len);
-    row->table_id = table_id;
-    row->key.data = bytes;
-    row->key.len = key.len;
-    row->own = true;
-    row->deleted = true;
+    old = MemoryContextSwitchTo(log->context);
+    row = new_row(table_id, key);
     row->guessed = true;
+    MemoryContextSwitchTo(old);
     slot = rows_insert_hash(log->rows, row, hash, &found);
     slot->row = row;
     return row;
@@ -258,6 +267,7 @@ append(ChangeLog *log, const LogEntry *entry)
     stored->isnull[LOG_PAYLOAD - 1] = entry->payload == NULL;
     row->version = log->head;
     row->deleted = entry->op == 'D';
+    row->change = stored;
 }
 
 /* Writes the version of a row to row_meta. */
@@ -271,10 +281,40 @@ write_version(ChangeLog *log, RowState *row)
     values[META_TABLE - 1] = Int32GetDatum(row->table_id);
     values[META_DELETED - 1] = BoolGetDatum(row->deleted);
     values[META_KEY - 1] = key_datum(row->key);
+    values[META_PLACE - 1] = PointerGetDatum(&row->change->tid);
     if (row->stored)
         store_update(&log->meta, &row->tid, values, log->snapshot);
     else
         memcpy(store_insert(&log->meta)->values, values, sizeof(values));
+}
+
+/* Orders rows as the index of row_meta does, which likes to be filled in order. */
+static int
+compare_rows(const ListCell *a, const ListCell *b)
+{
+    const RowState *left = lfirst(a);
+    const RowState *right = lfirst(b);
+
+    if (left->table_id != right->table_id)
+        return left->table_id < right->table_id ? -1 : 1;
+    return rowkey_compare(left->key, right->key);
+}
+
+/* Writes what was appended: the changes, then the versions, which say where the changes lie. */
+static void
+write_appended(ChangeLog *log)
+{
+    ListCell *cell;
+
+    store_flush(&log->log);
+    list_sort(log->dirty, compare_rows);
+    foreach (cell, log->dirty)
+    {
+        CHECK_FOR_INTERRUPTS();
+        write_version(log, lfirst(cell));
+    }
+    store_flush(&log->meta);
+    log->dirty = NIL;
 }
 
 /* Appends a change of a row that changelog_row knows. Returns its number. */
@@ -305,29 +345,32 @@ changelog_append_state(ChangeLog *log, int32 table_id, RowKey key, bool deleted,
                        struct varlena *payload)
 {
     MemoryContext old;
-    RowState row = {.table_id = table_id, .key = key};
-    LogEntry entry = {.row = &row, .payload = payload};
+    RowState *row;
+    LogEntry entry = {0};
 
+    check_key(key);
     if (log->batch == NULL)
         log->batch = AllocSetContextCreate(log->context, "rowsync batch", ALLOCSET_DEFAULT_SIZES);
-    old = MemoryContextSwitchTo(log->context);
-    check_key(key);
-    read_meta(log, &row);
-    if (!deleted || !row.deleted)
+    old = MemoryContextSwitchTo(log->batch);
+    row = new_row(table_id, key);
+    log->batch_size += sizeof(RowState) + key.len;
+    MemoryContextSwitchTo(log->context);
+    read_meta(log, row);
+    MemoryContextSwitchTo(log->batch);
+    if (!deleted || !row->deleted)
     {
-        MemoryContextSwitchTo(log->batch);
-        entry.op = deleted ? 'D' : (row.deleted ? 'I' : 'U');
+        entry.row = row;
+        entry.op = deleted ? 'D' : (row->deleted ? 'I' : 'U');
         entry.payload = memcpy(palloc(VARSIZE(payload)), payload, VARSIZE(payload));
         append(log, &entry);
-        write_version(log, &row);
+        log->dirty = lappend(log->dirty, row);
         log->batch_size += VARSIZE(payload) + key.len;
-        if (log->log.npending >= MAX_BATCH_ROWS || log->batch_size >= MAX_BATCH_SIZE)
-        {
-            store_flush(&log->log);
-            store_flush(&log->meta);
-            MemoryContextReset(log->batch);
-            log->batch_size = 0;
-        }
+    }
+    if (log->log.npending >= MAX_BATCH_ROWS || log->batch_size >= MAX_BATCH_SIZE)
+    {
+        write_appended(log);
+        MemoryContextReset(log->batch);
+        log->batch_size = 0;
     }
     MemoryContextSwitchTo(old);
 }
@@ -477,33 +520,13 @@ release(ChangeLog *log)
     MemoryContextDelete(log->context);
 }
 
-/* Orders rows as the index of row_meta does, which likes to be filled in order. */
-static int
-compare_rows(const ListCell *a, const ListCell *b)
-{
-    const RowState *left = lfirst(a);
-    const RowState *right = lfirst(b);
-
-    if (left->table_id != right->table_id)
-        return left->table_id < right->table_id ? -1 : 1;
-    return rowkey_compare(left->key, right->key);
-}
-
 /* Writes everything appended, moves the scope's head and releases the log. */
 void
 changelog_close(ChangeLog *log)
 {
     MemoryContext old = MemoryContextSwitchTo(log->context);
-    ListCell *cell;
 
-    list_sort(log->dirty, compare_rows);
-    foreach (cell, log->dirty)
-    {
-        CHECK_FOR_INTERRUPTS();
-        write_version(log, lfirst(cell));
-    }
-    store_flush(&log->log);
-    store_flush(&log->meta);
+    write_appended(log);
     if (log->head != log->stored_head)
         scope_set_head(log->scope_id, log->head);
     MemoryContextSwitchTo(old);

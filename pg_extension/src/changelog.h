@@ -26,6 +26,7 @@ typedef struct RowState
     bool dirty;              /* row_meta must be written */
     bool guessed;            /* taken for new: row_meta has not been looked at */
     struct varlena *payload; /* of the last change appended; NULL if none or a deletion */
+    StoreRow *change;        /* the last change appended; NULL if none */
     ItemPointerData tid;
     /* For upload.c; NULL at first. */
     void *user;    /* the change of the current wave */
@@ -102,7 +103,8 @@ enum
     META_TABLE,
     META_DELETED,
     META_KEY,
-    META_NATTS = META_KEY
+    META_PLACE,
+    META_NATTS = META_PLACE
 };
 
 #endif

@@ -164,6 +164,7 @@ write_rows(Store *store, int first, int count)
     for (int i = 0; i < count; i++)
     {
         CHECK_FOR_INTERRUPTS();
+        store->pending[first + i]->tid = store->slots[i]->tts_tid;
         if (store->result->ri_NumIndices > 0)
             (void)rowsync_insert_index_entries(store->result, store->slots[i], store->estate,
                                                false);

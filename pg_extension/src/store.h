@@ -22,6 +22,7 @@
 typedef struct StoreRow
 {
     bool *isnull;
+    ItemPointerData tid; /* once it is written */
     Datum values[FLEXIBLE_ARRAY_MEMBER];
 } StoreRow;
 

@@ -2,7 +2,7 @@
 -- a digest that tells any two states apart.
 \ir include/helpers.sql
 \ir include/app.sql
-SELECT plan(22);
+SELECT plan(27);
 
 CREATE FUNCTION t.lines(who text) RETURNS TABLE (n bigint, line jsonb) LANGUAGE sql AS $$
     SELECT n, l::jsonb FROM (SELECT string_agg(s, '') AS whole FROM rowsync.snapshot(who, 'new') AS s) AS w,
@@ -28,6 +28,19 @@ SELECT set_eq($$SELECT version FROM rows('ann')$$, $$SELECT version FROM rowsync
 SELECT is((SELECT line - 'digest' FROM lines('ann') ORDER BY n DESC LIMIT 1), '{"end":true,"rows":3}'::jsonb, 'the last line counts them');
 SELECT is((SELECT line -> 'digest' FROM lines('ann') ORDER BY n DESC LIMIT 1), rowsync.digest('ann')::jsonb -> 'digest', 'and has the digest');
 SELECT is((SELECT count(*)::int FROM rowsync.snapshot('ann', 'new') AS s WHERE s NOT LIKE E'%\n'), 0, 'chunks are whole lines');
+
+-- Where a change lies in the log is a hint: true where rowsync wrote it, and never trusted.
+CREATE FUNCTION t.snapshot_with(place text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE 'UPDATE rowsync.row_meta AS m SET place = ' || place;
+    RETURN (SELECT string_agg(s, '') FROM rowsync.snapshot('ann', 'new') AS s);
+END $$;
+SELECT is((SELECT count(*)::int FROM rowsync.row_meta AS m JOIN rowsync.change_log AS l ON l.ctid = m.place AND (l.scope_id, l.seq) = (m.scope_id, m.version)),
+          (SELECT count(*)::int FROM rowsync.row_meta), 'all places are right');
+SELECT is(snapshot_with('NULL'), (SELECT string_agg(s, '') FROM rowsync.snapshot('ann', 'new') AS s), 'none');
+SELECT is(snapshot_with($$'(4294967294,1)'$$), snapshot_with('NULL'), 'one that is not there');
+SELECT is(snapshot_with($$'(0,200)'$$), snapshot_with('NULL'), 'one where nothing is');
+SELECT is(snapshot_with('(SELECT ctid FROM rowsync.change_log ORDER BY scope_id DESC, seq LIMIT 1)'), snapshot_with('NULL'), 'another user''s');
 
 -- Digests.
 CREATE TABLE t.digests (what text, digest text);
