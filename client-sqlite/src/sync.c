@@ -43,20 +43,16 @@ finish_report(rowsync *client, rowsync_report *report)
         rs_load_info(client);
     report->head = client->cursor;
     report->overwritten = client->overwritten;
-    if (failure == ROWSYNC_OK)
-        failure = client->code;
-    else
+    if (failure == ROWSYNC_OK && client->code != ROWSYNC_OK)
     {
-        Buffer later = client->message;
-
-        client->message = message;
-        message = later;
-        later = client->hint;
-        client->hint = hint;
-        hint = later;
+        buffer_free(&message);
+        buffer_free(&hint);
+        return client->code;
     }
-    buffer_free(&message);
-    buffer_free(&hint);
+    buffer_free(&client->message);
+    buffer_free(&client->hint);
+    client->message = message;
+    client->hint = hint;
     return client->code = failure;
 }
 
