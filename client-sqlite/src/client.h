@@ -152,6 +152,7 @@ struct rowsync
     int hydrated;
     int64_t epoch;       /* of the server's log when it was last read; 0: not yet told */
     int64_t new_epoch;   /* the server was restored from a backup and says this one; else 0 */
+    bool cautious;       /* deletions are kept aside, see orphans_stuck() */
     int64_t renewed;     /* edits put on top of another version, in this call */
     int64_t overwritten; /* local edits that lost a conflict, in this call */
 
@@ -184,6 +185,7 @@ rowsync_code rs_start(rowsync *client, Statement begin);
 rowsync_code rs_stop(rowsync *client, rowsync_code code);
 rowsync_code rs_begin(rowsync *client);
 rowsync_code rs_end(rowsync *client, rowsync_code code);
+rowsync_code rs_give_up(rowsync *client);
 void rs_idle(rowsync *client);
 rowsync_code rs_attached(rowsync *client);
 rowsync_code rs_load_info(rowsync *client);
@@ -301,6 +303,8 @@ typedef struct RowState /* what the server says of a row */
 
 rowsync_code row_put(rowsync *client, Table *table, const Key *key, const RowState *state,
                      bool *refused);
+rowsync_code row_take(rowsync *client, Table *table, const Key *key, const RowState *state,
+                      bool *refused);
 rowsync_code row_outcome(rowsync *client, const Table *table, int result);
 rowsync_code row_version(rowsync *client, const Table *table, const Key *key, int64_t *version,
                          bool *deleted);
@@ -328,6 +332,7 @@ rowsync_code key_respell(rowsync *client, Table *table, Slice id, Key *key);
 
 /* orphan.c */
 bool rs_orphans(rowsync *client);
+bool orphans_stuck(rowsync *client);
 rowsync_code take_out_orphans(rowsync *client);
 
 /* transport.c */

@@ -117,7 +117,7 @@ server_wins(rowsync *client, const Change *change, const RowState *theirs, Slice
     bool refused;
 
     if (keep_overwritten(client, change, theirs, local_payload, change->changed) != ROWSYNC_OK ||
-        row_put(client, change->table, &change->key, theirs, &refused) != ROWSYNC_OK ||
+        row_take(client, change->table, &change->key, theirs, &refused) != ROWSYNC_OK ||
         row_drop(client, SQL_HELD_DROP, change->table, &change->key) != ROWSYNC_OK ||
         (refused && held_put(client, change->table, &change->key, theirs, 2) != ROWSYNC_OK) ||
         row_drop(client, SQL_REJECTED_DROP, change->table, &change->key) != ROWSYNC_OK)

@@ -406,6 +406,14 @@ rs_end(rowsync *client, rowsync_code code)
     return rs_stop(client, code == ROWSYNC_OK ? rs_run(client, SQL_APPLY_OFF) : code);
 }
 
+/* Rolls back what rs_begin() began, without a failure. */
+rowsync_code
+rs_give_up(rowsync *client)
+{
+    rs_stop(client, ROWSYNC_CANCELLED);
+    return client->code;
+}
+
 /* A copy of a text column in place of an older one. */
 static bool
 replace_text(char **slot, sqlite3_stmt *statement, int column)
@@ -475,6 +483,7 @@ rs_enter(rowsync *client, bool writes)
     client->code = ROWSYNC_OK;
     __atomic_store_n(&client->cancelled, 0, __ATOMIC_RELAXED);
     client->overwritten = client->renewed = 0;
+    client->cautious = false;
     client->new_epoch = 0;
     buffer_clear(&client->message);
     buffer_clear(&client->hint);

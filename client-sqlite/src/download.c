@@ -83,7 +83,7 @@ take_row(rowsync *client, Table *table, const Key *key, const RowState *state,
         return client->code;
     if (edited)
         return conflict_meet(client, table, key, state);
-    if (row_put(client, table, key, state, &refused) != ROWSYNC_OK)
+    if (row_take(client, table, key, state, &refused) != ROWSYNC_OK)
         return client->code;
     if (refused)
         return held_put(client, table, key, state, 2);
@@ -227,10 +227,16 @@ take_pages(rowsync *client, const rowsync_sync_options *options, bool hydrate, E
     while (code == ROWSYNC_OK && (code = take_page(client, page, report)) == ROWSYNC_OK &&
            page->has_more && rs_orphans(client))
         code = fetch(client, options, page->next_after, page->window_until, hydrate, answer, page);
-    if (code == ROWSYNC_OK && !page->has_more)
+    if (code == ROWSYNC_OK && (!page->has_more || client->cautious))
         code = held_retry(client);
     if (code == ROWSYNC_OK)
         code = take_out_orphans(client);
+    if (orphans_stuck(client))
+    {
+        *report = before;
+        page->has_more = true; /* it is asked for again */
+        return rs_give_up(client);
+    }
     if (code == ROWSYNC_OK && page->epoch > 0 && client->epoch == 0)
         code = note_epoch(client, page->epoch);
     if (code == ROWSYNC_OK)

@@ -425,6 +425,9 @@ complete(const Hydration *hydration, const Snapshot *snapshot)
         code = held_retry(client);
     if (code == ROWSYNC_OK)
         code = take_out_orphans(client);
+    if (orphans_stuck(client))
+        return rs_fail(client, ROWSYNC_DATABASE, "Sync again.",
+                       "Rows of tables that are not tracked hold on to deleted ones.");
     if (code == ROWSYNC_OK)
         code = rs_exec(client, "UPDATE _sync_table SET refill = 0 WHERE refill");
     return code == ROWSYNC_OK ? move_cursor(client, snapshot->seq, 0, 2) : code;
@@ -473,7 +476,7 @@ hydrate_snapshot(rowsync *client, const rowsync_sync_options *options, bool *abs
 {
     Buffer restore = {0};
     int64_t cache = 0;
-    bool cut, larger = false;
+    bool cut, cautious, larger = false;
     rowsync_code code = query_int(client, "PRAGMA main.cache_size", 0, &cache);
     int tries;
 
@@ -489,7 +492,10 @@ hydrate_snapshot(rowsync *client, const rowsync_sync_options *options, bool *abs
         if (larger)
             sqlite3_exec(client->db, CACHE_FOR_ROWS, NULL, NULL, NULL);
         client->code = ROWSYNC_OK;
+        cautious = client->cautious;
         code = hydrate_once(client, options->max_tries, absent, &cut, report);
+        if (code != ROWSYNC_OK && client->cautious != cautious)
+            continue;
         if (!cut || tries >= options->max_tries || rs_wait_again(client, 0, tries) != ROWSYNC_OK)
             break;
     }

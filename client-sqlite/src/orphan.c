@@ -22,6 +22,23 @@ rs_orphans(rowsync *client)
 }
 
 /*
+ * Rows of tables that are not tracked may refer to one that the server has deleted (row_put() sees
+ * that), or to one whose parent it has deleted: then that row cannot go, and its parent's going
+ * makes an orphan of it. Where that is so after everything was taken in, the transaction is given
+ * up and begun anew, once in a call, with all deletions held (row_take()): those that make no
+ * orphans are then done one by one by held_retry(), the others stay held, and block nothing.
+ */
+bool
+orphans_stuck(rowsync *client)
+{
+    if (client->code != ROWSYNC_OK || client->cautious || !rs_orphans(client))
+        return false;
+    rs_log(client, "rows that are not synced hold on to deleted ones: deletions are done singly");
+    client->cautious = true;
+    return true;
+}
+
+/*
  * SELECT the columns FROM "child" t WHERE a reference of t has no parent. Empty where the table
  * refers to nothing. A NULL in a reference refers to nothing either.
  */

@@ -279,6 +279,14 @@ row_put(rowsync *client, Table *table, const Key *key, const RowState *state, bo
     return row_set_version(client, table, key, state->version, state->deleted);
 }
 
+/* As row_put(), but a deletion is refused where all of them are to be held. */
+rowsync_code
+row_take(rowsync *client, Table *table, const Key *key, const RowState *state, bool *refused)
+{
+    *refused = client->cautious && state->deleted;
+    return *refused ? ROWSYNC_OK : row_put(client, table, key, state, refused);
+}
+
 /* Runs one of the statements that take a table and a key. */
 rowsync_code
 row_drop(rowsync *client, Statement which, const Table *table, const Key *key)

@@ -36,6 +36,7 @@ typedef struct Round
     int settled;  /* changes that need not be sent again */
     int deferred; /* to be tried in the next pass */
     bool too_large;
+    bool again;    /* nothing was taken in, and the same is to be sent again */
     bool refusals; /* there are dead letters, of these or other rows */
     bool held;     /* there is something held */
 } Round;
@@ -303,6 +304,7 @@ take_answer(rowsync *client, Batch *batch, const Status *statuses, bool last, Ro
             rowsync_report *report)
 {
     rowsync_report before = *report;
+    int64_t overwritten = client->overwritten, renewed = client->renewed;
     rowsync_code code = rs_begin(client);
     int i;
 
@@ -311,9 +313,19 @@ take_answer(rowsync *client, Batch *batch, const Status *statuses, bool last, Ro
     code = look_aside(client, round);
     for (i = 0; i < batch->count && code == ROWSYNC_OK; i++)
         code = take_status(client, batch, &batch->changes[i], &statuses[i], last, round, report);
+    if (code == ROWSYNC_OK && client->cautious)
+        code = held_retry(client);
     /* A row of the server may need a parent that only the pull brings. */
     if (code == ROWSYNC_OK)
         code = take_out_orphans(client);
+    round->again = orphans_stuck(client);
+    if (round->again)
+    {
+        *report = before;
+        client->overwritten = overwritten;
+        client->renewed = renewed;
+        return rs_give_up(client);
+    }
     code = rs_end(client, code);
     if (code != ROWSYNC_OK)
         *report = before;
@@ -419,6 +431,11 @@ push_pass(rowsync *client, Queue *queue, Batch *batch, int *size, bool fixed, bo
             code = rs_fail(client, ROWSYNC_PROTOCOL, "Is the URL that of a rowsync gateway?",
                            "The server answered 410 to an upload.");
             break;
+        }
+        if (round.again)
+        {
+            send_again(queue, batch, size, *size);
+            continue;
         }
         pass->settled += round.settled;
         pass->deferred += round.deferred;

@@ -460,6 +460,33 @@ def test_rows_outside_that_refer_to_a_deleted_one(device):
     assert everything(phone) == everything(tablet)
 
 
+@pytest.mark.parametrize("way", ["pull", "conflict", "hydrate"])
+def test_rows_outside_hold_on_to_a_row_and_so_to_its_parent(device, way):
+    """Both stay while that reference stands, and hold up nothing; then both go."""
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    tablet.app.executescript(
+        "CREATE TABLE drafts (id INTEGER PRIMARY KEY, p TEXT REFERENCES posts (id)) ")
+    add_user(phone, "ann")
+    add_post(phone, "post", "ann")
+    phone.sync()
+    tablet.sync()
+    tablet.rows("INSERT INTO drafts VALUES (1, ?)", (key("post"),))
+    phone.rows("DELETE FROM posts")
+    phone.rows("DELETE FROM users")
+    add_user(phone, "new")
+    phone.sync()
+    if way == "conflict":
+        tablet.rows("UPDATE users SET name = 'mine'")
+    tablet.run("hydrate" if way == "hydrate" else "sync")
+    assert tablet.value("SELECT count(*) FROM users") == 2
+    assert tablet.rows("SELECT * FROM _sync_pending") == []
+    assert tablet.run("verify", "--server").returncode == 0
+    tablet.rows("DELETE FROM drafts")
+    tablet.sync()
+    assert everything(phone) == everything(tablet)
+    assert tablet.rows("SELECT * FROM _sync_held") == []
+
+
 def test_a_table_tracked_later_gets_its_rows(device):
     phone, tablet = device("ann", "phone"), device("ann", "tablet")
     add_user(phone, "ann")
