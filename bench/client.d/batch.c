@@ -11,27 +11,31 @@
 
 #include <unistd.h>
 
-#define ROWS 50000
+#define ROWS 10000
 #define CHANGES 1000
+
+static User *users;
+
+/* The i-th row that the round is about. */
+static const User *
+user(int round, int i)
+{
+    return &users[(round * CHANGES + i) * 7919 % ROWS];
+}
 
 /* Edits the rows that the round is about. */
 static void
 edit(sqlite3 *db, int round)
 {
-    sqlite3_stmt *statement =
-        prepare(db, "UPDATE users SET name = ?2, updated_at = updated_at + 1 WHERE id = ?1");
+    sqlite3_stmt *statement = prepare(
+        db, "UPDATE users SET name = 'Edit ' || ?2, updated_at = updated_at + 1 WHERE id = ?1");
     int i;
 
     run(db, "BEGIN");
     for (i = 0; i < CHANGES; i++)
     {
-        char id[37], name[64];
-        int n = (round * CHANGES + i) * 7919 % ROWS;
-
-        uuid(n, id);
-        snprintf(name, sizeof(name), NAME, n + round + 1);
-        sqlite3_bind_text(statement, 1, id, -1, SQLITE_STATIC);
-        sqlite3_bind_text(statement, 2, name, -1, SQLITE_STATIC);
+        sqlite3_bind_text(statement, 1, user(round, i)->id, -1, SQLITE_STATIC);
+        sqlite3_bind_int(statement, 2, round + i);
         step(statement);
     }
     run(db, "COMMIT");
@@ -53,9 +57,8 @@ floor_of(sqlite3 *db, int round)
     run(db, "BEGIN");
     for (i = 0; i < CHANGES; i++)
     {
-        char id[37];
+        const char *id = user(round, i)->id;
 
-        uuid((round * CHANGES + i) * 7919 % ROWS, id);
         sqlite3_bind_text(row, 1, id, -1, SQLITE_STATIC);
         if (sqlite3_step(row) != SQLITE_ROW)
             die("a row is gone");
@@ -79,7 +82,7 @@ main(int argc, char **argv)
 {
     rowsync_sync_options options;
     rowsync_report report;
-    Server server = {.rows = ROWS};
+    Server server = {0};
     rowsync *client;
     sqlite3 *db;
     char path[4096];
@@ -88,7 +91,9 @@ main(int argc, char **argv)
     if (argc != 3)
         die("usage: batch FOLDER ROUNDS");
     snprintf(path, sizeof(path), "%s/batch.db", argv[1]);
+    users = make_users(ROWS);
     db = create(path, 0);
+    fill(db, users, ROWS);
     client = sync_first(db, &server);
     run(db, "CREATE TABLE bench_version (id TEXT PRIMARY KEY, version INTEGER) WITHOUT ROWID;"
             "INSERT INTO bench_version SELECT id, 0 FROM users ORDER BY id;"
@@ -118,6 +123,7 @@ main(int argc, char **argv)
     if (sqlite3_close(db) != SQLITE_OK)
         die("a statement was left open");
     unlink(path);
+    free(users);
     free(server.request);
     free(server.answer);
     return 0;

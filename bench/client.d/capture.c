@@ -12,14 +12,6 @@
 
 #define SINGLY 500 /* transactions of one statement */
 
-/* What the statements bind, made beforehand: a user's row. */
-typedef struct User
-{
-    char id[37];
-    char name[40];
-    char email[40];
-} User;
-
 static int rows;
 static User *users;
 
@@ -34,7 +26,7 @@ typedef enum Kind
 
 static const char *const names[KINDS] = {"insert", "first update", "later update", "delete"};
 static const char *const texts[KINDS] = {
-    "INSERT INTO users VALUES (?1, ?2, ?3, 1, 1)",
+    INSERT_USER,
     "UPDATE users SET name = ?2, updated_at = 2 WHERE id = ?1",
     "UPDATE users SET name = ?2, updated_at = 3 WHERE id = ?1",
     "DELETE FROM users WHERE id = ?1",
@@ -105,22 +97,9 @@ begin_side(Side *side, Server *server, int unique)
 {
     unlink(side->path);
     side->db = create(side->path, unique);
+    fill(side->db, users, rows);
     if (server != NULL)
         side->client = sync_first(side->db, server);
-    else
-    {
-        sqlite3_stmt *statement = prepare(side->db, texts[KIND_INSERT]);
-        int n;
-
-        run(side->db, "BEGIN");
-        for (n = 0; n < rows; n++)
-        {
-            bind(statement, KIND_INSERT, &users[n]);
-            step(statement);
-        }
-        run(side->db, "COMMIT");
-        sqlite3_finalize(statement);
-    }
 }
 
 static void
@@ -137,23 +116,17 @@ main(int argc, char **argv)
 {
     Side sides[2] = {{"", NULL, NULL}, {"", NULL, NULL}};
     Server server = {0};
-    int rounds, round, unique, singly, n;
+    int rounds, round, unique, singly;
     Kind kind;
 
     if (argc != 5)
         die("usage: capture FOLDER ROUNDS ROWS UNIQUE");
     rounds = atoi(argv[2]);
-    rows = server.rows = atoi(argv[3]);
+    rows = atoi(argv[3]);
     unique = atoi(argv[4]);
-    users = calloc((size_t)rows * 2, sizeof(*users));
-    if (users == NULL || rows < SINGLY * 4)
+    if (rows < SINGLY * 4)
         die("there must be %d rows at least", SINGLY * 4);
-    for (n = 0; n < rows * 2; n++)
-    {
-        uuid(n, users[n].id);
-        snprintf(users[n].name, sizeof(users[n].name), NAME, n);
-        snprintf(users[n].email, sizeof(users[n].email), EMAIL, n);
-    }
+    users = make_users(rows * 2);
     snprintf(sides[0].path, sizeof(sides[0].path), "%s/bare.db", argv[1]);
     snprintf(sides[1].path, sizeof(sides[1].path), "%s/tracked.db", argv[1]);
     for (round = 0; round < rounds; round++)
@@ -177,5 +150,7 @@ main(int argc, char **argv)
         end_side(&sides[1]);
     }
     free(users);
+    free(server.request);
+    free(server.answer);
     return 0;
 }

@@ -18,10 +18,6 @@
 
 #include "rowsync.h"
 
-/* A user's row but for its key: `n` tells one from another. */
-#define NAME "User %d of the benchmark"
-#define EMAIL "user%d@bench.example"
-
 /* Ends the program: a benchmark that went wrong has no figures. */
 __attribute__((noreturn, format(printf, 1, 2))) static inline void
 die(const char *format, ...)
@@ -122,10 +118,55 @@ create(const char *path, int unique)
     return db;
 }
 
-/* A server with `rows` users, which takes every change. `spent` is its own time, in seconds. */
+/* A user's row as the programs write it; `n` tells one from another. */
+typedef struct User
+{
+    char id[37];
+    char name[40];
+    char email[40];
+} User;
+
+static inline User *
+make_users(int count)
+{
+    User *users = calloc((size_t)count, sizeof(*users));
+    int n;
+
+    if (users == NULL)
+        die("out of memory");
+    for (n = 0; n < count; n++)
+    {
+        uuid(n, users[n].id);
+        snprintf(users[n].name, sizeof(users[n].name), "User %d of the benchmark", n);
+        snprintf(users[n].email, sizeof(users[n].email), "user%d@bench.example", n);
+    }
+    return users;
+}
+
+#define INSERT_USER "INSERT INTO users VALUES (?1, ?2, ?3, 1, 1)"
+
+/* Gives the table its first users. */
+static inline void
+fill(sqlite3 *db, const User *users, int count)
+{
+    sqlite3_stmt *statement = prepare(db, INSERT_USER);
+    int n;
+
+    run(db, "BEGIN");
+    for (n = 0; n < count; n++)
+    {
+        sqlite3_bind_text(statement, 1, users[n].id, -1, SQLITE_STATIC);
+        sqlite3_bind_text(statement, 2, users[n].name, -1, SQLITE_STATIC);
+        sqlite3_bind_text(statement, 3, users[n].email, -1, SQLITE_STATIC);
+        step(statement);
+    }
+    run(db, "COMMIT");
+    sqlite3_finalize(statement);
+}
+
+/* A server that has nothing and takes every change. `spent` is its own time, in seconds. */
 typedef struct Server
 {
-    int rows;
     int64_t seq;
     double entered; /* when it was last asked */
     double spent;
@@ -134,29 +175,6 @@ typedef struct Server
     char *answer;
     size_t answer_size;
 } Server;
-
-/* Sends the snapshot. */
-static inline int
-serve_snapshot(const Server *server, rowsync_sink sink, void *sink_context)
-{
-    char line[512], id[37];
-    int n, failed, length;
-
-    length = snprintf(line, sizeof(line),
-                      "{\"seq\":%d,\"tables\":[{\"schema\":\"public\",\"table\":\"users\","
-                      "\"columns\":[\"id\",\"name\",\"email\",\"created_at\",\"updated_at\"]}]}\n",
-                      server->rows);
-    failed = sink(sink_context, line, (size_t)length);
-    for (n = 0; n < server->rows && !failed; n++)
-    {
-        uuid(n, id);
-        length = snprintf(line, sizeof(line), "[0,%d,\"%s\",\"" NAME "\",\"" EMAIL "\",1,1]\n",
-                          n + 1, id, n, n);
-        failed = sink(sink_context, line, (size_t)length);
-    }
-    length = snprintf(line, sizeof(line), "{\"end\":true,\"rows\":%d}\n", server->rows);
-    return failed || sink(sink_context, line, (size_t)length);
-}
 
 /* Answers an upload: every change that it names is applied. */
 static inline int
@@ -206,21 +224,23 @@ static inline rowsync_code
 serve(void *context, const rowsync_request *request, rowsync_sink sink, void *sink_context,
       rowsync_response *response, const volatile int *cancelled)
 {
+    static const char nothing[] =
+        "{\"changes\":[],\"has_more\":false,\"next_after\":0,\"window_until\":0}";
     Server *server = context;
     double began = now(CPU);
     int failed;
 
     (void)cancelled;
     server->entered = began;
-    response->status = 200;
+    response->status = strstr(request->url, "/sync/snapshot") == NULL ? 200 : 404;
     response->retry_after = -1;
     failed = request->body != NULL ? serve_upload(server, request, sink, sink_context)
-                                   : serve_snapshot(server, sink, sink_context);
+                                   : sink(sink_context, nothing, sizeof(nothing) - 1);
     server->spent += now(CPU) - began;
     return failed ? ROWSYNC_NOMEM : ROWSYNC_OK;
 }
 
-/* Tracks the users of a new database and fills it from the server, as on a new device. */
+/* Tracks the users of a database and tells the server of them. */
 static inline rowsync *
 sync_first(sqlite3 *db, Server *server)
 {
@@ -234,8 +254,7 @@ sync_first(sqlite3 *db, Server *server)
     need(client, rowsync_track(client, "users", NULL));
     need(client, rowsync_attach(client, "http://127.0.0.1:1", "ann", "bench"));
     need(client, rowsync_set_token(client, "token"));
-    server->seq = server->rows;
-    need(client, rowsync_hydrate(client, NULL, NULL));
+    need(client, rowsync_sync(client, NULL, NULL));
     return client;
 }
 

@@ -68,3 +68,24 @@ capture_fold(rowsync *client)
         return client->code;
     return rs_run(client, SQL_LOG_CLEAR);
 }
+
+/*
+ * Begins a transaction in which marks and rows are read as they were at one moment, with everything
+ * captured taken in; rs_stop() ends it. An app that writes faster than we look, in another process,
+ * gets ahead by an edit: its row then goes out twice.
+ */
+rowsync_code
+capture_snapshot(rowsync *client)
+{
+    rowsync_code code = rs_start(client, SQL_BEGIN_READING);
+    int tries;
+
+    for (tries = 0; code == ROWSYNC_OK && tries < 10 && noted(client); tries++)
+    {
+        if ((code = rs_stop(client, code)) == ROWSYNC_OK &&
+            (code = rs_start(client, SQL_BEGIN)) == ROWSYNC_OK &&
+            (code = rs_stop(client, capture_fold(client))) == ROWSYNC_OK)
+            code = rs_start(client, SQL_BEGIN_READING);
+    }
+    return client->code;
+}

@@ -45,9 +45,10 @@ typedef struct Column
 /* Statements of a table, prepared when first needed. */
 typedef enum TableStatement
 {
-    TABLE_READ,   /* the columns of a row by its key */
-    TABLE_DELETE, /* a row by its key */
-    TABLE_CLINGS, /* 1 where a row of a table that is not tracked refers to the row */
+    TABLE_PENDING, /* what is pending of a row, and the row: ?1 the key, ?2 … its columns */
+    TABLE_THERE,   /* 1 where there is a row of that key */
+    TABLE_DELETE,  /* a row by its key */
+    TABLE_CLINGS,  /* 1 where a row of a table that is not tracked refers to the row */
     TABLE_STATEMENTS
 } TableStatement;
 
@@ -59,6 +60,7 @@ typedef struct Table
     char *schema;
     char *local;  /* JSON array of the columns that stay on the device */
     char *layout; /* JSON array of the columns that travelled when the triggers were made */
+    Buffer head;  /* "schema", "table" and the beginning of "op" as a request has them */
     rowsync_policy policy;
     bool exists;
     bool refill;              /* rows lack the server's content of a column that came along */
@@ -109,6 +111,7 @@ typedef enum Statement
     SQL_ASIDE,
     SQL_VERSION_GET,
     SQL_VERSION_PUT,
+    SQL_VERSION_MOVE,
     SQL_VERSION_DROP,
     SQL_EDITED,
     SQL_SEEN_PUT,
@@ -219,7 +222,8 @@ rowsync_code triggers_drop(rowsync *client, const Table *table);
 rowsync_code layout_follow(rowsync *client, Table *table);
 
 /* capture.c */
-rowsync_code capture_fold(rowsync *client);
+rowsync_code capture_fold(rowsync *client); /* inside a transaction */
+rowsync_code capture_snapshot(rowsync *client);
 
 /* view.c */
 void view_write(const rowsync *client, Buffer *sql);
@@ -310,6 +314,8 @@ rowsync_code row_version(rowsync *client, const Table *table, const Key *key, in
                          bool *deleted);
 rowsync_code row_set_version(rowsync *client, const Table *table, const Key *key, int64_t version,
                              bool deleted);
+rowsync_code row_move_version(rowsync *client, const Table *table, const Key *key, int64_t version,
+                              bool deleted);
 rowsync_code row_drop(rowsync *client, Statement which, const Table *table, const Key *key);
 
 /* held.c */

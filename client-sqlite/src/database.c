@@ -117,6 +117,8 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
         "INSERT INTO _sync_version VALUES (?1, ?2, ?3, ?4) ON CONFLICT (table_id, pk)"
         " DO UPDATE SET server_version = excluded.server_version, deleted = excluded.deleted"
         " WHERE excluded.server_version >= server_version",
+    [SQL_VERSION_MOVE] = "UPDATE _sync_version SET server_version = ?3, deleted = ?4"
+                         " WHERE " ROW_KEY " AND server_version <= ?3",
     [SQL_VERSION_DROP] = "DELETE FROM _sync_version WHERE " ROW_KEY,
     [SQL_EDITED] = "SELECT EXISTS (SELECT 1 FROM _sync_dirty WHERE " ROW_KEY ")"
                    " OR EXISTS (SELECT 1 FROM _sync_rejected WHERE " ROW_KEY ")",

@@ -95,13 +95,14 @@ sql_literals(Buffer *sql, const char *layout)
             else
                 buffer_text(&object, i > 0 ? ", " : "");
             buffer_clear(&name);
-            scan_string(element, &name);
+            if (!scan_string(element, &name))
+                object.failed = true;
             buffer_literal(&object, buffer_string(&name));
             buffer_printf(&object, ", quote(v%d)", i);
         }
     buffer_text(&object, i > OBJECT_MEMBERS ? "))" : ")");
     buffer_append(sql, object.data, object.length);
-    sql->failed |= name.failed || object.failed;
+    sql->failed |= object.failed;
     buffer_free(&name);
     buffer_free(&object);
 }

@@ -15,6 +15,18 @@
 /* A request larger than this is sent even if it holds fewer changes than asked for. */
 #define BODY_TARGET (4u << 20)
 
+/* The columns of the statement TABLE_PENDING. */
+typedef enum PendingColumn
+{
+    PENDING_CHANGE_ID,
+    PENDING_BASE,
+    PENDING_CHANGED,
+    PENDING_OLD_ROW,
+    PENDING_DELETED, /* the server had deleted the row */
+    PENDING_THERE,   /* the row is in its table */
+    PENDING_FIELDS   /* its first column */
+} PendingColumn;
+
 const char *
 operation_name(Operation op)
 {
@@ -156,7 +168,7 @@ write_row(const Table *table, sqlite3_stmt *row, int64_t mask, bool whole, Buffe
             buffer_byte(out, ',');
         first = false;
         buffer_text(out, column->member);
-        if (!value_write(out, column, row, i))
+        if (!value_write(out, column, row, PENDING_FIELDS + i))
         {
             *problem = column->name;
             return false;
@@ -223,50 +235,40 @@ write_old_row(const Table *table, Slice literals, Buffer *out)
 rowsync_code
 change_payload(rowsync *client, Change *change, Buffer *out, bool whole, const char **problem)
 {
-    sqlite3_stmt *dirty = rs_statement(client, SQL_DIRTY_GET);
-    sqlite3_stmt *row = table_statement(client, change->table, TABLE_READ);
-    rowsync_code code = ROWSYNC_OK;
-    int result;
+    sqlite3_stmt *statement = table_statement(client, change->table, TABLE_PENDING);
 
     *problem = NULL;
     change->change_id = 0;
-    if (dirty == NULL || row == NULL)
+    if (statement == NULL)
         return client->code;
-    sqlite3_bind_int64(dirty, 1, change->table->id);
-    key_bind(dirty, 2, &change->key);
-    result = sqlite3_step(dirty);
-    if (result == SQLITE_ROW)
+    key_bind(statement, 1, &change->key);
+    key_bind_columns(change->table, statement, 2, &change->key);
+    if (rs_row(client, statement))
     {
-        change->change_id = sqlite3_column_int64(dirty, 0);
-        change->base_version = sqlite3_column_int64(dirty, 1);
-        change->changed = sqlite3_column_int64(dirty, 2);
-        key_bind_columns(change->table, row, 1, &change->key);
+        change->change_id = sqlite3_column_int64(statement, PENDING_CHANGE_ID);
+        change->base_version = sqlite3_column_int64(statement, PENDING_BASE);
+        change->changed = sqlite3_column_int64(statement, PENDING_CHANGED);
         change->payload_at = out->length;
-        result = sqlite3_step(row);
-        if (result == SQLITE_ROW)
+        if (sqlite3_column_int(statement, PENDING_THERE))
         {
-            change->op = change->base_version == 0 || sqlite3_column_int(dirty, 5) ? OP_INSERT
-                         : change->changed == 0                                    ? OP_NOTHING
-                                                                                   : OP_UPDATE;
-            write_row(change->table, row, change->changed, whole || change->op == OP_INSERT, out,
-                      problem);
+            bool new = change->base_version == 0 || sqlite3_column_int(statement, PENDING_DELETED);
+
+            change->op = new ? OP_INSERT : change->changed == 0 ? OP_NOTHING : OP_UPDATE;
+            write_row(change->table, statement, change->changed, whole || new, out, problem);
         }
-        else if (result == SQLITE_DONE)
+        else
         {
             change->op = OP_DELETE;
             write_old_row(change->table,
-                          (Slice){(const char *)sqlite3_column_text(dirty, 3),
-                                  (size_t)sqlite3_column_bytes(dirty, 3)},
+                          (Slice){(const char *)sqlite3_column_text(statement, PENDING_OLD_ROW),
+                                  (size_t)sqlite3_column_bytes(statement, PENDING_OLD_ROW)},
                           out);
         }
         change->payload_length = out->length - change->payload_at;
     }
-    if (result != SQLITE_ROW && result != SQLITE_DONE)
-        code = rs_fail_sqlite(client, "reading a changed row");
-    sqlite3_reset(dirty);
-    sqlite3_reset(row);
-    sqlite3_clear_bindings(row);
-    return code == ROWSYNC_OK && out->failed ? rs_nomem(client) : code;
+    rs_reset(client, statement);
+    sqlite3_clear_bindings(statement);
+    return client->code == ROWSYNC_OK && out->failed ? rs_nomem(client) : client->code;
 }
 
 /*
@@ -377,11 +379,7 @@ append_change(rowsync *client, Batch *batch, Change *change, bool *sent, const c
         buffer_clear(head);
         buffer_text(head, batch->count > 0 ? ",{\"source_change_id\":" : "{\"source_change_id\":");
         buffer_int(head, change->change_id);
-        buffer_text(head, ",\"schema\":");
-        buffer_json_text(head, change->table->schema, strlen(change->table->schema));
-        buffer_text(head, ",\"table\":");
-        buffer_json_text(head, change->table->name, strlen(change->table->name));
-        buffer_text(head, ",\"op\":\"");
+        buffer_append(head, change->table->head.data, change->table->head.length);
         buffer_text(head, operation_name(change->op));
         buffer_text(head, "\",\"pk\":");
         key_to_wire(head, change->table, &change->key);
@@ -415,8 +413,7 @@ batch_fill(rowsync *client, Queue *queue, Batch *batch, int limit, int64_t *reje
     buffer_text(&batch->body, "{\"last_server_seq_seen\":");
     buffer_int(&batch->body, client->cursor);
     buffer_text(&batch->body, ",\"changes\":[");
-    /* Marks and rows are read in one snapshot. */
-    code = rs_start(client, SQL_BEGIN_READING);
+    code = capture_snapshot(client);
     while (code == ROWSYNC_OK && batch->count < limit && batch->body.length < BODY_TARGET)
     {
         Change *change, *queued;
@@ -446,7 +443,7 @@ batch_fill(rowsync *client, Queue *queue, Batch *batch, int limit, int64_t *reje
             (problem != NULL || change->op == OP_NOTHING) &&
             (code = rs_stop(client, code)) == ROWSYNC_OK &&
             (code = settle_here(client, change, problem, rejected)) == ROWSYNC_OK)
-            code = rs_start(client, SQL_BEGIN_READING);
+            code = capture_snapshot(client);
         batch->count += sent;
     }
     if (!sqlite3_get_autocommit(client->db))

@@ -115,7 +115,7 @@ move_references(rowsync *client, const Table *table, const Key *from, const Key 
 static rowsync_code
 move_row(rowsync *client, Table *table, const Key *from, const Key *to)
 {
-    sqlite3_stmt *statement = table_statement(client, table, TABLE_READ);
+    sqlite3_stmt *statement = table_statement(client, table, TABLE_THERE);
     Buffer sql = {0};
     bool there;
     int i;

@@ -33,10 +33,12 @@ row_version(rowsync *client, const Table *table, const Key *key, int64_t *versio
     return client->code;
 }
 
-rowsync_code
-row_set_version(rowsync *client, const Table *table, const Key *key, int64_t version, bool deleted)
+/* Runs one of the statements that note a version. */
+static rowsync_code
+note_version(rowsync *client, Statement which, const Table *table, const Key *key, int64_t version,
+             bool deleted)
 {
-    sqlite3_stmt *statement = rs_statement(client, SQL_VERSION_PUT);
+    sqlite3_stmt *statement = rs_statement(client, which);
 
     if (statement == NULL)
         return client->code;
@@ -45,6 +47,23 @@ row_set_version(rowsync *client, const Table *table, const Key *key, int64_t ver
     sqlite3_bind_int64(statement, 3, version);
     sqlite3_bind_int(statement, 4, deleted);
     return rs_finish(client, statement, "noting a version");
+}
+
+rowsync_code
+row_set_version(rowsync *client, const Table *table, const Key *key, int64_t version, bool deleted)
+{
+    return note_version(client, SQL_VERSION_PUT, table, key, version, deleted);
+}
+
+/* The same for a row that is likely to have a version already: cheaper where that is so. */
+rowsync_code
+row_move_version(rowsync *client, const Table *table, const Key *key, int64_t version, bool deleted)
+{
+    rowsync_code code = note_version(client, SQL_VERSION_MOVE, table, key, version, deleted);
+
+    return code == ROWSYNC_OK && sqlite3_changes(client->db) == 0
+               ? row_set_version(client, table, key, version, deleted)
+               : code;
 }
 
 /* Has this payload the members that the prepared upsert is for, in the same order? */

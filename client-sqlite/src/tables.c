@@ -29,6 +29,7 @@ table_free(Table *table)
     rs_free(table->schema);
     rs_free(table->local);
     rs_free(table->layout);
+    buffer_free(&table->head);
 }
 
 void
@@ -231,8 +232,13 @@ tables_load(rowsync *client)
         table->layout = rs_copy(rs_text(statement, 5));
         table->own_conflict_clause = sqlite3_column_int(statement, 6) != 0;
         table->refill = sqlite3_column_int(statement, 7) != 0;
-        if (table->name == NULL || table->schema == NULL || table->local == NULL ||
-            table->layout == NULL)
+        buffer_text(&table->head, ",\"schema\":");
+        buffer_json_text(&table->head, rs_text(statement, 2), strlen(rs_text(statement, 2)));
+        buffer_text(&table->head, ",\"table\":");
+        buffer_json_text(&table->head, rs_text(statement, 1), strlen(rs_text(statement, 1)));
+        buffer_text(&table->head, ",\"op\":\"");
+        if (table->head.failed || table->name == NULL || table->schema == NULL ||
+            table->local == NULL || table->layout == NULL)
             code = rs_nomem(client);
         else if ((code = load_columns(client, table)) == ROWSYNC_OK)
             code = load_references(client, table);
@@ -270,9 +276,9 @@ table_by_id(rowsync *client, int64_t id)
     return NULL;
 }
 
-/* "a" = ?1 AND "b" = ?2 … for the key columns. */
+/* "a" = ?1 AND "b" = ?2 … for the key columns, from the parameter `first` on. */
 static void
-append_row_is(Buffer *sql, const Table *table, const char *alias)
+append_row_is(Buffer *sql, const Table *table, const char *alias, int first)
 {
     int i;
 
@@ -281,7 +287,7 @@ append_row_is(Buffer *sql, const Table *table, const char *alias)
         buffer_text(sql, i > 0 ? " AND " : "");
         buffer_text(sql, alias);
         buffer_name(sql, table->columns[table->keys[i]].name);
-        buffer_printf(sql, " = ?%d", i + 1);
+        buffer_printf(sql, " = ?%d", first + i);
     }
 }
 
@@ -316,7 +322,7 @@ append_clings(rowsync *client, Buffer *sql, const Table *table)
             buffer_text(sql, " c JOIN main.");
             buffer_name(sql, table->name);
             buffer_text(sql, " p WHERE ");
-            append_row_is(sql, table, "p.");
+            append_row_is(sql, table, "p.", 1);
         }
         buffer_text(sql, " AND ");
         sql_field(sql, "c", rs_text(statement, 2));
@@ -327,30 +333,50 @@ append_clings(rowsync *client, Buffer *sql, const Table *table)
     sqlite3_finalize(statement);
 }
 
+/* A mark with all that its upload takes, and the row that it is on: see PendingColumn. */
+static void
+append_pending(Buffer *sql, const Table *table)
+{
+    int i;
+
+    /* Only a row that was inserted can be one that the server has deleted. */
+    buffer_text(sql, "SELECT d.change_id, d.base_version, d.changed | coalesce((SELECT changed FROM"
+                     " _sync_rejected r WHERE r.table_id = d.table_id AND r.pk = d.pk), 0),"
+                     " d.old_row, CASE d.changed WHEN -1 THEN (SELECT deleted FROM _sync_version v"
+                     " WHERE v.table_id = d.table_id AND v.pk = d.pk) END, ");
+    sql_field(sql, "t", table->columns[table->keys[0]].name);
+    buffer_text(sql, " IS NOT NULL");
+    for (i = 0; i < table->column_count; i++)
+    {
+        buffer_text(sql, ", ");
+        sql_field(sql, "t", table->columns[i].name);
+    }
+    buffer_text(sql, " FROM _sync_dirty d LEFT JOIN main.");
+    buffer_name(sql, table->name);
+    buffer_text(sql, " t ON ");
+    append_row_is(sql, table, "t.", 2);
+    buffer_printf(sql, " WHERE d.table_id = %lld AND d.pk = ?1", (long long)table->id);
+}
+
 /* A statement of the table, reset; NULL with the error remembered. */
 sqlite3_stmt *
 table_statement(rowsync *client, Table *table, TableStatement which)
 {
     sqlite3_stmt **slot = &table->statements[which];
     Buffer sql = {0};
-    int i;
 
     if (*slot == NULL)
     {
         if (which == TABLE_CLINGS)
             append_clings(client, &sql, table);
+        else if (which == TABLE_PENDING)
+            append_pending(&sql, table);
         else
         {
-            buffer_text(&sql, which == TABLE_READ ? "SELECT " : "DELETE");
-            for (i = 0; i < table->column_count && which == TABLE_READ; i++)
-            {
-                buffer_text(&sql, i > 0 ? ", " : "");
-                buffer_name(&sql, table->columns[i].name);
-            }
-            buffer_text(&sql, " FROM main.");
+            buffer_text(&sql, which == TABLE_THERE ? "SELECT 1 FROM main." : "DELETE FROM main.");
             buffer_name(&sql, table->name);
             buffer_text(&sql, " WHERE ");
-            append_row_is(&sql, table, "");
+            append_row_is(&sql, table, "", 1);
         }
         if (sql.failed)
             rs_nomem(client);

@@ -128,8 +128,9 @@ take_applied(rowsync *client, const Change *change, const Status *status, const 
     there = status->server_row.data != NULL && read_server_row(status->server_row, &row) &&
             !row.deleted && change->op != OP_DELETE;
     row.version = status->version;
-    if (row_set_version(client, change->table, &change->key, status->version,
-                        change->op == OP_DELETE) != ROWSYNC_OK ||
+    if ((change->base_version > 0 ? row_move_version : row_set_version)(
+            client, change->table, &change->key, status->version, change->op == OP_DELETE) !=
+            ROWSYNC_OK ||
         run_keyed(client, SQL_DIRTY_CLEAR, change, change->change_id, &cleared) != ROWSYNC_OK ||
         (round->refusals &&
          run_keyed(client, SQL_REJECTED_SETTLE, change, change->change_id, NULL) != ROWSYNC_OK))
