@@ -357,6 +357,14 @@ def test_the_settings_are_documented_as_they_are():
     assert table in (ROOT / "docs" / "gateway.md").read_text()
 
 
+def test_the_manual_names_every_event_of_the_log():
+    source = "".join(path.read_text() for path in (ROOT / "gateway" / "src").glob("*.c"))
+    events = set(re.findall(r'log_(?:message|begin|failure)\([^";]*"(\w+)"', source))
+    assert len(events) > 12
+    text = (ROOT / "docs" / "gateway.md").read_text()
+    assert [event for event in sorted(events) if not re.search(rf'[`"]{event}[`"]', text)] == []
+
+
 def test_the_statements_of_the_manual_run(cluster):
     blocks = re.findall(r"```sql\n(.*?)```", (ROOT / "docs" / "gateway.md").read_text(), re.DOTALL)
     assert len(blocks) == 2
