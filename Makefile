@@ -70,7 +70,7 @@ ready: deps
 clang:
 	@mkdir -p build/clang
 	@rm -rf build/clang/pg_extension build/clang/sql
-	@cp -r pg_extension sql build/clang/ && rm -f build/clang/pg_extension/src/*.o
+	@cp -r pg_extension sql build/clang/ && rm -f build/clang/pg_extension/{*.so,src/*.o}
 	@$(MAKE) --no-print-directory -C build/clang/pg_extension all CC=clang PG_CONFIG=$(PG_CONFIG) \
 	    $(FOR_CLANG)
 	@for part in $(PARTS); do $(MAKE) --no-print-directory -C $$part all unit CC=clang \
@@ -100,7 +100,7 @@ SUITES = pgtap isolation random
 check-assert: deps
 	@PG_CONFIG=$(PG_CONFIG) test/assert-server
 	@rm -rf $(ASSERT)/pg_extension $(ASSERT)/sql $(ASSERT)/stage && cp -r pg_extension sql $(ASSERT)/
-	@rm -f $(ASSERT)/pg_extension/src/*.o
+	@rm -f $(ASSERT)/pg_extension/src/*.o $(ASSERT)/pg_extension/*.so
 	@$(MAKE) -s --no-print-directory -j$$(nproc) -C $(ASSERT)/pg_extension all $(ASSERT_SERVER)
 	@$(MAKE) -s -C $(ASSERT)/pg_extension install DESTDIR=$(ASSERT)/stage $(ASSERT_SERVER) >/dev/null
 	@$(ASSERT_SERVER) $(RUN) $(SUITES)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -68,6 +69,10 @@ def scripts(run, cluster):
         output = database.psql("-A", "-t", "-f", str(path), check=False)
         tally.add(tap.read(f"test/pgtap/{path.name}", output.stdout + output.stderr,
                            output.returncode))
+    # What the server finds wrong with how it is used, here or at a transaction's end.
+    for line in cluster.log().splitlines():
+        if re.search(r"TRAP: |problem in alloc set| leak: |PANIC: |terminated by signal", line):
+            tally.fail(f"test/pgtap: the server says {line}")
     return tally
 
 
