@@ -259,7 +259,7 @@ class World:
     def _again(self, change):
         """The same change, to be sent once more."""
         return Change(change.id, change.op, change.table, change.key, change.base, change.payload,
-                      change.text, change.bad)
+                      change.text, change.bad, change.reused)
 
     def _give_id(self, change, number):
         """Gives a change the number of another one, as a device put back to an older state does."""
