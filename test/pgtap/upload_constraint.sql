@@ -46,7 +46,7 @@ END $$;
 CREATE CONSTRAINT TRIGGER late AFTER INSERT ON app.rooms DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW EXECUTE FUNCTION app.late();
 DO $$ BEGIN PERFORM rowsync.register_table('app.rooms'), rowsync.register_table('app.tints'); END $$;
-SELECT plan(27);
+SELECT plan(33);
 
 -- The fault of an INSERT into app.rooms between two good ones, which must both be applied.
 CREATE SEQUENCE t.ids;
@@ -94,6 +94,35 @@ SELECT is(room('{"mood":"late"}'), 'constraint | late but sure | {"sqlstate": "P
 SELECT is(room('{"mood":"skip"}'),
           'constraint | the row was not written: a trigger of the table suppressed it', 'suppressed by a trigger');
 SELECT is(room('{"mood":"forbid"}'), 'forbidden | not yours | {"sqlstate": "42501"}', 'forbidden by a trigger');
+
+-- A table's CHECK; a trigger that looks at a statement as a whole; rights on columns; NOT NULL by UPDATE.
+ALTER TABLE app.rooms ADD CONSTRAINT floor_sane CHECK (floor < 100);
+SELECT is(room('{"floor":100}'),
+          'constraint | new row for relation "rooms" violates check constraint "floor_sane" | {"sqlstate": "23514", "constraint": "floor_sane"}', 'CHECK');
+CREATE FUNCTION app.no_thirteen() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM came WHERE floor = 13) THEN RAISE EXCEPTION 'there is no floor 13'; END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER no_thirteen AFTER INSERT ON app.rooms REFERENCING NEW TABLE AS came FOR EACH STATEMENT EXECUTE FUNCTION app.no_thirteen();
+SELECT is(room('{"floor":13}'), 'constraint | there is no floor 13 | {"sqlstate": "P0001"}', 'a trigger that refuses a whole statement');
+DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'tap_columns') THEN CREATE ROLE tap_columns; END IF; END $$;
+SELECT rowsync.grant_gateway('tap_columns') IS NULL AS granted \gset
+GRANT USAGE ON SCHEMA app TO tap_columns;
+GRANT SELECT, INSERT ON app.tints TO tap_columns;
+GRANT UPDATE (n) ON app.tints TO tap_columns;
+SET ROLE tap_columns;
+SELECT is(up('dee', 'phone', change(1, 'INSERT', 'tints', 'x1', 0, '{"n":2}'), change(2, 'INSERT', 'tints', 'x2', 0, '{"n":2}')) ~ '^1 applied \d, 2 applied \d$', true, 'INSERT without the right to UPDATE all');
+SELECT is(up('dee', 'phone', change(3, 'UPDATE', 'tints', 'x1', 0, '{"n":4}'), change(4, 'UPDATE', 'tints', 'x2', 0, '{"c":"red"}'), change(5, 'DELETE', 'tints', 'x2', 0)) ~
+          '^3 applied \d, 4 invalid forbidden, 5 invalid forbidden$', true, 'UPDATE of the columns that are granted, and of no other');
+RESET ROLE;
+ALTER TABLE app.tints ADD CONSTRAINT n_or_c CHECK (n IS NOT NULL OR c IS NOT NULL), ALTER n SET NOT NULL;
+SELECT is(fault(answer('dee', 'phone', change(6, 'UPDATE', 'tints', 'x1', 0, '{"n":null}'))),
+          'constraint | null value in column "n" of relation "tints" violates not-null constraint | {"column": "n", "sqlstate": "23502"}', 'NOT NULL');
+ALTER TABLE app.tints ALTER n DROP NOT NULL;
+SELECT is(fault(answer('dee', 'phone', change(6, 'UPDATE', 'tints', 'x1', 0, '{"n":null}'))),
+          'constraint | new row for relation "tints" violates check constraint "n_or_c" | {"sqlstate": "23514", "constraint": "n_or_c"}', 'CHECK of several columns, by UPDATE');
+ALTER TABLE app.tints DROP CONSTRAINT n_or_c;
 
 -- Domains, enums, arrays.
 SELECT is(fault(answer('ann', 'phone', change(201, 'INSERT', 'tints', 't1', 0, '{"n":3}'))),
