@@ -202,9 +202,15 @@ extern "C"
     typedef rowsync_policy (*rowsync_conflict_callback)(void *context,
                                                         const rowsync_conflict *conflict);
 
-    /* Is told how far a sync has come. `total` is 0 where unknown. Returns non-zero to cancel. */
+    /*
+     * Is told how far a call has come: in the phases "push" (changes taken by the server, of so
+     * many that were pending), "pull" and "hydrate" (rows, every thousand of a snapshot), "index"
+     * (the indexes of the tables filled are made), "waiting" (before a request is sent again).
+     * `total` is 0 where it is unknown; `bytes` are those of all requests and answers of the call
+     * so far, before compression. Returns non-zero to cancel. It must not use the connection.
+     */
     typedef int (*rowsync_progress_callback)(void *context, const char *phase, int64_t done,
-                                             int64_t total);
+                                             int64_t total, int64_t bytes);
 
     /* Is told what may interest a developer. */
     typedef void (*rowsync_log_callback)(void *context, const char *message);

@@ -156,6 +156,7 @@ struct rowsync
     int64_t epoch;       /* of the server's log when it was last read; 0: not yet told */
     int64_t new_epoch;   /* the server was restored from a backup and says this one; else 0 */
     bool cautious;       /* deletions are kept aside, see orphans_stuck() */
+    int64_t bytes;       /* of bodies that went either way, in this call */
     int64_t renewed;     /* edits put on top of another version, in this call */
     int64_t overwritten; /* local edits that lost a conflict, in this call */
 
@@ -281,6 +282,7 @@ typedef struct Queue
     int capacity;
     int64_t after; /* everything up to this change id was handed out */
     int64_t until; /* the last change id of this push */
+    int64_t total; /* rows that were pending when it began */
     bool done;
 } Queue;
 
@@ -352,6 +354,7 @@ typedef struct Exchange
 {
     long status;
     Buffer body;       /* of a 200 only where there is no stream */
+    int64_t *bytes;    /* where those that come are counted */
     StreamSink stream; /* NULL: collect the body */
     void *stream_context;
     bool begun;    /* the stream's taker has got something */

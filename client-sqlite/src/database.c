@@ -249,7 +249,7 @@ rowsync_code
 rs_progress(rowsync *client, const char *phase, int64_t done, int64_t total)
 {
     if (client->options.progress != NULL &&
-        client->options.progress(client->options.context, phase, done, total) != 0)
+        client->options.progress(client->options.context, phase, done, total, client->bytes) != 0)
         rowsync_cancel(client);
     if (rowsync_cancelled(&client->cancelled))
         return rs_fail(client, ROWSYNC_CANCELLED, "Sync again to go on from here.",
@@ -484,7 +484,7 @@ rs_enter(rowsync *client, bool writes)
 
     client->code = ROWSYNC_OK;
     __atomic_store_n(&client->cancelled, 0, __ATOMIC_RELAXED);
-    client->overwritten = client->renewed = 0;
+    client->overwritten = client->renewed = client->bytes = 0;
     client->cautious = false;
     client->new_epoch = 0;
     buffer_clear(&client->message);
@@ -522,13 +522,15 @@ rs_counts(rowsync *client, int64_t *pending, int64_t *conflicts, int64_t *reject
 {
     sqlite3_stmt *statement = rs_statement(client, SQL_COUNTS);
 
-    if (statement == NULL || sqlite3_step(statement) != SQLITE_ROW)
-        return rs_fail_sqlite(client, "counting what is pending");
-    *pending = sqlite3_column_int64(statement, 0);
-    *conflicts = sqlite3_column_int64(statement, 1);
-    *rejected = sqlite3_column_int64(statement, 2);
-    sqlite3_reset(statement);
-    return ROWSYNC_OK;
+    if (statement == NULL)
+        return client->code;
+    if (rs_row(client, statement))
+    {
+        *pending = sqlite3_column_int64(statement, 0);
+        *conflicts = sqlite3_column_int64(statement, 1);
+        *rejected = sqlite3_column_int64(statement, 2);
+    }
+    return rs_reset(client, statement);
 }
 
 rowsync_code

@@ -175,6 +175,7 @@ collect(void *context, const void *data, size_t length)
 {
     Exchange *out = context;
 
+    *out->bytes += (int64_t)length;
     if (out->stream != NULL && out->response.status == 200)
     {
         out->begun = true;
@@ -395,6 +396,7 @@ rs_request(rowsync *client, const char *method, const char *path, const Buffer *
                 headers[count++] = "Content-Encoding: gzip";
             request.body = sent->data;
             request.body_length = sent->length;
+            client->bytes += (int64_t)body->length;
         }
         headers[count++] = "Expect:"; /* no round trip of its own before the body */
         headers[count] = NULL;
@@ -406,6 +408,7 @@ rs_request(rowsync *client, const char *method, const char *path, const Buffer *
         buffer_clear(&out->body);
         out->begun = out->refused = out->too_long = false;
         *response = (rowsync_response){0, -1, ""};
+        out->bytes = &client->bytes;
         code = client->transport.perform(client->transport.context, &request, collect, out,
                                          response, &client->cancelled);
         out->status = response->status;

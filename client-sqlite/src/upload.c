@@ -449,7 +449,7 @@ push_pass(rowsync *client, Queue *queue, Batch *batch, int *size, bool fixed, bo
         else if (!fixed && batch->count == *size && now_us() - started < 500000 &&
                  *size < LARGEST_BATCH)
             *size = *size * 2 < LARGEST_BATCH ? *size * 2 : LARGEST_BATCH;
-        if ((code = rs_progress(client, "push", report->uploaded, 0)) != ROWSYNC_OK)
+        if ((code = rs_progress(client, "push", report->uploaded, queue->total)) != ROWSYNC_OK)
             break;
     }
     rs_free(statuses);
@@ -466,7 +466,7 @@ push_all(rowsync *client, const rowsync_sync_options *options, rowsync_report *r
     Queue queue = {0};
     Batch batch = {0};
     rowsync_code code = ROWSYNC_OK;
-    int64_t renewed = client->renewed;
+    int64_t renewed = client->renewed, conflicts, rejected;
     int i, again = 0;
 
     for (i = 0; i < client->table_count; i++)
@@ -475,7 +475,8 @@ push_all(rowsync *client, const rowsync_sync_options *options, rowsync_report *r
                            "Create it again, or forget it by untrack; rows that its loss deleted in"
                            " other tables are pending as deleted.",
                            "The tracked table \"%s\" is gone.", client->tables[i].name);
-    if ((code = queue_start(client, &queue)) == ROWSYNC_OK)
+    if ((code = queue_start(client, &queue)) == ROWSYNC_OK &&
+        (code = rs_counts(client, &queue.total, &conflicts, &rejected)) == ROWSYNC_OK)
         for (;;)
         {
             Round pass = {0};

@@ -32,6 +32,7 @@ static rowsync *client;
 static rowsync_report report;
 static int tokens_given, waits;
 static const char *token_given;
+static int64_t far[3]; /* what the progress callback was told last: done, total, bytes */
 
 /* The body of a request as text, unpacked where it is packed; the caller frees it. */
 static char *
@@ -146,11 +147,12 @@ give_token(void *context, char *token, size_t size)
 }
 
 static int
-watch_progress(void *context, const char *phase, int64_t count, int64_t total)
+watch_progress(void *context, const char *phase, int64_t count, int64_t total, int64_t bytes)
 {
     (void)context;
-    (void)count;
-    (void)total;
+    far[0] = count;
+    far[1] = total;
+    far[2] = bytes;
     waits += strcmp(phase, "waiting") == 0;
     return 0;
 }
@@ -211,6 +213,8 @@ test_batch_sizes(void)
     fresh(7000);
     ok(push(0, 0) == ROWSYNC_OK && report.uploaded == 7000, "everything is taken");
     is(sizes(), "200 400 800 1600 3200 800", "batches grow from 200 while rounds are quick");
+    ok(far[0] == 7000 && far[1] == 7000 && far[2] > 7000 * 100 && far[2] < 7000 * 400,
+       "progress is told by changes and bytes: %d", (int)far[2]);
     is(rows(db, "SELECT count(*) FROM _sync_dirty"), "0", "and nothing stays pending");
     close_client(client, db);
 

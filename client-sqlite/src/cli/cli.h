@@ -96,7 +96,8 @@ typedef enum Style
 const char *style(FILE *stream, Style which);
 Style style_of(const char *cell);
 int window_width(FILE *stream);
-void draw_progress(const Session *session, const char *phase, int64_t done, int64_t total);
+void draw_progress(const Session *session, const char *phase, int64_t done, int64_t total,
+                   int64_t bytes);
 void clear_progress(const Session *session);
 
 /* clone.c, watch.c */

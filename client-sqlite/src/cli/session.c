@@ -104,13 +104,13 @@ fresh_token(void *context, char *token, size_t size)
 
 /* The progress callback. */
 static int
-note_progress(void *context, const char *phase, int64_t done, int64_t total)
+note_progress(void *context, const char *phase, int64_t done, int64_t total, int64_t bytes)
 {
     Session *session = context;
 
     if (done > 0)
         session->retrying = 0;
-    draw_progress(session, phase, done, total);
+    draw_progress(session, phase, done, total, bytes);
     return stopped;
 }
 

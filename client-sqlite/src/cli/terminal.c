@@ -68,7 +68,7 @@ clear_progress(const Session *session)
 
 /* Draws how far a phase is: a bar where its end is known, else the count. */
 void
-draw_progress(const Session *session, const char *phase, int64_t done, int64_t total)
+draw_progress(const Session *session, const char *phase, int64_t done, int64_t total, int64_t bytes)
 {
     int filled;
 
@@ -84,5 +84,6 @@ draw_progress(const Session *session, const char *phase, int64_t done, int64_t t
             fputs(i < filled ? "█" : "░", stderr);
         fprintf(stderr, "] %lld of %lld", (long long)done, (long long)total);
     }
+    fprintf(stderr, ", %.1f MB", (double)bytes / 1e6);
     fflush(stderr);
 }
