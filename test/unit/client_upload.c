@@ -350,6 +350,59 @@ test_options_and_renewals(void)
     "[\"id\",\"name\",\"extra\",\"n\"]}]}\n[0,7,\"a\",\"Ann\",\"theirs\",2.5]\n"                   \
     "[0,3,\"b\",\"B\",\"more\",1]\n{\"end\":true,\"rows\":2,\"digest\":"                           \
     "\"4e21cd25f7e0f1a8d1e2b9020b69f797\"}\n"
+static char told[512]; /* what the conflict callback was told */
+
+/* The app's function: goes by what the row says here. */
+static rowsync_policy
+decide(void *context, const rowsync_conflict *conflict)
+{
+    snprintf(told, sizeof(told), "%s %s %lld %lld %s %s", conflict->table, conflict->pk,
+             (long long)conflict->base_version, (long long)conflict->server_version,
+             conflict->local_payload != NULL ? conflict->local_payload : "-",
+             conflict->server_payload != NULL ? conflict->server_payload : "-");
+    return *(const rowsync_policy *)context;
+}
+
+/* The app decides, whatever the policy of the table is. */
+static void
+test_conflict_callback(void)
+{
+    static const struct
+    {
+        rowsync_policy answer;
+        const char *name;
+        const char *left; /* the row's name, edits pending, edits overwritten, conflicts kept */
+    } cases[] = {{ROWSYNC_SERVER_WINS, "server", "Theirs,0,1,0"},
+                 {ROWSYNC_CLIENT_WINS, "client", "Mine,1,0,0"},
+                 {ROWSYNC_MERGE, "merge", "Theirs,0,1,0"},
+                 {ROWSYNC_MANUAL, "manual", "Mine,1,0,1"}};
+    size_t i;
+
+    for (i = 0; i < sizeof(cases) / sizeof(*cases); i++)
+    {
+        rowsync_policy answer = cases[i].answer;
+        rowsync_transport transport = {&script, scripted, NULL};
+        rowsync_options options = {.transport = &transport, .conflict = decide, .context = &answer};
+        rowsync_track_options track = {"business", ROWSYNC_CLIENT_WINS, NULL};
+
+        memset(&script, 0, sizeof(script));
+        client = open_client(users_sql, &options, &db);
+        rowsync_track(client, "users", &track);
+        rowsync_attach(client, "http://sync.test/", "ann", "phone");
+        rowsync_set_token(client, "t");
+        app(db, "UPDATE _sync_client_info SET hydrated = 2");
+        app(db, known);
+        push(THEIRS, "503 {}");
+        is(rows(db, "SELECT name, (SELECT count(*) FROM _sync_dirty), (SELECT count(*) FROM"
+                    " _sync_overwritten), (SELECT count(*) FROM _sync_conflict) FROM users"),
+           cases[i].left, cases[i].name);
+        ok(strncmp(told, "users a 7 8 {\"id\":\"a\",\"name\":\"Mine\"", 35) == 0 &&
+               strstr(told, "\"name\":\"Theirs\"") != NULL,
+           "by both sides: %s", told);
+        close_client(client, db);
+    }
+}
+
 /* The server spells keys otherwise: in a conflict, and keys of several columns. */
 static void
 test_respelled_keys(void)
@@ -521,6 +574,7 @@ main(void)
     test_invalid();
     test_users_and_losers();
     test_options_and_renewals();
+    test_conflict_callback();
     test_respelled_keys();
     test_new_column();
     test_two_processes();
