@@ -40,6 +40,7 @@
 #include "compat.h"
 #include "errors.h"
 #include "registry.h"
+#include "scope.h"
 
 /* A line of rowsync.synced_table. */
 typedef struct RegistryEntry
@@ -205,7 +206,12 @@ load_entries(void)
     namespace = get_namespace_oid("rowsync", false);
     for (int i = 0; i < OWN_RELATION_COUNT; i++)
     {
+        Oid before = relations[i];
+
         relations[i] = get_relname_relid(relation_names[i], namespace);
+        /* The extension was dropped and created again. */
+        if (i == REL_SCOPE && relations[i] != before)
+            scope_forget();
         if (!OidIsValid(relations[i]))
             ereport(ERROR,
                     (errcode(ROWSYNC_DAMAGED), errmsg("rowsync.%s is missing", relation_names[i]),

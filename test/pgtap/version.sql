@@ -1,7 +1,7 @@
 -- Library and SQL objects of different versions refuse to work together, and say what to do.
 \ir include/helpers.sql
 \ir include/app.sql
-SELECT plan(5);
+SELECT plan(8);
 
 SELECT lives_ok($$SELECT rowsync.download('ann', 'phone')$$, 'one version: works');
 SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'rowsync' \gset
@@ -17,4 +17,13 @@ SELECT matches(refusal($$INSERT INTO app.users (id, name) VALUES ('u1', 'Ann')$$
                'a write refuses, for nobody could capture it');
 UPDATE pg_catalog.pg_extension SET extversion = :'extversion' WHERE extname = 'rowsync';
 SELECT lives_ok($$SELECT rowsync.download('ann', 'phone')$$, 'and when they fit again it goes on');
+
+-- A session that saw the extension go and come again remembers nothing of the first.
+SELECT is(up('bob', 'phone', change(1, 'INSERT', 'users', 'b1', 0, '{"name":"Bob"}')), '1 applied 1', 'before');
+DROP EXTENSION rowsync CASCADE;
+DROP SCHEMA app CASCADE;
+CREATE EXTENSION rowsync;
+\ir include/app.sql
+SELECT is(up('ann', 'phone', change(1, 'INSERT', 'users', 'a1', 0, '{"name":"Ann"}')), '1 applied 1', 'another user');
+SELECT is(up('bob', 'phone', change(1, 'INSERT', 'users', 'b1', 0, '{"name":"Bob"}')), '1 applied 1', 'and the first one');
 SELECT finish();
