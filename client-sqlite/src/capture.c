@@ -14,28 +14,32 @@
  */
 #include "client.h"
 
-/* Prepares the statement that folds: what an entry holds gets the names of its table's columns. */
+/*
+ * Prepares the statement that folds: what an entry holds gets the names of its table's columns.
+ * They are those that the database has now: another process may have changed a table since we
+ * looked.
+ */
 static rowsync_code
-prepare_fold(rowsync *client)
+prepare_fold(rowsync *client, sqlite3_stmt **fold)
 {
+    sqlite3_stmt *layouts = NULL;
     Buffer sql = {0};
-    rowsync_code code;
-    int i;
 
+    if (rs_prepare(client, "SELECT table_id, layout FROM _sync_table", &layouts) != ROWSYNC_OK)
+        return client->code;
     buffer_text(
         &sql, "INSERT INTO _sync_dirty (table_id, pk, change_id, queued, base_version, changed,"
               " old_row, base_row) SELECT table_id, pk, first + seq, first + seq, coalesce((SELECT"
               " server_version FROM _sync_version v WHERE v.table_id = l.table_id AND"
               " v.pk = l.pk), 0), changed, CASE holds WHEN 1 THEN fields END,"
               " CASE holds WHEN 2 THEN fields END"
-              " FROM (SELECT *, CASE table_id");
-    for (i = 0; i < client->table_count; i++)
+              " FROM (SELECT *, CASE table_id WHEN 0 THEN NULL");
+    while (rs_row(client, layouts))
     {
-        buffer_printf(&sql, " WHEN %lld THEN ", (long long)client->tables[i].id);
-        sql_literals(&sql, client->tables[i].layout);
+        buffer_printf(&sql, " WHEN %lld THEN ", (long long)sqlite3_column_int64(layouts, 0));
+        sql_literals(&sql, rs_text(layouts, 1));
     }
-    if (client->table_count == 0)
-        buffer_text(&sql, " WHEN 0 THEN NULL");
+    sqlite3_finalize(layouts);
     buffer_text(&sql,
                 " END AS fields FROM _sync_log) l, (SELECT next_change_id - 1 - (SELECT max(seq)"
                 " FROM _sync_log) AS first FROM _sync_client_info) WHERE pk IS NOT NULL"
@@ -44,9 +48,12 @@ prepare_fold(rowsync *client)
                 " queued = CASE WHEN excluded.old_row IS NOT NULL OR"
                 " (excluded.changed = -1 AND old_row IS NOT NULL) THEN excluded.queued"
                 " ELSE queued END, old_row = coalesce(excluded.old_row, old_row)");
-    code = sql.failed ? rs_nomem(client) : rs_prepare(client, sql.data, &client->fold);
+    if (sql.failed)
+        rs_nomem(client);
+    if (client->code == ROWSYNC_OK)
+        rs_prepare(client, sql.data, fold);
     buffer_free(&sql);
-    return code;
+    return client->code;
 }
 
 /* Is there anything in the log? */
@@ -62,11 +69,14 @@ noted(rowsync *client)
 rowsync_code
 capture_fold(rowsync *client)
 {
+    sqlite3_stmt *fold = NULL;
+
     if (!noted(client) || rs_run(client, SQL_LOG_NUMBER) != ROWSYNC_OK ||
-        (client->fold == NULL && prepare_fold(client) != ROWSYNC_OK) ||
-        rs_finish(client, client->fold, "taking in what was captured") != ROWSYNC_OK)
+        prepare_fold(client, &fold) != ROWSYNC_OK)
         return client->code;
-    return rs_run(client, SQL_LOG_CLEAR);
+    rs_finish(client, fold, "taking in what was captured");
+    sqlite3_finalize(fold);
+    return client->code == ROWSYNC_OK ? rs_run(client, SQL_LOG_CLEAR) : client->code;
 }
 
 /*

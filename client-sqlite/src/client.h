@@ -166,8 +166,7 @@ struct rowsync
     bool loaded;
 
     sqlite3_stmt *statements[SQL_STATEMENTS];
-    bool stuck;         /* in a transaction of ours that could not be rolled back */
-    sqlite3_stmt *fold; /* see capture.c; goes with the tables */
+    bool stuck; /* in a transaction of ours that could not be rolled back */
     Buffer scratch;
 };
 

@@ -39,8 +39,6 @@ tables_free(rowsync *client)
 
     for (i = 0; i < client->table_count; i++)
         table_free(&client->tables[i]);
-    sqlite3_finalize(client->fold);
-    client->fold = NULL;
     rs_free(client->tables);
     client->tables = NULL;
     client->table_count = 0;
