@@ -28,8 +28,8 @@ static const char *const tables[] = {
     "(id TEXT PRIMARY KEY, name TEXT COLLATE NOCASE, email TEXT UNIQUE, n)",
     "(id TEXT NOT NULL PRIMARY KEY, name TEXT COLLATE NOCASE, email TEXT UNIQUE, n)",
     "(id INTEGER PRIMARY KEY, name TEXT COLLATE NOCASE, email TEXT, n, UNIQUE (email, n))",
-    "(id TEXT PRIMARY KEY, name TEXT COLLATE NOCASE, email TEXT COLLATE NOCASE UNIQUE, n)"
-    " WITHOUT ROWID",
+    ("(id TEXT PRIMARY KEY, name TEXT COLLATE NOCASE, email TEXT COLLATE NOCASE UNIQUE, n)"
+     " WITHOUT ROWID"),
     "(id BLOB PRIMARY KEY, name TEXT COLLATE NOCASE, email TEXT UNIQUE ON CONFLICT REPLACE, n)",
 };
 #define TABLES ((int)(sizeof(tables) / sizeof(*tables)))
