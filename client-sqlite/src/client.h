@@ -102,6 +102,7 @@ typedef enum Statement
     SQL_APPLY_OFF,
     SQL_INFO,
     SQL_CURSOR,
+    SQL_LAST_UPLOAD,
     SQL_EPOCH,
     SQL_TAKE_CHANGE_ID,
     SQL_LOG_ANY,
@@ -154,6 +155,8 @@ struct rowsync
     int64_t window_until;
     int hydrated;
     int64_t epoch;       /* of the server's log when it was last read; 0: not yet told */
+    int64_t last_upload; /* where the server's log stood after what this file knows to have sent */
+    bool forgetful;      /* the source has sent more than that: own changes are fetched too */
     int64_t new_epoch;   /* the server was restored from a backup and says this one; else 0 */
     bool cautious;       /* deletions are kept aside, see orphans_stuck() */
     int64_t bytes;       /* of bodies that went either way, in this call */
@@ -371,6 +374,7 @@ rowsync_code take_row(rowsync *client, Table *table, const Key *key, const RowSt
 rowsync_code has_edits(rowsync *client, const Table *table, const Key *key, bool *edited);
 rowsync_code note_epoch(rowsync *client, int64_t epoch);
 rowsync_code move_cursor(rowsync *client, int64_t cursor, int64_t window_until, int hydrated);
+rowsync_code note_last_upload(rowsync *client, int64_t last_upload);
 
 rowsync_code hydrate_all(rowsync *client, const rowsync_sync_options *options,
                          rowsync_report *report);

@@ -35,6 +35,7 @@ static const char schema_sql[] =
     " hydrated INTEGER NOT NULL DEFAULT 0,"
     " format INTEGER NOT NULL DEFAULT 1,"
     " epoch INTEGER NOT NULL DEFAULT 0,"
+    " last_upload INTEGER NOT NULL DEFAULT 0,"
     " user_id TEXT, source_id TEXT, url TEXT);"
     "INSERT OR IGNORE INTO _sync_client_info (id, next_change_id)"
     " VALUES (1," ROWSYNC_CLOCK ");"
@@ -93,10 +94,11 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
     [SQL_APPLY_ON] = "UPDATE _sync_client_info SET apply_mode = 1",
     [SQL_APPLY_OFF] = "UPDATE _sync_client_info SET apply_mode = 0",
     [SQL_INFO] = "SELECT url, user_id, source_id, last_server_seq_seen, current_window_until,"
-                 " hydrated, format, epoch FROM _sync_client_info",
+                 " hydrated, format, epoch, last_upload FROM _sync_client_info",
     [SQL_EPOCH] = "UPDATE _sync_client_info SET epoch = ?1",
     [SQL_CURSOR] = "UPDATE _sync_client_info SET last_server_seq_seen = ?1,"
                    " current_window_until = ?2, hydrated = ?3",
+    [SQL_LAST_UPLOAD] = "UPDATE _sync_client_info SET last_upload = ?1",
     /* As above. */
     [SQL_TAKE_CHANGE_ID] =
         "UPDATE _sync_client_info SET next_change_id = max(next_change_id," ROWSYNC_CLOCK ") + 1"
@@ -457,6 +459,7 @@ rs_load_info(rowsync *client)
         client->window_until = sqlite3_column_int64(statement, 4);
         client->hydrated = sqlite3_column_int(statement, 5);
         client->epoch = sqlite3_column_int64(statement, 7);
+        client->last_upload = sqlite3_column_int64(statement, 8);
     }
     return rs_reset(client, statement) != ROWSYNC_OK ? client->code : code;
 }

@@ -17,7 +17,8 @@ typedef struct Page
     Slice changes;
     int64_t next_after;
     int64_t window_until;
-    int64_t epoch; /* 0: not told */
+    int64_t epoch;       /* 0: not told, as the next */
+    int64_t last_upload; /* where the log stood after the last upload of this source */
     bool has_more;
 } Page;
 
@@ -25,12 +26,12 @@ typedef struct Page
 static rowsync_code
 read_page(rowsync *client, const Exchange *answer, int64_t after, int64_t until, Page *page)
 {
-    static const char *const names[] = {"changes", "has_more", "next_after", "window_until",
-                                        "epoch"};
-    Slice fields[5];
+    static const char *const names[] = {"changes",      "has_more", "next_after",
+                                        "window_until", "epoch",    "last_upload"};
+    Slice fields[6];
 
     if (!scan_fields((Slice){buffer_string(&answer->body), answer->body.length}, names, fields,
-                     5) ||
+                     6) ||
         fields[0].data == NULL || fields[0].data[0] != '[' ||
         !scan_boolean(fields[1], &page->has_more) || !scan_int64(fields[2], &page->next_after) ||
         !scan_int64(fields[3], &page->window_until) || page->next_after < after ||
@@ -41,6 +42,8 @@ read_page(rowsync *client, const Exchange *answer, int64_t after, int64_t until,
                        (long long)after);
     if (!scan_int64(fields[4], &page->epoch) || page->epoch < 0)
         page->epoch = 0;
+    if (!scan_int64(fields[5], &page->last_upload) || page->last_upload < 0)
+        page->last_upload = 0;
     page->changes = fields[0];
     return ROWSYNC_OK;
 }
@@ -145,7 +148,10 @@ take_page(rowsync *client, const Page *page, rowsync_report *report)
     return code;
 }
 
-/* Asks for a page. */
+/*
+ * Asks for a page. Where the source has uploaded more than this file knows of, the file is a copy
+ * that was put back (or an answer was lost): then own changes must come along.
+ */
 static rowsync_code
 fetch(rowsync *client, const rowsync_sync_options *options, int64_t after, int64_t until,
       bool include_self, Exchange *answer, Page *page)
@@ -157,7 +163,7 @@ fetch(rowsync *client, const rowsync_sync_options *options, int64_t after, int64
                   options->page_size > 0 ? options->page_size : PAGE_SIZE);
     if (until > 0)
         buffer_printf(&path, "&until=%lld", (long long)until);
-    if (include_self)
+    if (include_self || client->forgetful)
         buffer_text(&path, "&include_self=true");
     code = path.failed ? rs_nomem(client)
                        : rs_request(client, "GET", path.data, NULL, options->max_tries, answer);
@@ -168,10 +174,15 @@ fetch(rowsync *client, const rowsync_sync_options *options, int64_t after, int64
     if (code == ROWSYNC_OK && answer->status != 200)
         return rs_fail(client, ROWSYNC_PROTOCOL, "Is the URL that of a rowsync gateway?",
                        "The server answered %ld to a download.", answer->status);
-    if (code != ROWSYNC_OK ||
-        (code = read_page(client, answer, after, until, page)) != ROWSYNC_OK || page->epoch == 0 ||
-        client->epoch == 0 || page->epoch == client->epoch)
+    if (code != ROWSYNC_OK || (code = read_page(client, answer, after, until, page)) != ROWSYNC_OK)
         return code;
+    if (page->epoch == 0 || client->epoch == 0 || page->epoch == client->epoch)
+    {
+        if (include_self || client->forgetful || page->last_upload <= client->last_upload)
+            return ROWSYNC_OK;
+        client->forgetful = true;
+        return fetch(client, options, after, until, include_self, answer, page);
+    }
     client->new_epoch = page->epoch;
     return rs_fail(client, ROWSYNC_PRUNED, "Hydrate the database from a snapshot.",
                    "The server was restored from a backup; its log is another one now.");
@@ -187,6 +198,19 @@ note_epoch(rowsync *client, int64_t epoch)
         return client->code;
     sqlite3_bind_int64(statement, 1, epoch);
     return rs_finish(client, statement, "noting the epoch");
+}
+
+/* Remembers up to where own changes are known. */
+rowsync_code
+note_last_upload(rowsync *client, int64_t last_upload)
+{
+    sqlite3_stmt *statement = rs_statement(client, SQL_LAST_UPLOAD);
+
+    if (statement == NULL)
+        return client->code;
+    sqlite3_bind_int64(statement, 1, last_upload);
+    client->last_upload = last_upload;
+    return rs_finish(client, statement, "noting the last upload");
 }
 
 /* Moves the cursor, in the transaction of the rows that it counts. */
@@ -239,6 +263,9 @@ take_pages(rowsync *client, const rowsync_sync_options *options, bool hydrate, E
     }
     if (code == ROWSYNC_OK && page->epoch > 0 && client->epoch == 0)
         code = note_epoch(client, page->epoch);
+    if (code == ROWSYNC_OK && !page->has_more && page->last_upload > client->last_upload &&
+        page->last_upload <= page->window_until)
+        code = note_last_upload(client, page->last_upload);
     if (code == ROWSYNC_OK)
         code = move_cursor(client, page->next_after, page->has_more ? page->window_until : 0,
                            !hydrate         ? client->hydrated
@@ -274,6 +301,7 @@ pull_all(rowsync *client, const rowsync_sync_options *options, bool hydrate, row
     int windows = 1;
     rowsync_code code = ROWSYNC_OK;
 
+    client->forgetful = false;
     /* 0 is "not begun", 1 "begun": a hydration that was broken off goes on where it was. */
     if (hydrate && client->hydrated != 1 &&
         ((code = rs_begin(client)) != ROWSYNC_OK ||

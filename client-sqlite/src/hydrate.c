@@ -430,6 +430,9 @@ complete(const Hydration *hydration, const Snapshot *snapshot)
                        "Rows of tables that are not tracked hold on to deleted ones.");
     if (code == ROWSYNC_OK)
         code = rs_exec(client, "UPDATE _sync_table SET refill = 0 WHERE refill");
+    /* Own changes up to there are in it. */
+    if (code == ROWSYNC_OK)
+        code = note_last_upload(client, snapshot->seq);
     return code == ROWSYNC_OK ? move_cursor(client, snapshot->seq, 0, 2) : code;
 }
 

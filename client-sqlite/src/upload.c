@@ -244,18 +244,30 @@ take_status(rowsync *client, const Batch *batch, Change *change, const Status *s
     return take_refused(client, batch, change, status, true);
 }
 
-/* Reads the statuses of the answer, one for each change in order. */
+/*
+ * Reads the answer: the statuses, one for each change in order, and up to where this file knows
+ * what its source has uploaded once they are taken in.
+ */
 static rowsync_code
-read_answer(rowsync *client, const Batch *batch, const Exchange *answer, Status *statuses)
+read_answer(rowsync *client, const Batch *batch, const Exchange *answer, Status *statuses,
+            int64_t *known)
 {
-    static const char *const names[] = {"accepted", "statuses"};
-    Slice fields[2], element;
+    static const char *const names[] = {"accepted", "statuses", "highest_server_seq",
+                                        "last_upload"};
+    Slice fields[4], element;
     JsonReader reader;
+    int64_t head, before;
+    bool accepted;
     int count = 0;
 
-    if (scan_fields((Slice){buffer_string(&answer->body), answer->body.length}, names, fields, 2) &&
+    *known = client->last_upload;
+    if (scan_fields((Slice){buffer_string(&answer->body), answer->body.length}, names, fields, 4) &&
         fields[1].data != NULL)
     {
+        /* Uploads before this one that the file does not know of are left for the pull to find. */
+        if (scan_boolean(fields[0], &accepted) && accepted && scan_int64(fields[2], &head) &&
+            scan_int64(fields[3], &before) && before <= *known && head > *known)
+            *known = head;
         reader = scan_reader(fields[1]);
         if (scan_enter(&reader, '['))
             while (scan_next_element(&reader, count == 0, &element) && count < batch->count &&
@@ -301,8 +313,8 @@ look_aside(rowsync *client, Round *round)
 
 /* Takes in an answer, in one transaction. */
 static rowsync_code
-take_answer(rowsync *client, Batch *batch, const Status *statuses, bool last, Round *round,
-            rowsync_report *report)
+take_answer(rowsync *client, Batch *batch, const Status *statuses, int64_t known, bool last,
+            Round *round, rowsync_report *report)
 {
     rowsync_report before = *report;
     int64_t overwritten = client->overwritten, renewed = client->renewed;
@@ -314,6 +326,8 @@ take_answer(rowsync *client, Batch *batch, const Status *statuses, bool last, Ro
     code = look_aside(client, round);
     for (i = 0; i < batch->count && code == ROWSYNC_OK; i++)
         code = take_status(client, batch, &batch->changes[i], &statuses[i], last, round, report);
+    if (code == ROWSYNC_OK && known > client->last_upload)
+        code = note_last_upload(client, known);
     if (code == ROWSYNC_OK && client->cautious)
         code = held_retry(client);
     /* A row of the server may need a parent that only the pull brings. */
@@ -388,7 +402,7 @@ push_pass(rowsync *client, Queue *queue, Batch *batch, int *size, bool fixed, bo
     for (;;)
     {
         Round round = {0};
-        int64_t started, rejected = 0;
+        int64_t started, known, rejected = 0;
 
         code = batch_fill(client, queue, batch, *size, &rejected);
         report->bad_payload += rejected;
@@ -422,8 +436,8 @@ push_pass(rowsync *client, Queue *queue, Batch *batch, int *size, bool fixed, bo
         report->rounds++;
         round.too_large = answer.status == 413;
         if (answer.status == 200 &&
-            ((code = read_answer(client, batch, &answer, statuses)) != ROWSYNC_OK ||
-             (code = take_answer(client, batch, statuses,
+            ((code = read_answer(client, batch, &answer, statuses, &known)) != ROWSYNC_OK ||
+             (code = take_answer(client, batch, statuses, known,
                                  last && pass->settled == 0 && only_waiting(statuses, batch->count),
                                  &round, report)) != ROWSYNC_OK))
             break;

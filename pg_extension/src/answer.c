@@ -82,8 +82,11 @@ append_invalid(StringInfo out, Change *change)
 void
 upload_append_answer(StringInfo out, Upload *upload)
 {
-    appendStringInfo(out, "{\"accepted\":%s,\"highest_server_seq\":" INT64_FORMAT ",\"statuses\":[",
-                     upload->accepted ? "true" : "false", upload->scope.head);
+    appendStringInfo(out,
+                     "{\"accepted\":%s,\"highest_server_seq\":" INT64_FORMAT
+                     ",\"last_upload\":" INT64_FORMAT ",\"statuses\":[",
+                     upload->accepted ? "true" : "false", upload->scope.head,
+                     upload->source.last_upload);
     for (int i = 0; i < upload->nchanges; i++)
     {
         Change *change = &upload->changes[i];

@@ -306,12 +306,12 @@ rowsync_download(PG_FUNCTION_ARGS)
     }
     else
         page.next_after = page.window_until;
-    appendStringInfo(&page.out,
-                     "],\"has_more\":%s,\"next_after\":" INT64_FORMAT
-                     ",\"window_until\":" INT64_FORMAT ",\"floor\":" INT64_FORMAT
-                     ",\"epoch\":" INT64_FORMAT "}",
-                     page.next_after < page.window_until ? "true" : "false", page.next_after,
-                     page.window_until, page.scope.floor, page.scope.epoch);
+    appendStringInfo(
+        &page.out,
+        "],\"has_more\":%s,\"next_after\":" INT64_FORMAT ",\"window_until\":" INT64_FORMAT
+        ",\"floor\":" INT64_FORMAT ",\"epoch\":" INT64_FORMAT ",\"last_upload\":" INT64_FORMAT "}",
+        page.next_after < page.window_until ? "true" : "false", page.next_after, page.window_until,
+        page.scope.floor, page.scope.epoch, page.source.last_upload);
     note_progress(&page);
     SET_VARSIZE(page.out.data, page.out.len);
     PG_RETURN_TEXT_P((text *)page.out.data);

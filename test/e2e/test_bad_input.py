@@ -256,7 +256,7 @@ def test_a_wrong_change_is_invalid_and_costs_its_neighbour_nothing(case, shared,
     token, good = shared.token(case, "phone"), neighbour(case)
     answer = shared.upload(token, [change, good])
     assert answer.status == 200
-    assert answer.body == {"accepted": True, "highest_server_seq": 1, "statuses": [
+    assert answer.body == {"accepted": True, "highest_server_seq": 1, "last_upload": 0, "statuses": [
         {"source_change_id": 1, "status": "invalid",
          "message": details.get("error", "a row that this change refers to is not there yet"),
          "invalid": {"reason": reason, "details": details}},
@@ -386,5 +386,5 @@ def test_unknown_fields_of_a_newer_peer_are_ignored(gateway, database):
 def test_an_upload_of_nothing_is_fine(gateway, database):
     answer = gateway.upload(gateway.token("ann", "phone"), [])
     assert answer.status == 200
-    assert answer.body == {"accepted": True, "highest_server_seq": 0, "statuses": []}
+    assert answer.body == {"accepted": True, "highest_server_seq": 0, "last_upload": 0, "statuses": []}
     assert nothing_written(database, "ann")

@@ -155,25 +155,31 @@ def test_values_of_some_size(device, database):
     assert same(tablet, database)
 
 
-def test_a_copy_of_the_file_put_back(device, database, tmp_path):
-    """A backup of the device's file, put back: as another source it gets all, and sends what is new."""
+@pytest.mark.parametrize("source", ["phone", "phone-again"])
+@pytest.mark.parametrize("pending", [True, False])
+def test_a_copy_of_the_file_put_back(device, database, tmp_path, source, pending):
+    """A backup of the device's file, put back: it gets what the file uploaded since, and sends what
+    is new, as the same source or as another one."""
     phone = device("ann", "phone")
     add(phone, "before", 3)
     phone.sync()
-    phone.rows("UPDATE users SET name = 'pending' WHERE rowid = 1")
+    if pending:
+        phone.rows("UPDATE users SET name = 'pending' WHERE rowid = 1")
     copy = tmp_path / "copy.db"
     phone.rows("VACUUM INTO ?", (str(copy),))
     phone.rows("UPDATE users SET name = 'later' WHERE rowid = 2")
     add(phone, "after")
     phone.sync()
-    old = rig.Device(copy, phone.url, "ann", "phone-again")
+    phone.close()
+    old = rig.Device(copy, phone.url, "ann", source)
     add(old, "from the copy")
     old.attach()
     old.sync()
-    phone.sync()
-    assert same(old, database) and same(phone, database)
+    assert same(old, database)
     assert [name for (name,) in old.rows("SELECT name FROM users ORDER BY name")] == [
-        "after", "before", "from the copy", "later", "pending"]
+        "after", "before", *["before"] * (not pending), "from the copy", "later",
+        *["pending"] * pending]
+    old.run("verify", "--server")
     old.close()
 
 

@@ -5,14 +5,14 @@ SELECT plan(12);
 
 SELECT is(atomic_answer('ann', 'phone', change(1, 'INSERT', 'posts', 'p1', 0, '{"author_id":"u1","title":"x"}'),
                                         change(2, 'INSERT', 'users', 'u1', 0, '{"name":"A"}')),
-          '{"accepted":true,"highest_server_seq":2,
+          '{"accepted":true,"highest_server_seq":2,"last_upload":0,
             "statuses":[{"source_change_id":1,"status":"applied","new_server_version":2},
                         {"source_change_id":2,"status":"applied","new_server_version":1}]}'::jsonb,
           'all good: all applied');
 SELECT is(atomic_answer('ann', 'phone', change(3, 'INSERT', 'users', 'u3', 0, '{"name":"C"}'),
                                         change(4, 'INSERT', 'users', 'u4', 0, '{"age":1}'),
                                         change(5, 'DELETE', 'posts', 'p1', 2)),
-          '{"accepted":true,"highest_server_seq":2,
+          '{"accepted":true,"highest_server_seq":2,"last_upload":2,
             "statuses":[{"source_change_id":3,"status":"invalid",
                          "message":"not applied: the request is atomic and another of its changes was refused",
                          "invalid":{"reason":"internal_error","details":{"sqlstate":"40000",

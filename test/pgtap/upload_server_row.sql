@@ -38,7 +38,7 @@ END $$;
 SELECT plan(32);
 
 SELECT is(answer('ann', 'phone', change(1, 'INSERT', 'notes', 'n1', 0, '{"id":"n1"}')),
-          '{"accepted":true,"highest_server_seq":1,
+          '{"accepted":true,"highest_server_seq":1,"last_upload":0,
             "statuses":[{"source_change_id":1,"status":"applied","new_server_version":1,
               "server_row":{"schema_name":"app","table_name":"notes","id":"n1","server_version":1,"deleted":false,
                 "payload":{"id":"n1","body":"empty","length":5,"stamp":null,"number":1}}}]}'::jsonb,
