@@ -358,6 +358,15 @@ found_stale(const PGresult *answer)
                               strcmp(place, "RevalidateCachedQuery") == 0));
 }
 
+/* Has the session the library of before an update of the extension? It keeps it until it ends. */
+static bool
+is_outdated(const PGresult *answer)
+{
+    const char *state = PQresultErrorField(answer, PG_DIAG_SQLSTATE);
+
+    return state != NULL && strcmp(state, "RS007") == 0;
+}
+
 /* The pipeline is answered to its end. */
 static void
 finish_pipeline(struct pg_connection *connection)
@@ -370,6 +379,8 @@ finish_pipeline(struct pg_connection *connection)
 
     connection->answer = NULL;
     connection->step_count = 0;
+    if (connection->failed && is_outdated(answer))
+        connection->carried = SIZE_MAX; /* renewed, as one that carried too much */
     if (connection->failed && job != NULL && !job->repeated && found_stale(answer))
     {
         /* Nothing is done: once more, with everything prepared anew. */

@@ -148,6 +148,27 @@ def test_statements_are_prepared_again_after_they_have_become_useless(start_gate
     assert b'rowsync_pool_connects_total{pool="requests"} 1\n' in text
 
 
+def test_a_session_with_the_library_of_before_an_update_is_renewed(start_gateway, database, mint):
+    gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_POOL_SIZE=1)
+
+    def ask():
+        return gateway.request("GET", "/sync/schema-version", token=mint("ann", "phone"))
+    assert ask().status == 200
+    database.rows("""
+        CREATE TABLE public.old AS SELECT pid FROM pg_stat_activity
+            WHERE usename = 'business_gateway' AND datname = current_database();
+        GRANT SELECT ON public.old TO business_gateway;
+        CREATE OR REPLACE FUNCTION rowsync.schema_version() RETURNS integer LANGUAGE plpgsql AS $$
+        BEGIN
+            IF pg_backend_pid() IN (SELECT pid FROM public.old) THEN
+                RAISE SQLSTATE 'RS007' USING MESSAGE = 'the library is another version';
+            END IF;
+            RETURN 1;
+        END $$""")
+    problem(ask(), 503, "unavailable", "The database is not set up for this version of rowsync.")
+    assert ask().status == 200
+
+
 def test_cancelling_harms_no_later_request(start_gateway, database, mint):
     """Again and again on the same two connections, which keep their prepared statements."""
     gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_POOL_SIZE=2)
