@@ -106,7 +106,10 @@ append_reference(StringInfo out, const SyncedTable *table, const SyncedReference
     ReleaseSysCache(tuple);
 }
 
-/* Appends the unique constraints other than the key whose columns all travel. */
+/*
+ * Appends the unique constraints other than the key whose columns all travel. A device has the rows of
+ * one scope, so that there UNIQUE (owner, name) is UNIQUE (name).
+ */
 static void
 append_unique(StringInfo out, const SyncedTable *table, Relation relation)
 {
@@ -118,19 +121,21 @@ append_unique(StringInfo out, const SyncedTable *table, Relation relation)
     {
         Relation index = index_open(lfirst_oid(cell), AccessShareLock);
         int columns[INDEX_MAX_KEYS];
-        int count = IndexRelationGetNumberOfKeyAttributes(index);
+        int count = 0;
         bool usable = index->rd_index->indisunique && !index->rd_index->indisprimary &&
                       index->rd_index->indisvalid &&
                       heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL);
 
-        for (int i = 0; usable && i < count; i++)
+        for (int i = 0; usable && i < IndexRelationGetNumberOfKeyAttributes(index); i++)
         {
             int att = index->rd_index->indkey.values[i];
 
-            columns[i] = att > 0 ? table->column_of_att[att - 1] : -1;
-            usable = columns[i] >= 0;
+            if (att == table->scope_attnum)
+                continue;
+            columns[count] = att > 0 ? table->column_of_att[att - 1] : -1;
+            usable = columns[count++] >= 0;
         }
-        if (usable)
+        if (usable && count > 0)
         {
             if (!first)
                 appendStringInfoChar(out, ',');

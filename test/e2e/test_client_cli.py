@@ -270,6 +270,19 @@ def test_clone_is_ready_to_work(device, database):
     assert laptop.run("verify").returncode == 0
 
 
+def test_a_clone_keeps_unique_what_the_server_does_for_each_user(device, database):
+    database.rows("CREATE TABLE business.labels (id text PRIMARY KEY, owner text, name text,"
+                  " UNIQUE (owner, name))")
+    database.rows("SELECT rowsync.register_table('business.labels', 'owner')")
+    database.rows("GRANT ALL ON business.labels TO business_gateway")
+    database.rows("INSERT INTO business.labels VALUES ('1', 'ann', 'red'), ('2', 'bob', 'red')")
+    laptop = device("ann", "laptop", attached=False)
+    clone(laptop)
+    assert laptop.rows("SELECT * FROM labels") == [("1", "red")]
+    with pytest.raises(sqlite3.IntegrityError):
+        laptop.rows("INSERT INTO labels VALUES ('3', 'red')")
+
+
 def test_a_clone_that_fails_leaves_nothing(device, tmp_path):
     one = device("ann", "laptop", attached=False)
     for url, words in (("http://127.0.0.1:1", "was not reached"), ("ftp://x", "is no URL")):

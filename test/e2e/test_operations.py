@@ -104,8 +104,34 @@ def test_the_lines_for_cron(empty_database):
     database.rows("UPDATE rowsync.source SET last_seen = last_seen - interval '100 days'")
     lines = re.findall(r"^.*psql -X.*$", DOCS, re.MULTILINE)
     assert len(lines) == 2
-    for line in lines:
-        line = line.replace("psql ", f"{database.cluster.bin}/psql ").replace("-d app", f"-d '{database.dsn}'")
-        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
-        assert done.returncode == 0 and done.stderr == "", done.stderr
-    assert database.value("SELECT floor FROM rowsync.scope WHERE name = 'ann'") == 2
+
+    def run(line):
+        """One of the lines, as the role that the page makes for them."""
+        dsn = database.cluster.dsn(database.name, "dba")
+        line = line.replace("psql ", f"{database.cluster.bin}/psql ").replace("-d app", f"-d '{dsn}'")
+        return subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    database.rows("CREATE ROLE dba LOGIN")
+    try:
+        for line in lines:
+            assert run(line).returncode != 0
+        grant, = re.findall(r"`(SELECT rowsync.grant_operator[^`]*)`", DOCS)
+        database.rows(grant)
+        for line in lines:
+            done = run(line)
+            assert done.returncode == 0 and done.stderr == "", done.stderr
+        assert database.value("SELECT floor FROM rowsync.scope WHERE name = 'ann'") == 2
+
+        # And what the page says of the history of a row.
+        database.rows("CREATE SCHEMA business")
+        database.rows("ALTER TABLE note SET SCHEMA business")
+        history = "psql -X -A -t -v ON_ERROR_STOP=1 -d app -c \"SELECT version FROM rowsync.row_history('business.note', 'a')\""
+        assert "permission denied for schema business" in run(history).stderr
+        (grants,) = re.findall(r"^GRANT USAGE ON SCHEMA business TO dba;.*?(?=^```)", DOCS, re.MULTILINE | re.DOTALL)
+        database.psql("-c", grants)
+        assert run(history).stdout == "2\n"
+        done = run(history.replace("SELECT version FROM rowsync.row_history('business.note', 'a')",
+                                   "SELECT rowsync.restore_row('business.note', 'a', 2)"))
+        assert done.returncode == 0, done.stderr
+    finally:
+        database.rows("DROP OWNED BY dba")
+        database.rows("DROP ROLE dba")

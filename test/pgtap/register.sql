@@ -9,7 +9,7 @@ CREATE TABLE app.trees (id text PRIMARY KEY, parent_id text REFERENCES app.trees
 CREATE TABLE app.teams (id text PRIMARY KEY, captain_id text);
 CREATE TABLE app.members (id text PRIMARY KEY, team_id text REFERENCES app.teams);
 ALTER TABLE app.teams ADD CONSTRAINT captain FOREIGN KEY (captain_id) REFERENCES app.members;
-SELECT plan(58);
+SELECT plan(60);
 
 -- Children before parents: the order follows the references, not the calls.
 SELECT is(rowsync.register_table('app.comments'), 1, 'register_table returns the table''s number');
@@ -145,5 +145,15 @@ SELECT is(refusal($$SELECT rowsync.register_table('app.by_code')$$),
           'RS005: foreign key "by_code_code_fkey" of app.by_code does not refer to the primary key of its parent, or contains the scope column'
           ' | Let it refer to the whole primary key of twice, or drop it.', 'a reference to something else than the key');
 SELECT is(refusal($$SELECT rowsync.register_table(NULL)$$), 'RS002: table_name must not be null', 'no table');
+
+-- What a device is told to keep unique: of its rows, which are those of one scope.
+CREATE TABLE app.labels (id text PRIMARY KEY, owner text UNIQUE, name text, colour text, UNIQUE (owner, name), UNIQUE (name, colour));
+CREATE UNIQUE INDEX ON app.labels (owner, lower(colour));
+CREATE UNIQUE INDEX ON app.labels (owner, colour) WHERE name IS NULL;
+SELECT rowsync.register_table('app.labels', 'owner');
+SELECT is((SELECT t->>'unique' FROM json_array_elements(rowsync.schema()::json->'tables') AS t WHERE t->>'table' = 'labels'),
+          '[["name"],["name","colour"]]', 'schema() gives unique constraints without the scope column, and none that has nothing else');
+SELECT is((SELECT t->>'unique' FROM json_array_elements(rowsync.schema()::json->'tables') AS t WHERE t->>'table' = 'tasks'),
+          '[]', 'nor the key once more');
 SELECT is_empty('SELECT unsound()', 'log, versions and tables agree');
 SELECT finish();
