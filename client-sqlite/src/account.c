@@ -175,7 +175,7 @@ rowsync_detach(rowsync *client, int force)
     code = rs_counts(client, &pending, &conflicts, &rejected);
     if (code == ROWSYNC_OK && !force && pending + rejected > 0)
         code = rs_fail(client, ROWSYNC_PENDING, "Sync first, or force it and lose them.",
-                       "%lld edits are pending, %lld were refused.", (long long)pending,
+                       "There are edits: %lld pending, %lld refused.", (long long)pending,
                        (long long)rejected);
     if (code == ROWSYNC_OK)
         code = delete_rows(client);

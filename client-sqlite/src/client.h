@@ -7,8 +7,11 @@
 #ifdef ROWSYNC_LOADABLE
 #include <sqlite3ext.h>
 SQLITE_EXTENSION_INIT3
+#define ROWSYNC_SET_TOKEN "rowsync_token()"
 #else
 #include <sqlite3.h>
+/* How an app sets its token, for hints. */
+#define ROWSYNC_SET_TOKEN "rowsync_set_token()"
 #endif
 
 #include "buffer.h"

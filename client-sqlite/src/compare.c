@@ -143,12 +143,12 @@ rowsync_compare(rowsync *client, const rowsync_sync_options *given, rowsync_comp
             break;
     }
     if (code == ROWSYNC_OK && strcmp(out->digest_here, out->digest_there) != 0)
-        return rs_fail(client, ROWSYNC_DIFFERENT,
-                       "Are all tables tracked that the server syncs? If so, hydrate: that takes"
-                       " what the server has, and leaves pending edits.",
-                       "The server has %lld rows with the digest %s, this database knows %lld with"
-                       " %s.",
-                       (long long)out->rows_there, out->digest_there, (long long)out->rows_here,
-                       out->digest_here);
+        return rs_fail(
+            client, ROWSYNC_DIFFERENT,
+            "Are all tables tracked that the server syncs? If so, rowsync_hydrate() takes"
+            " what the server has, and leaves pending edits.",
+            "The rows differ: on the server %lld with the digest %s, here %lld with %s.",
+            (long long)out->rows_there, out->digest_there, (long long)out->rows_here,
+            out->digest_here);
     return code;
 }

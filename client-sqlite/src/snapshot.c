@@ -41,7 +41,7 @@ static rowsync_code
 broken(Snapshot *snapshot)
 {
     return rs_fail(snapshot->client, ROWSYNC_PROTOCOL, "Is the URL that of a rowsync gateway?",
-                   "The snapshot has a wrong line after %lld rows.", (long long)snapshot->rows);
+                   "The snapshot has a wrong line after row %lld.", (long long)snapshot->rows);
 }
 
 /* The string between its quotes. */
@@ -312,7 +312,7 @@ read_end(Snapshot *snapshot, Slice line)
 #ifndef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
     if (!slice_is(unquoted(fields[2]), digest))
         return rs_fail(snapshot->client, ROWSYNC_NETWORK, "Sync again; nothing was changed.",
-                       "The snapshot was damaged on its way: its %lld rows have the digest %s, not "
+                       "The snapshot was damaged on its way: rows %lld, digest %s, not "
                        "%.*s.",
                        (long long)rows, digest, (int)(fields[2].length - 2) % 64,
                        fields[2].data + 1);
@@ -394,6 +394,6 @@ snapshot_read(Snapshot *snapshot, int max_tries, bool *absent)
         *absent = true;
     else if (code == ROWSYNC_OK && (!snapshot->ended || snapshot->rest.length > 0))
         code = rs_fail(client, ROWSYNC_NETWORK, "Sync again; nothing was changed.",
-                       "The snapshot was cut off after %lld rows.", (long long)snapshot->rows);
+                       "The snapshot was cut off after row %lld.", (long long)snapshot->rows);
     return code;
 }

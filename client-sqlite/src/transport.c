@@ -279,7 +279,7 @@ renew_token(rowsync *client)
         client->options.token(client->options.context, token, sizeof(token)) != 0 ||
         memchr(token, '\0', sizeof(token)) == NULL || *token == '\0')
         return rs_fail(client, ROWSYNC_AUTH,
-                       "Set one by rowsync_set_token() (or ROWSYNC_TOKEN), signed for this user.",
+                       "Set one by " ROWSYNC_SET_TOKEN ", signed for this user.",
                        "There is no token.");
     code = rowsync_set_token(client, token);
     memset(token, 0, sizeof(token));

@@ -107,8 +107,8 @@ append_reference(StringInfo out, const SyncedTable *table, const SyncedReference
 }
 
 /*
- * Appends the unique constraints other than the key whose columns all travel. A device has the rows of
- * one scope, so that there UNIQUE (owner, name) is UNIQUE (name).
+ * Appends the unique constraints other than the key whose columns all travel. A device has the rows
+ * of one scope, so that there UNIQUE (owner, name) is UNIQUE (name).
  */
 static void
 append_unique(StringInfo out, const SyncedTable *table, Relation relation)

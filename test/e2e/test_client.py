@@ -150,11 +150,12 @@ def test_verify_proves_that_a_device_has_what_the_server_has(device, database):
 
     phone.rows("UPDATE _sync_version SET server_version = 1 WHERE server_version = 8")
     done = phone.run("verify", "--server", check=False)
-    assert (done.returncode, "The server has 6 rows" in done.stderr) == (3, True), done.stderr
+    assert (done.returncode, "on the server 6 with" in done.stderr) == (3, True), done.stderr
     phone.run("hydrate")
     assert phone.run("verify", "--server").returncode == 0
     phone.run("untrack", "settings")
-    assert "Are all tables tracked" in phone.run("verify", "--server", check=False).stderr
+    told = phone.run("verify", "--server", check=False).stderr
+    assert "Are all tables tracked" in told and "`rowsync hydrate` takes" in told
 
 
 @pytest.mark.parametrize("size", [1, 200])

@@ -207,6 +207,26 @@ def test_development_tokens(device):
         done = token("--user", "ann", "--ttl", wrong)
         assert done.returncode == 2 and "above 0" in done.stderr
     assert "--source is optional" in token().stderr
+    phone.secret = "x" * 31
+    done = token("--user", "ann")
+    assert done.returncode == 2 and done.stdout == ""
+    assert "has 31 bytes" in done.stderr and "openssl rand" in done.stderr
+
+
+def test_a_forgotten_schema_is_explained(device):
+    phone = device("ann", "phone", attached=False)
+    phone.app.execute("CREATE TABLE users (id TEXT PRIMARY KEY, name TEXT, email TEXT)")
+    phone.rows("INSERT INTO users VALUES (?, 'Ann', 'ann@cli')", (ANN,))
+    said(phone, "init")
+    said(phone, "track", "users")
+    said(phone, "attach", "--url", phone.url, "--user", "ann", "--source", "phone")
+    for command in ("sync", "rejected"):
+        assert f"`rowsync track {phone.path} TABLE --schema NAME`" in said(phone, command, code=3)
+    assert "There are edits: 0 pending, 1 refused." in complaint(phone, "detach")
+    said(phone, "track", "users", "--schema", "business")
+    said(phone, "requeue")
+    assert "1 uploaded" in said(phone, "sync")
+    assert "schema NAME" not in said(phone, "rejected")
 
 
 def test_a_token_for_another_source(device):
@@ -307,7 +327,8 @@ def test_log_shows_the_latest_changes(device, database):
     assert lines[0] == ["SEQ", "AT", "OP", "TABLE", "KEY", "BY"]
     assert [(line[0], line[2], line[5]) for line in lines[1:]] == [
         ("3", "INSERT", "phone"), ("2", "UPDATE", "(server)")]
-    assert len(json.loads(said(phone, "log", "--limit", "1", "--json"))) == 1
+    (latest,) = json.loads(said(phone, "log", "--limit", "1", "--json"))
+    assert list(latest) == ["seq", "at", "op", "table", "key", "by"] and latest["seq"] == 3
     assert "--limit" in complaint(phone, "log", "--limit", "0", code=2)
 
 

@@ -65,6 +65,9 @@ def test_failures_are_errors_with_what_to_do(app):
     connection.execute("SELECT rowsync_init()")
     with pytest.raises(sqlite3.OperationalError, match="not attached to a user"):
         connection.execute("SELECT rowsync_sync()").fetchall()
+    connection.execute("SELECT rowsync_attach('http://127.0.0.1:1', 'ann')")
+    with pytest.raises(sqlite3.OperationalError, match=r"There is no token. Set one by rowsync_token\(\), signed"):
+        connection.execute("SELECT rowsync_sync()").fetchall()
     with pytest.raises(sqlite3.OperationalError, match="There is no table"):
         connection.execute("SELECT rowsync_track('nothing')").fetchall()
 

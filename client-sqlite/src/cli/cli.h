@@ -74,6 +74,7 @@ rowsync_code session_get(Session *session, const char *url, const char *source,
                          const rowsync_transport *wire, rowsync_sink sink, void *context,
                          rowsync_response *response);
 char *session_fetch(Session *session, const char *url, const char *source);
+int64_t number(const Session *session, const char *sql, const char *value);
 
 /* print.c */
 int failed(const Session *session);
@@ -82,6 +83,7 @@ void say(const Session *session, const char *format, ...) __attribute__((format(
 void print_json(json_t *object);
 const char *plural(int64_t count);
 int print_rows(const Session *session, const char *sql, const char *value, int *count);
+void print_unregistered(const Session *session);
 void print_report(const Session *session, const rowsync_report *report);
 
 /* terminal.c */

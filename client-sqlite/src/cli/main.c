@@ -30,24 +30,6 @@ policy_of(const char *name)
     return -1;
 }
 
-/* The first number that a query gives; `value` is its ?1. 0 where it gives none. */
-static int64_t
-number(const Session *session, const char *sql, const char *value)
-{
-    sqlite3_stmt *statement = NULL;
-    int64_t result = 0;
-
-    if (sqlite3_prepare_v2(session->db, sql, -1, &statement, NULL) == SQLITE_OK)
-    {
-        if (sqlite3_bind_parameter_count(statement) > 0)
-            sqlite3_bind_text(statement, 1, value, -1, SQLITE_STATIC);
-        if (sqlite3_step(statement) == SQLITE_ROW)
-            result = sqlite3_column_int64(statement, 0);
-    }
-    sqlite3_finalize(statement);
-    return result;
-}
-
 /* init: a second time is fine, and said. */
 static int
 run_init(Session *session)
@@ -342,11 +324,15 @@ run_conflicts(Session *session)
 static int
 run_rejected(Session *session)
 {
-    return show(session, ROWSYNC_LIST_REJECTED,
-                " SELECT table_name AS \"TABLE\", pk AS \"KEY\", op AS OP, reason AS REASON,"
-                " coalesce(json_extract(CASE WHEN json_valid(details) THEN details END,"
-                " '$.column'), '-') AS \"COLUMN\", message AS MESSAGE FROM list",
-                "nothing was refused", EXIT_ATTENTION);
+    int result = show(session, ROWSYNC_LIST_REJECTED,
+                      " SELECT table_name AS \"TABLE\", pk AS \"KEY\", op AS OP, reason AS REASON,"
+                      " coalesce(json_extract(CASE WHEN json_valid(details) THEN details END,"
+                      " '$.column'), '-') AS \"COLUMN\", message AS MESSAGE FROM list",
+                      "nothing was refused", EXIT_ATTENTION);
+
+    if (result == EXIT_ATTENTION && !session->arguments->json)
+        print_unregistered(session);
+    return result;
 }
 
 /* requeue, discard: all, those of a table, or one row. */

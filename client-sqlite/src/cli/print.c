@@ -2,6 +2,7 @@
  * print.c - what the command line shows: failures with what to do, rows in columns, counts in
  * words.
  */
+#include <ctype.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -99,6 +100,8 @@ failed(const Session *session)
         hint = "";
     else if (code == ROWSYNC_DIFFERENT && strstr(hint, "repair") != NULL)
         hint = "`rowsync verify --repair` queues them for upload.";
+    else if (strstr(hint, "rowsync_set_token") != NULL)
+        hint = "Set ROWSYNC_TOKEN, or give --token-file or --token-command.";
     else if (strstr(hint, "_sync_conflict") != NULL)
         hint = "`rowsync conflicts` shows what waits, with the keys.";
     else if (strstr(hint, "_sync_rejected") != NULL)
@@ -207,7 +210,7 @@ print_grid(sqlite3_stmt *statement, int *count)
     }
 }
 
-/* The rows as an array of objects. */
+/* The rows as an array of objects, whose names are the headings in lower case. */
 static json_t *
 rows_as_json(sqlite3_stmt *statement, int *count)
 {
@@ -221,8 +224,12 @@ rows_as_json(sqlite3_stmt *statement, int *count)
         for (i = 0; i < sqlite3_column_count(statement); i++)
         {
             const char *text = (const char *)sqlite3_column_text(statement, i);
+            char name[64];
 
-            json_object_set_new(row, sqlite3_column_name(statement, i),
+            snprintf(name, sizeof(name), "%s", sqlite3_column_name(statement, i));
+            for (char *letter = name; *letter != '\0'; letter++)
+                *letter = (char)tolower((unsigned char)*letter);
+            json_object_set_new(row, name,
                                 text == NULL ? json_null()
                                 : sqlite3_column_type(statement, i) == SQLITE_INTEGER
                                     ? json_integer(sqlite3_column_int64(statement, i))
@@ -278,6 +285,17 @@ statuses_of(const rowsync_report *report)
     return statuses;
 }
 
+/* What to do about refused tables, which most often have another schema on the server. */
+void
+print_unregistered(const Session *session)
+{
+    if (number(session, "SELECT count(*) FROM _sync_rejected WHERE reason = 'unregistered_table'",
+               NULL) > 0)
+        printf("The server syncs no such table: register it there, or name its schema by"
+               " `rowsync track %s TABLE --schema NAME`; then `rowsync requeue`.\n",
+               session->arguments->file);
+}
+
 /* The first few refused changes, and where the rest is. */
 static void
 print_refusals(const Session *session, int64_t rejected)
@@ -308,6 +326,7 @@ print_refusals(const Session *session, int64_t rejected)
         printf("  and %lld more\n", (long long)(rejected - shown));
     printf("See `rowsync rejected %s`; then edit the row, or `rowsync requeue` or `discard` it.\n",
            session->arguments->file);
+    print_unregistered(session);
 }
 
 /* What a sync came to, and what is left to do. */

@@ -90,6 +90,24 @@ session_open(Session *session, int creates)
     return 0;
 }
 
+/* The first number that a query gives; `value` is its ?1. 0 where it gives none. */
+int64_t
+number(const Session *session, const char *sql, const char *value)
+{
+    sqlite3_stmt *statement = NULL;
+    int64_t result = 0;
+
+    if (sqlite3_prepare_v2(session->db, sql, -1, &statement, NULL) == SQLITE_OK)
+    {
+        if (sqlite3_bind_parameter_count(statement) > 0)
+            sqlite3_bind_text(statement, 1, value, -1, SQLITE_STATIC);
+        if (sqlite3_step(statement) == SQLITE_ROW)
+            result = sqlite3_column_int64(statement, 0);
+    }
+    sqlite3_finalize(statement);
+    return result;
+}
+
 /* The token callback: the source of the token may have a fresh one. */
 static int
 fresh_token(void *context, char *token, size_t size)

@@ -183,6 +183,14 @@ token_command(const Arguments *arguments)
                         "  It is the secret that the gateway was started with.\n");
         return EXIT_FAILED;
     }
+    if (strlen(secret) < 32)
+    {
+        fprintf(stderr,
+                "rowsync: ROWSYNC_JWT_SECRET has %zu bytes, and HS256 needs at least 32\n"
+                "  The gateway takes no shorter one: `openssl rand -hex 32` makes a good one.\n",
+                strlen(secret));
+        return EXIT_USAGE;
+    }
     claims = json_pack("{s:s, s:s*, s:I, s:I}", "sub", arguments->user, "did", arguments->source,
                        "iat", (json_int_t)now, "exp", (json_int_t)now + arguments->ttl);
     if (claims == NULL || add_claims(claims, arguments->claims) != 0)
