@@ -128,7 +128,7 @@ demo: ready
 
 # Figures beside their floors. ONLY=server names a part; ARGS goes to it (see docs/benchmarks.md).
 bench: ready
-	@for part in $(or $(ONLY),server client); do $(PYTHON) bench/$$part $(ARGS) || exit; done
+	@for part in $(or $(ONLY),server gateway watch client); do $(PYTHON) bench/$$part $(ARGS) || exit; done
 
 up: ready
 	@$(RUN) up

@@ -92,7 +92,8 @@ synchronize(rowsync *client)
     if (rowsync_set_token(client, getenv("ROWSYNC_TOKEN")) != ROWSYNC_OK ||
         rowsync_sync(client, NULL, &report) != ROWSYNC_OK)
         return sync_failed(client);
-    printf("%lld up, %lld down\n", (long long)report.uploaded, (long long)report.downloaded);
+    printf("%lld up, %lld down, %lld rejected\n", (long long)report.uploaded,
+           (long long)report.downloaded, (long long)report.rejected);
     return 0;
 }
 

@@ -63,7 +63,7 @@ function list(notes) {
 function sync(notes) {
     notes.prepare("SELECT rowsync_token(?)").get(process.env.ROWSYNC_TOKEN);
     const report = JSON.parse(notes.prepare("SELECT rowsync_sync() AS report").get().report);
-    console.log(`${report.uploaded} up, ${report.downloaded} down`);
+    console.log(`${report.uploaded} up, ${report.downloaded} down, ${report.rejected} rejected`);
     for (const refused of notes.prepare("SELECT pk, message FROM rowsync_rejected").all()) {
         console.log(`refused: ${refused.pk}: ${refused.message}`);
     }

@@ -58,7 +58,7 @@ def sync(notes):
     """Up with what was done here, down with what was done elsewhere."""
     notes.execute("SELECT rowsync_token(?)", (os.environ["ROWSYNC_TOKEN"],))
     report = json.loads(notes.execute("SELECT rowsync_sync()").fetchone()[0])
-    print(f"{report['uploaded']} up, {report['downloaded']} down")
+    print(f"{report['uploaded']} up, {report['downloaded']} down, {report['rejected']} rejected")
 
 
 COMMANDS = {"setup": setup, "add": add, "done": done, "list": show, "sync": sync}

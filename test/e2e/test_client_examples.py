@@ -138,7 +138,6 @@ def test_completion_offers_commands_tables_and_policies(installed, tmp_path):
 def test_one_notes_app_in_c_python_and_node(installed, database, gateway, tmp_path):
     for statement in (EXAMPLES / "notes.sql").read_text().strip().split(";\n"):
         database.rows(statement.rstrip(";"))
-    database.rows("GRANT SELECT, INSERT, UPDATE, DELETE ON public.notes TO business_gateway")
     assert len((EXAMPLES / "notes.c").read_text().splitlines()) < 150
     binary = tmp_path / "notes"
     run(os.environ.get("CC", "cc"), "-Wall", "-Wextra", "-Werror", EXAMPLES / "notes.c", "-o",
@@ -159,9 +158,9 @@ def test_one_notes_app_in_c_python_and_node(installed, database, gateway, tmp_pa
     in_c("add", "Buy milk")
     in_python("add", "Call Bea")
     in_node("add", "Do it")
-    assert in_c("sync") == "1 up, 0 down\n"
-    assert in_python("sync") == "1 up, 1 down\n"
-    assert in_node("sync") == "1 up, 2 down\n"
+    assert in_c("sync") == "1 up, 0 down, 0 rejected\n"
+    assert in_python("sync") == "1 up, 1 down, 0 rejected\n"
+    assert in_node("sync") == "1 up, 2 down, 0 rejected\n"
     in_python("sync")
     in_python("done", "1")
     in_node("done", "2")
@@ -169,3 +168,7 @@ def test_one_notes_app_in_c_python_and_node(installed, database, gateway, tmp_pa
         notes("sync")
     assert in_c("list") == in_python("list") == in_node("list") == \
         "1 [x] Buy milk\n2 [x] Call Bea\n3 [ ] Do it\n"
+    database.rows("REVOKE INSERT ON public.notes FROM business_gateway")
+    for notes in (in_c, in_python, in_node):
+        notes("add", "Not there")
+        assert notes("sync").splitlines()[0].endswith(" down, 1 rejected")

@@ -11,6 +11,7 @@ import time
 
 import pytest
 import rig
+from rig.build import BUILD, SANITIZE
 from gateway_parts import CHANGE, RUNNING, Asking, eventually
 
 
@@ -228,6 +229,14 @@ def test_the_manual_is_sound():
     text = page.read_text().replace("\\-", "-")
     for option in re.findall(r"--[a-z-]+", run("--help").stdout):
         assert option in text
+
+
+def test_the_service_starts_what_is_installed(tmp_path):
+    subprocess.run(["make", "-s", "-C", FOLDER, f"BUILD={BUILD}", f"SANITIZE={SANITIZE}",
+                    "PREFIX=/opt/rowsync", f"DESTDIR={tmp_path}", "install"], check=True)
+    unit = tmp_path / "opt/rowsync/lib/systemd/system/rowsync-gateway.service"
+    assert "\nExecStart=/opt/rowsync/bin/rowsync-gateway --config" in unit.read_text()
+    assert (tmp_path / "opt/rowsync/bin/rowsync-gateway").is_file()
 
 
 def test_the_units_are_sound_and_the_service_is_shut_in(tmp_path):

@@ -135,3 +135,78 @@ def test_the_lines_for_cron(empty_database):
     finally:
         database.rows("DROP OWNED BY dba")
         database.rows("DROP ROLE dba")
+
+
+def test_old_and_new_apps_while_the_tables_change(database, device):
+    """The table of "Changing the tables", line by line; `old` and `new` are two versions of an app."""
+    database.rows("CREATE TABLE business.task (id text PRIMARY KEY, title text NOT NULL)")
+    database.rows("SELECT rowsync.register_table('business.task')")
+    database.rows("GRANT ALL ON business.task TO business_gateway")
+    old, new = device("ann", "old"), device("ann", "new")
+    for one in (old, new):
+        one.app.execute("CREATE TABLE task (id TEXT PRIMARY KEY NOT NULL, title TEXT NOT NULL)")
+        one.run("track", "task", "--schema", "business")
+    old.rows("INSERT INTO task VALUES ('a', 'A')")
+    old.sync()
+    new.sync()
+
+    def reasons(one):
+        """Why changes of this device were refused; they are sent again by the next sync."""
+        found = [row["reason"] for row in json.loads(one.run("rejected", "--json", check=False).stdout)]
+        one.run("requeue")
+        return found
+
+    # A column comes: too early on a device, then on the server.
+    new.app.execute("ALTER TABLE task ADD COLUMN stars INTEGER")
+    new.rows("UPDATE task SET stars = 5")
+    new.run("sync", check=False)
+    assert reasons(new) == ["bad_payload"]
+    database.rows("ALTER TABLE business.task ADD COLUMN stars integer NOT NULL DEFAULT 3")
+    assert new.sync()["statuses"] == {"conflict": 1}, "the default has changed every row"
+    new.rows("UPDATE task SET stars = 5")
+    new.sync()
+    old.rows("INSERT INTO task VALUES ('b', 'B')")
+    old.sync()
+    new.sync()
+    assert new.rows("SELECT * FROM task ORDER BY id") == [("a", "A", 5), ("b", "B", 3)]
+    database.rows("ALTER TABLE business.task ALTER stars DROP DEFAULT")
+    old.rows("INSERT INTO task VALUES ('c', 'C')")
+    old.run("sync", check=False)
+    assert reasons(old) == ["constraint"]
+
+    # A column goes: `new` is now the app that has it still.
+    database.rows("ALTER TABLE business.task DROP COLUMN stars")
+    assert old.sync()["statuses"] == {"applied": 1}
+    new.rows("UPDATE task SET title = 'A of new' WHERE id = 'a'")
+    assert new.sync()["statuses"] == {"applied": 1}
+    new.rows("INSERT INTO task VALUES ('d', 'D', 1)")
+    new.rows("UPDATE task SET stars = 1 WHERE id = 'a'")
+    new.run("sync", check=False)
+    assert reasons(new) == ["bad_payload", "bad_payload"]
+    new.run("track", "task", "--local", "stars")
+    report = new.sync()
+    assert (report["statuses"], report["pending"]) == ({"applied": 1}, 0), "nothing is left of the edit"
+    assert new.rows("SELECT stars FROM task WHERE id = 'd'") == [(1,)]
+
+    # A table comes, and goes.
+    database.rows("CREATE TABLE business.label (id text PRIMARY KEY)")
+    database.rows("SELECT rowsync.register_table('business.label')")
+    database.rows("INSERT INTO business.label VALUES ('x', 'ann')")
+    old.sync()
+    new.sync()
+    new.app.execute("CREATE TABLE label (id TEXT PRIMARY KEY NOT NULL)")
+    new.run("track", "label", "--schema", "business")
+    new.sync()
+    assert new.rows("SELECT * FROM label") == [("x",)]
+    new.rows("INSERT INTO label VALUES ('y')")
+    new.run("sync", check=False)
+    assert reasons(new) == ["forbidden"]
+    database.rows("GRANT ALL ON business.label TO business_gateway")
+    assert new.sync()["statuses"] == {"applied": 1}
+    database.rows("DROP TABLE business.label")
+    new.rows("INSERT INTO label VALUES ('z')")
+    new.run("sync", check=False)
+    assert reasons(new) == ["unregistered_table"]
+    assert new.rows("SELECT * FROM label ORDER BY id") == [("x",), ("y",), ("z",)]
+    new.run("untrack", "label", "--force")
+    assert new.sync()["rejected"] == 0
