@@ -319,8 +319,8 @@ make_ready(struct pg_connection *connection)
 }
 
 /*
- * After a job: ready again, unless a cancellation is still on its way (it would hit the next job)
- * or libpq's buffers have grown large, for it never shrinks them.
+ * After a job: ready again, unless a cancellation is still on its way (it would hit the next job),
+ * libpq's buffers have grown large, for it never shrinks them, or a transaction is still open.
  */
 static void
 settle(struct pg_connection *connection)
@@ -334,7 +334,8 @@ settle(struct pg_connection *connection)
     }
     h2o_timeout_unlink(&connection->timer);
     h2o_timeout_unlink(&connection->insist);
-    if (connection->carried > pool->options.recycle_size)
+    if (connection->carried > pool->options.recycle_size ||
+        PQtransactionStatus(connection->pg) != PQTRANS_IDLE)
     {
         drop_connection(connection, PG_END_LOST, false);
         return;

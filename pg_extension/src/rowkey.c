@@ -185,6 +185,11 @@ rowkey_from_values(const SyncedTable *table, const JsonValue *const *parts, Datu
             return false;
     }
     *key = rowkey_pack(table, values);
+    if (key->len > ROWSYNC_MAX_KEY)
+    {
+        *error = "a key is longer than 2000 bytes";
+        return false;
+    }
     return true;
 }
 

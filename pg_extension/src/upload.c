@@ -279,9 +279,15 @@ process_undoably(Upload *upload)
 
         MemoryContextSwitchTo(context);
         error = CopyErrorData();
-        if (!upload->guesses || !is_wrong_guess(error))
-            PG_RE_THROW();
         FlushErrorState();
+        if (!upload->guesses || !is_wrong_guess(error))
+        {
+            /* Left open, it is all that the server would undo: the transaction would stay. */
+            RollbackAndReleaseCurrentSubTransaction();
+            MemoryContextSwitchTo(context);
+            CurrentResourceOwner = owner;
+            ReThrowError(error);
+        }
         outcome = OUTCOME_WRONG_GUESS;
     }
     PG_END_TRY();

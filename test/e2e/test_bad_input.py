@@ -3,6 +3,7 @@
 import json
 import uuid
 
+import psycopg2
 import pytest
 
 
@@ -280,6 +281,28 @@ def test_a_wrong_change_in_an_atomic_upload_stops_all_of_it(case, shared, plain_
     assert good["message"] == (
         "not applied: the request is atomic and another of its changes was refused")
     assert nothing_written(shared.database, user)
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+@pytest.mark.parametrize("cause", ["trigger", "timeout"])
+def test_an_error_that_ends_an_upload_ends_its_transaction(cause, atomic, database):
+    """Of a subtransaction left open the session would never recover: it would hold the scope."""
+    database.rows("""
+        CREATE FUNCTION public.full() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            PERFORM pg_sleep(current_setting('app.sleep')::float8);
+            RAISE SQLSTATE '53100';
+        END $$;
+        CREATE TRIGGER full_up BEFORE INSERT ON business.users EXECUTE FUNCTION public.full();""")
+    body = json.dumps({"atomic": atomic, "changes": [
+        {**CHANGE, "source_change_id": 1, "server_version": 0}]})
+    database.rows("SET statement_timeout = 200; SET app.sleep = %s", 5 if cause == "timeout" else 0)
+    with pytest.raises(psycopg2.Error) as failure:
+        database.rows("SELECT rowsync.upload('ann', 'phone', %s)", body)
+    assert failure.value.pgcode == ("57014" if cause == "timeout" else "53100")
+    assert database.rows("SELECT rowsync.download('ann', 'phone') <> ''") == [(True,)]
+    assert database.value("SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid()"
+                          " AND mode = 'RowExclusiveLock'") == 0
 
 
 def test_too_many_changes_are_refused_and_the_limit_is_told(gateway, database):

@@ -4,7 +4,7 @@
 CREATE TABLE app.kinds (id uuid PRIMARY KEY, n integer, flag boolean, data bytea, amount numeric);
 CREATE TABLE app.pairs (a integer, b text, note text, PRIMARY KEY (a, b));
 DO $$ BEGIN PERFORM rowsync.register_table('app.kinds'), rowsync.register_table('app.pairs'); END $$;
-SELECT plan(54);
+SELECT plan(55);
 
 -- The fault of one change, given as its JSON without source_change_id.
 CREATE FUNCTION t.bad(rest text) RETURNS text LANGUAGE sql AS $$
@@ -93,6 +93,8 @@ SELECT is(bad('"schema":"app","table":"users","op":"INSERT","pk":"x","payload":{
           'bad_payload | a string has half of a surrogate pair, which is no character', 'its halves the wrong way round');
 SELECT is(bad('"schema":"app","table":"users","op":"INSERT","pk":"' || repeat('k', 2001) || '","payload":{"name":"x"}'),
           'bad_payload | pk is longer than 2000 bytes | {"column": "pk"}', 'an overlong pk');
+SELECT is(bad(change(60, 'INSERT', 'posts', 'x', 0, '{"author_id":"' || repeat('k', 3000) || '","title":"x"}')),
+          'bad_payload | a key is longer than 2000 bytes | {"column": "author_id"}', 'a reference to an overlong key');
 SELECT is(bad('"schema":"app","table":"pairs","op":"INSERT","pk":"x","payload":{}'),
           'bad_payload | pk must be an array with one value for each key column | {"column": "pk"}',
           'a plain pk for a key of two columns');
