@@ -65,9 +65,22 @@ def test_the_readme(session):
         session(text)
 
 
+def test_the_readmes_four_statements(empty_database):
+    ((language, text),) = section("README.md", "In your own database", "## How it works")
+    assert language == "sql"
+    text = text.replace("app_gateway", "business_gateway")
+    empty_database.rows("CREATE TABLE public.task (id text PRIMARY KEY, title text)")
+    for statement in re.findall(r"^[A-Z].*?;", text, re.M):
+        empty_database.rows(statement)
+    empty_database.rows("SET ROLE business_gateway")
+    answer = empty_database.value("""SELECT rowsync.upload('ann', 'phone', '{"changes": [
+        {"source_change_id": 1, "table": "task", "op": "INSERT", "pk": "a", "payload": {}}]}')""")
+    assert '"status":"applied"' in answer, answer
+
+
 def test_from_nothing_to_a_synced_table(session, database):
-    blocks = section("docs/client.md", "## From nothing to a synced table", "What `clone` makes")
-    assert [language for language, _ in blocks] == ["sql", "sh", "sh"]
+    blocks = section("docs/client.md", "## From nothing to a synced table", "## Commands")
+    assert [language for language, _ in blocks] == ["sql", "sh", "sh", "sh"]
     database.psql("-c", blocks[0][1])
     for _, text in blocks[1:]:
         session(text)

@@ -231,6 +231,19 @@ def test_the_manual_is_sound():
         assert option in text
 
 
+def test_the_configuration_to_begin_with(tmp_path):
+    docs = (rig.ROOT / "docs" / "gateway.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"^```json\n(\{\n.*?)^```", docs, re.M | re.S)
+    (tmp_path / "gateway.json").write_text(text)
+    done = run("--check-config", "--config", tmp_path / "gateway.json", ROWSYNC_JWT_SECRET="s" * 32)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_it_listens_before_the_database_is_there(start_gateway):
+    gateway = start_gateway(DATABASE_URL="host=/nowhere dbname=app")
+    assert gateway.request("GET", "/readyz").status == 503
+
+
 def test_the_service_starts_what_is_installed(tmp_path):
     subprocess.run(["make", "-s", "-C", FOLDER, f"BUILD={BUILD}", f"SANITIZE={SANITIZE}",
                     "PREFIX=/opt/rowsync", f"DESTDIR={tmp_path}", "install"], check=True)
