@@ -122,25 +122,28 @@ take_applied(rowsync *client, const Change *change, const Status *status, const 
 {
     int cleared = 0;
     bool refused, ignored;
-    bool there;
+    bool told;
     RowState row = {0};
 
-    there = status->server_row.data != NULL && read_server_row(status->server_row, &row) &&
-            !row.deleted && change->op != OP_DELETE;
+    /* What the row is there, if it is not what was sent. Of a change that was applied so long ago
+     * that history is pruned, it may be that it is gone, or that it is there again. */
+    told = status->server_row.data != NULL && read_server_row(status->server_row, &row) &&
+           !(row.deleted && change->op == OP_DELETE);
+    if (!told)
+        row.deleted = change->op == OP_DELETE;
     row.version = status->version;
     if ((change->base_version > 0 ? row_move_version : row_set_version)(
-            client, change->table, &change->key, status->version, change->op == OP_DELETE) !=
-            ROWSYNC_OK ||
+            client, change->table, &change->key, row.version, row.deleted) != ROWSYNC_OK ||
         run_keyed(client, SQL_DIRTY_CLEAR, change, change->change_id, &cleared) != ROWSYNC_OK ||
         (round->refusals &&
          run_keyed(client, SQL_REJECTED_SETTLE, change, change->change_id, NULL) != ROWSYNC_OK))
         return client->code;
     if (cleared == 0)
-        return run_keyed(client, SQL_DIRTY_REBASE, change, status->version, NULL) == ROWSYNC_OK &&
-                       there
+        return run_keyed(client, SQL_DIRTY_REBASE, change, row.version, NULL) == ROWSYNC_OK &&
+                       told && !row.deleted && change->op != OP_DELETE
                    ? take_unedited(client, change, &row)
                    : client->code;
-    if (there)
+    if (told)
     {
         if (row_put(client, change->table, &change->key, &row, &refused) != ROWSYNC_OK ||
             (refused && held_put(client, change->table, &change->key, &row, 2) != ROWSYNC_OK))

@@ -155,35 +155,71 @@ says_what_is(Upload *upload, Change *change)
     return true;
 }
 
-/* The columns in which the row differs from its version base, as a JSON array; NULL if unknown. */
+/* Marks the columns in which two payloads of a row differ; false if one cannot be read. */
+static bool
+mark_differences(SyncedTable *table, const StoredChange *a, const StoredChange *b, bool *differs)
+{
+    JsonMember *left;
+    JsonMember *right;
+    int nleft;
+    int nright;
+
+    if (a->payload == NULL || b->payload == NULL ||
+        !request_parse_object(a->payload, a->payload_len, &left, &nleft) ||
+        !request_parse_object(b->payload, b->payload_len, &right, &nright))
+        return false;
+    for (int i = 0; i < table->ncolumns; i++)
+    {
+        SyncedColumn *column = &table->columns[i];
+
+        differs[i] |=
+            !same_value(payload_value(left, nleft, column), payload_value(right, nright, column));
+    }
+    return true;
+}
+
+/*
+ * The columns in which the row differs from its version base because others than the uploading
+ * source changed them, as a JSON array; NULL if history no longer tells. What the source did
+ * itself, in a change whose answer was lost, is not held against it.
+ */
 static char *
 changed_since(Upload *upload, Change *change, const StoredChange *current, int64 base)
 {
-    JsonMember *now;
-    JsonMember *then;
-    StoredChange past;
-    int nnow;
-    int nthen;
+    SyncedTable *table = change->table;
+    bool *by_others = palloc0(table->ncolumns * sizeof(bool));
+    bool *differs = palloc0(table->ncolumns * sizeof(bool));
+    StoredChange newer = *current;
+    StoredChange older;
     StringInfoData out;
+    VersionChain *chain;
+    int place;
 
     /* What this very upload has appended has no chain yet. */
-    if (change->row->version != change->row->stored_version ||
-        find_version(upload, change->row, base) < 0 || !changelog_read(upload->log, base, &past) ||
-        past.payload == NULL || current->payload == NULL ||
-        !request_parse_object(current->payload, current->payload_len, &now, &nnow) ||
-        !request_parse_object(past.payload, past.payload_len, &then, &nthen))
+    if (change->row->version != change->row->stored_version)
+        return NULL;
+    place = find_version(upload, change->row, base);
+    chain = change->row->chain;
+    for (int i = 1; i <= place; i++)
+    {
+        CHECK_FOR_INTERRUPTS();
+        if (!changelog_read(upload->log, chain->versions[i], &older) ||
+            (newer.source_no != upload->source.source_no &&
+             !mark_differences(table, &newer, &older, by_others)))
+            return NULL;
+        newer = older;
+    }
+    if (place < 0 || !mark_differences(table, current, &newer, differs))
         return NULL;
     initStringInfo(&out);
     appendStringInfoChar(&out, '[');
-    for (int i = 0; i < change->table->ncolumns; i++)
+    for (int i = 0; i < table->ncolumns; i++)
     {
-        SyncedColumn *column = &change->table->columns[i];
-
-        if (same_value(payload_value(now, nnow, column), payload_value(then, nthen, column)))
+        if (!by_others[i] || !differs[i])
             continue;
         if (out.len > 1)
             appendStringInfoChar(&out, ',');
-        json_append_string(&out, column->name, column->name_len);
+        json_append_string(&out, table->columns[i].name, table->columns[i].name_len);
     }
     appendStringInfoChar(&out, ']');
     return out.data;
@@ -253,15 +289,40 @@ complete_parents(Upload *upload, Change *change)
     }
 }
 
-/* A checksum of a change as it was sent, the same on every machine. */
+/* Orders members by name. */
+static int
+compare_members(const void *a, const void *b)
+{
+    return strcmp((*(JsonMember *const *)a)->name, (*(JsonMember *const *)b)->name);
+}
+
+/*
+ * A checksum of what a change says, the same on every machine: of its kind, its key and the values
+ * that it gives, in whatever order and layout they were written. The version that it was made on is
+ * not part of it: a client may move that when it sends the change again.
+ */
 uint32
 change_content_crc(const Change *change)
 {
+    const RequestChange *request = change->request;
+    JsonMember **members = palloc(Max(request->nmembers, 1) * sizeof(JsonMember *));
+    bool deletes = request->op == 'D';
     pg_crc32c crc;
 
     INIT_CRC32C(crc);
-    COMP_CRC32C(crc, change->request->start, change->request->end - change->request->start);
+    COMP_CRC32C(crc, deletes ? "D" : "W", 1);
+    COMP_CRC32C(crc, request->pk.text, request->pk.len);
+    for (int i = 0; i < request->nmembers; i++)
+        members[i] = &request->members[i];
+    if (!deletes)
+        qsort(members, request->nmembers, sizeof(JsonMember *), compare_members);
+    for (int i = 0; i < request->nmembers && !deletes; i++)
+    {
+        COMP_CRC32C(crc, members[i]->name, members[i]->name_len + 1);
+        COMP_CRC32C(crc, members[i]->value.text, members[i]->value.len);
+    }
     FIN_CRC32C(crc);
+    pfree(members);
     return crc;
 }
 
@@ -325,7 +386,7 @@ change_answer_again(Upload *upload, Change *change, int64 seq)
 /*
  * Answers a change that was applied before and that prune has removed since. What the row has
  * become is all there is to tell, and must be told with its version: the device may hold the old
- * content.
+ * content. Of a row whose tombstone is pruned too, it is told that it is gone as of now.
  */
 void
 change_answer_pruned(Upload *upload, Change *change)
@@ -335,7 +396,7 @@ change_answer_pruned(Upload *upload, Change *change)
 
     changelog_confirm(upload->log, row);
     change->status = STATUS_APPLIED;
-    change->version = change->server_version = row->version;
+    change->version = change->server_version = row->version > 0 ? row->version : upload->scope.head;
     change->server_deleted = row->deleted;
     change->tells_row = true;
     if (!row->deleted && changelog_read_latest(upload->log, row, &stored))

@@ -1,7 +1,7 @@
 -- Exactly once: a change sent again, in whatever batch, has no second effect and gets the same answer.
 \ir include/helpers.sql
 \ir include/app.sql
-SELECT plan(37);
+SELECT plan(38);
 
 SELECT is(up('ann', 'phone', change(1, 'INSERT', 'users', 'u1', 0, '{"name":"A"}'),
                              change(2, 'INSERT', 'users', 'u2', 0, '{"name":"B"}')),
@@ -79,6 +79,8 @@ SELECT is(up('ann', 'phone', change(30, 'UPDATE', 'users', 'u30', 0, '{"age":2}'
 SELECT is(up('ann', 'phone', change(31, 'DELETE', 'users', 'u30', 7)) LIKE '31 applied%', true, 'a deletion is a deletion');
 SELECT is(up('ann', 'phone', change(32, 'INSERT', 'drafts', 'd32', 0, '{"body":"x"}')) LIKE '32 applied%+row', true,
           'what a trigger has changed is the same change, sent again');
+SELECT is(up('ann', 'phone', '{"payload": {"body" : "x"},"op":"INSERT","pk":"d32","table":"drafts","schema":"app","server_version":7,"source_change_id":32}')
+          LIKE '32 applied%+row', true, 'in whatever order and layout, and on whatever version');
 SELECT is(up('ann', 'phone', change(32, 'INSERT', 'drafts', 'd32', 0, '{"body":"y"}')), '32 invalid bad_payload', 'and another one is another one');
 SELECT is(up('ann', 'phone', change(32, 'INSERT', 'drafts', 'd32', 0, '{"id":"d32","body":"X","state":"new"}')) LIKE '32 applied%', true,
           'what says what was stored, in whatever writing, is the same');

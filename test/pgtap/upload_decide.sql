@@ -1,7 +1,7 @@
 -- What becomes of a change: every rule of protocol.md under "Rules that follow".
 \ir include/helpers.sql
 \ir include/app.sql
-SELECT plan(42);
+SELECT plan(43);
 
 SELECT is(up('ann', 'phone', change(1, 'INSERT', 'users', 'u1', 0, '{"name":"Ann","age":1}')),
           '1 applied 1', 'a row to start with');
@@ -110,4 +110,11 @@ SELECT is(up('ann', 'phone', change(21, 'UPDATE', 'users', 'u20', 18, '{"name":"
 SELECT is((SELECT count(*)::int FROM rowsync.source), 3,
           'each source that uploaded is known, once');
 SELECT is_empty('SELECT unsound()', 'log, versions and tables agree');
+
+-- A change whose answer was lost is the device's own: what it did is not held against the next one.
+SELECT up('zoe', 'phone', change(1, 'INSERT', 'users', 'z', 0, '{"name":"A"}')) AS done \gset
+SELECT up('zoe', 'phone', change(2, 'UPDATE', 'users', 'z', 1, '{"name":"lost"}')) AS done \gset
+SELECT up('zoe', 'tablet', change(1, 'UPDATE', 'users', 'z', 2, '{"email":"T"}')) AS done \gset
+SELECT is(answer('zoe', 'phone', change(3, 'UPDATE', 'users', 'z', 1, '{"name":"B"}')) #> '{statuses,0,server_changed}',
+          '["email"]'::jsonb, 'server_changed leaves out what only the source itself changed');
 SELECT finish();

@@ -123,6 +123,8 @@ class Judge:
                     continue
                 expect(answer["status"] == "applied", "known change", change.id, "got", answer)
                 if known["new_server_version"] in self.mirror.pruned.get(self.scope, ()):
+                    expect(answer["new_server_version"] > 0, "pruned change", change.id, "got",
+                           answer)
                     continue
                 expect(answer["new_server_version"] == known["new_server_version"],
                        "known change", change.id, "got", answer, "first it got", known)
@@ -231,8 +233,20 @@ class Judge:
         past = self._row_at(change.row_id, change.base)
         if past is not None:
             changed = {name for name in row if row[name] != past[name]}
+            changed &= self._changed_by_others(change.row_id, change.base)
             expect(set(answer.get("server_changed", changed)) == changed, "server_changed is",
                    answer.get("server_changed"), "must be", changed)
+
+    def _changed_by_others(self, row_id, base):
+        """The columns that changes of other sources touched after a version of a row."""
+        names, before = set(), None
+        for entry in self.chains.get(row_id, []):
+            if entry.op == "D":
+                continue
+            if entry.seq > base and before and entry.source != self.source.number(self):
+                names |= {name for name in entry.row if entry.row[name] != before[name]}
+            before = entry.row
+        return names
 
     def _row_at(self, row_id, version):
         return next((entry.row for entry in self.chains.get(row_id, [])

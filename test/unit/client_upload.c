@@ -141,6 +141,26 @@ test_applied(void)
     is(rows(db, "SELECT name, n, b FROM users"), "default,Inf,NULL", "server_row is taken over");
     is(rows(db, "SELECT count(*) FROM _sync_dirty"), "0", "without being captured");
     close_client(client, db);
+
+    /* Changes that the server applied so long ago that it only knows what has become of the row. */
+    fresh("INSERT INTO users (id) VALUES ('a')", ROWSYNC_SERVER_WINS);
+    push(STATUS("\"status\":\"applied\",\"new_server_version\":9,\"server_row\":{\"id\":\"a\","
+                "\"server_version\":9,\"deleted\":true,\"payload\":null}"),
+         NULL);
+    is(rows(db, "SELECT (SELECT count(*) FROM users), (SELECT count(*) FROM _sync_dirty),"
+                " server_version, deleted FROM _sync_row_meta"),
+       "0,0,9,1", "an inserted row that is gone goes");
+    close_client(client, db);
+
+    fresh(known, ROWSYNC_SERVER_WINS);
+    app(db, "DELETE FROM users");
+    push(STATUS("\"status\":\"applied\",\"new_server_version\":9,\"server_row\":{\"id\":\"a\","
+                "\"server_version\":9,\"deleted\":false,\"payload\":{\"id\":\"a\",\"name\":"
+                "\"again\",\"n\":1,\"b\":null}}"),
+         NULL);
+    is(rows(db, "SELECT name, server_version, deleted FROM users, _sync_row_meta"), "again,9,0",
+       "a deleted row that is there again comes");
+    close_client(client, db);
 }
 
 static void
