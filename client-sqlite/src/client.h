@@ -339,6 +339,8 @@ rowsync_code conflict_settle(rowsync *client, const Change *change, const RowSta
 rowsync_code take_unedited(rowsync *client, const Change *change, const RowState *theirs);
 rowsync_code queue_again(rowsync *client, const Table *table, const Key *key, int64_t base);
 rowsync_code conflict_meet(rowsync *client, Table *table, const Key *key, const RowState *theirs);
+rowsync_code conflict_lost(rowsync *client, Table *table, const Key *key, const RowState *theirs,
+                           int64_t base);
 
 /* respell.c */
 rowsync_code key_respell(rowsync *client, Table *table, Slice id, Key *key);

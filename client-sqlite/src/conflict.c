@@ -44,6 +44,25 @@ member(Slice object, Slice name)
     return found;
 }
 
+/* Does what was written here in the columns of `mask` say anything else than the server does? */
+static bool
+differs(const Change *change, const RowState *theirs, Slice local_payload, int64_t mask)
+{
+    const Table *table = change->table;
+    bool gone = change->op == OP_DELETE, differ = gone != theirs->deleted;
+    int i;
+
+    for (i = 0; i < table->column_count && !gone && !differ; i++)
+    {
+        Slice name = {table->columns[i].member, strlen(table->columns[i].member) - 1};
+        Slice mine = member(local_payload, name), other = member(theirs->payload, name);
+
+        differ = (table->columns[i].mask & mask) != 0 && mine.data != NULL && other.data != NULL &&
+                 (mine.length != other.length || memcmp(mine.data, other.data, mine.length) != 0);
+    }
+    return differ;
+}
+
 /*
  * Keeps what was written here and is about to be overwritten in the columns of `mask`, so that the
  * app can show it. An edit that says what the server says loses nothing.
@@ -53,21 +72,11 @@ keep_overwritten(rowsync *client, const Change *change, const RowState *theirs, 
                  int64_t mask)
 {
     const Table *table = change->table;
-    bool gone = change->op == OP_DELETE, lost = gone != theirs->deleted;
     sqlite3_stmt *statement;
     Buffer text = {0};
     rowsync_code code;
-    int i;
 
-    for (i = 0; i < table->column_count && !gone && !lost; i++)
-    {
-        Slice name = {table->columns[i].member, strlen(table->columns[i].member) - 1};
-        Slice mine = member(local_payload, name), other = member(theirs->payload, name);
-
-        lost = (table->columns[i].mask & mask) != 0 && mine.data != NULL && other.data != NULL &&
-               (mine.length != other.length || memcmp(mine.data, other.data, mine.length) != 0);
-    }
-    if (!lost)
+    if (!differs(change, theirs, local_payload, mask))
         return ROWSYNC_OK;
     if ((statement = rs_statement(client, SQL_OVERWRITTEN_PUT)) == NULL)
         return client->code;
@@ -78,7 +87,7 @@ keep_overwritten(rowsync *client, const Change *change, const RowState *theirs, 
     sqlite3_bind_text(statement, 3, operation_name(change->op), -1, SQLITE_STATIC);
     sqlite3_bind_int64(statement, 4, change->base_version);
     sqlite3_bind_int64(statement, 5, theirs->version);
-    if (!gone)
+    if (change->op != OP_DELETE)
         sqlite3_bind_text64(statement, 6, local_payload.data, local_payload.length, SQLITE_STATIC,
                             SQLITE_UTF8);
     code = text.failed ? rs_nomem(client)
@@ -377,6 +386,35 @@ conflict_meet(rowsync *client, Table *table, const Key *key, const RowState *the
         !theirs->deleted && problem == NULL)
         return conflict_settle(client, &change, theirs, (Slice){0});
     return held_put(client, table, key, theirs, 0);
+}
+
+/*
+ * A row of which the server lost the version that is here, for it was restored from a backup:
+ * `base` is the last one that both know. Unless the server says the same by now, the row is sent
+ * again, and the answer to that decides. Should that edit go away, what the server says is there to
+ * be applied.
+ */
+rowsync_code
+conflict_lost(rowsync *client, Table *table, const Key *key, const RowState *theirs, int64_t base)
+{
+    Change change = {.table = table, .key = *key};
+    Buffer local = {0};
+    const char *problem;
+    bool same = false;
+
+    if (row_drop(client, SQL_VERSION_DROP, table, key) == ROWSYNC_OK &&
+        queue_again(client, table, key, base) == ROWSYNC_OK &&
+        change_payload(client, &change, &local, true, &problem) == ROWSYNC_OK)
+        same = problem == NULL &&
+               !differs(&change, theirs, (Slice){buffer_string(&local), local.length}, -1);
+    buffer_free(&local);
+    if (client->code == ROWSYNC_OK && same)
+        row_drop(client, SQL_DIRTY_DROP, table, key);
+    if (client->code == ROWSYNC_OK && (same || base > 0))
+        row_set_version(client, table, key, same ? theirs->version : base, false);
+    if (client->code == ROWSYNC_OK && !same && base < theirs->version)
+        held_put(client, table, key, theirs, 0);
+    return client->code;
 }
 
 rowsync_code

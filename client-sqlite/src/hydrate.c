@@ -233,27 +233,22 @@ insert_row(Hydration *hydration, const Snapshot *snapshot, int number, int64_t v
 }
 
 /*
- * A row of a server that was restored from a backup. Versions above the server's are of the log
- * that is gone: what the device has is newer and is sent again. Below, equal numbers may mean other
- * content, so the server's is taken.
+ * A row of a server that was restored from a backup. Up to `shared` its log is the one that was
+ * read here, and the server's row is the later one. Above, equal numbers may mean other content:
+ * what the device has was lost there and is sent again, on the last version that both know.
  */
 static rowsync_code
-take_restored(rowsync *client, Table *table, const Key *key, const RowState *state,
+take_restored(rowsync *client, Table *table, const Key *key, const RowState *state, int64_t shared,
               rowsync_report *report)
 {
-    int64_t version;
+    int64_t version, base = state->version < shared ? state->version : shared;
     bool deleted, edited, refused;
 
     if (row_version(client, table, key, &version, &deleted) != ROWSYNC_OK ||
         has_edits(client, table, key, &edited) != ROWSYNC_OK)
         return client->code;
-    if (version > state->version)
-    {
-        if (row_drop(client, SQL_VERSION_DROP, table, key) != ROWSYNC_OK ||
-            row_set_version(client, table, key, state->version, false) != ROWSYNC_OK)
-            return client->code;
-        return queue_again(client, table, key, state->version);
-    }
+    if (version > base)
+        return conflict_lost(client, table, key, state, base);
     if (edited)
         return version < state->version ? conflict_meet(client, table, key, state) : ROWSYNC_OK;
     report->downloaded += version < state->version;
@@ -309,10 +304,11 @@ take_in(Hydration *hydration, const Snapshot *snapshot, int number, int64_t vers
     if (object->failed)
         return rs_nomem(client);
     state.payload = (Slice){object->data, object->length};
-    code = (client->new_epoch != 0 ? take_restored
-            : source->table->refill
-                ? take_refilled
-                : take_row)(client, source->table, &snapshot->key, &state, hydration->report);
+    code = client->new_epoch != 0
+               ? take_restored(client, source->table, &snapshot->key, &state, snapshot->shared,
+                               hydration->report)
+               : (source->table->refill ? take_refilled : take_row)(
+                     client, source->table, &snapshot->key, &state, hydration->report);
     if (code != ROWSYNC_OK || hydration->targets[number].plain)
         return code;
     if ((seen = rs_statement(client, SQL_SEEN_PUT)) == NULL)

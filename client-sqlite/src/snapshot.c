@@ -162,12 +162,41 @@ read_table(Snapshot *snapshot, Slice text, SnapshotTable *source)
     return source->table != NULL ? match_columns(client, source) : ROWSYNC_OK;
 }
 
+/*
+ * Reads where the log stood at each restore: the least of those since the epoch that was read here
+ * is where the history ends that is the same on both sides. False where it is no array of numbers.
+ */
+static bool
+read_restores(Snapshot *snapshot, Slice text)
+{
+    JsonReader array = scan_reader(text);
+    Slice element;
+    int64_t head, shared = INT64_MAX;
+    int count;
+
+    snapshot->shared = INT64_MAX;
+    if (text.data == NULL)
+        return true;
+    if (!scan_enter(&array, '['))
+        return false;
+    for (count = 0; scan_next_element(&array, count == 0, &element);)
+    {
+        if (!scan_int64(element, &head) || head < 0)
+            return false;
+        if (++count >= snapshot->client->epoch && head < shared)
+            shared = head;
+    }
+    if (count >= snapshot->client->new_epoch - 1)
+        snapshot->shared = shared;
+    return scan_finish(&array);
+}
+
 /* Reads the first line. */
 static rowsync_code
 read_header(Snapshot *snapshot, Slice line)
 {
-    static const char *const names[] = {"seq", "tables"};
-    Slice fields[2], element;
+    static const char *const names[] = {"seq", "tables", "restores"};
+    Slice fields[3], element;
     JsonReader array;
     rowsync_code code = ROWSYNC_OK;
     bool first;
@@ -175,8 +204,9 @@ read_header(Snapshot *snapshot, Slice line)
     buffer_append(&snapshot->header, line.data, line.length);
     if (snapshot->header.failed)
         return rs_nomem(snapshot->client);
-    if (!scan_fields((Slice){snapshot->header.data, snapshot->header.length}, names, fields, 2) ||
-        !scan_int64(fields[0], &snapshot->seq) || snapshot->seq < 0 || fields[1].data == NULL)
+    if (!scan_fields((Slice){snapshot->header.data, snapshot->header.length}, names, fields, 3) ||
+        !scan_int64(fields[0], &snapshot->seq) || snapshot->seq < 0 || fields[1].data == NULL ||
+        !read_restores(snapshot, fields[2]))
         return broken(snapshot);
     array = scan_reader(fields[1]);
     if (!scan_enter(&array, '['))

@@ -35,6 +35,7 @@ struct Snapshot
     rowsync *client;
     SnapshotTaker taker;
     int64_t seq;
+    int64_t shared; /* of a restored server: what both know ends there; INT64_MAX: not told */
     SnapshotTable *tables;
     int table_count;
     int64_t rows; /* read so far */

@@ -17,6 +17,7 @@
 #include "common/hashfn.h"
 #include "storage/lmgr.h"
 #include "storage/proc.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/hsearch.h"
@@ -170,6 +171,7 @@ scope_find_or_create(const char *name)
         row->values[SCOPE_FLOOR - 1] = Int64GetDatum(0);
         row->values[SCOPE_EPOCH - 1] = Int64GetDatum(1);
         row->values[SCOPE_NAME - 1] = CStringGetTextDatum(name);
+        row->values[SCOPE_RESTORES - 1] = PointerGetDatum(construct_empty_array(INT8OID));
         store_close(&store);
         CommandCounterIncrement();
     }
@@ -210,6 +212,24 @@ scope_read(int64 scope_id, Snapshot snapshot, Scope *scope)
         fill(&store, scope);
     store_close(&store);
     return found;
+}
+
+/*
+ * The heads that a scope was restored to, as snapshot sees them: an array of bigint in the current
+ * memory context, which for a scope that is not there has no elements.
+ */
+ArrayType *
+scope_restores(int64 scope_id, Snapshot snapshot)
+{
+    Store store;
+    ArrayType *restores;
+
+    store_open(&store, REL_SCOPE, REL_SCOPE_PKEY, AccessShareLock);
+    restores = find_by_id(&store, snapshot, scope_id)
+                   ? DatumGetArrayTypePCopy(store_value(&store, SCOPE_RESTORES))
+                   : construct_empty_array(INT8OID);
+    store_close(&store);
+    return restores;
 }
 
 /* Locks a scope until the end of the transaction and reads its latest state. */

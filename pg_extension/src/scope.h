@@ -7,6 +7,7 @@
 #include "postgres.h"
 
 #include "datatype/timestamp.h"
+#include "utils/array.h"
 #include "utils/snapshot.h"
 
 /* Longest user id and source id, in bytes. */
@@ -20,7 +21,8 @@ enum
     SCOPE_FLOOR,
     SCOPE_EPOCH,
     SCOPE_NAME,
-    SCOPE_NATTS = SCOPE_NAME
+    SCOPE_RESTORES,
+    SCOPE_NATTS = SCOPE_RESTORES
 };
 
 enum
@@ -59,6 +61,7 @@ typedef struct Source
 int64 scope_find(const char *name);
 int64 scope_find_or_create(const char *name);
 bool scope_read(int64 scope_id, Snapshot snapshot, Scope *scope);
+ArrayType *scope_restores(int64 scope_id, Snapshot snapshot);
 void scope_lock(int64 scope_id, Scope *scope);
 void scope_set_head(int64 scope_id, int64 head);
 void scope_forget(void);

@@ -89,13 +89,13 @@ CREATE OR REPLACE FUNCTION rowsync.declare_restored(user_id text DEFAULT NULL)
     LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
     WITH moved AS (
-        UPDATE rowsync.scope AS s SET epoch = s.epoch + 1
+        UPDATE rowsync.scope AS s SET epoch = s.epoch + 1, restores = s.restores || s.head
          WHERE declare_restored.user_id IS NULL OR s.name = declare_restored.user_id
         RETURNING 1)
     SELECT count(*) FROM moved
 $$;
 COMMENT ON FUNCTION rowsync.declare_restored(text) IS
-'After restoring a backup: bumps the epoch of all scopes (or of one user''s), so that devices that are ahead of the server notice and bring back what it lost. Returns the number of scopes.';
+'After restoring a backup, before anything is written: bumps the epoch of all scopes (or of one user''s) and notes where their logs stand, so that devices that are ahead of the server notice and bring back what it lost. Returns the number of scopes.';
 
 -- row_history and restore_row read the key with the rights of the caller: the type of a key may be a
 -- domain, and its CHECK is code of the table's owner.

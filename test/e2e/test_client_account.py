@@ -1,4 +1,4 @@
-"""The client as users come and go: sign-in and sign-off, a new installation, a server that forgot."""
+"""The client as users come and go: sign-in and sign-off, a new installation."""
 
 import json
 import time
@@ -34,31 +34,6 @@ def test_a_token_of_another_user(device, database):
     done = phone.run("sync", check=False)
     assert (done.returncode, 'The token is of user "bob"' in done.stderr) == (1, True), done.stderr
     assert database.value("SELECT count(*) FROM business.users") == 0
-
-
-def test_a_server_restored_from_a_backup(device, database):
-    """The server forgets the last edits of the phone; the phone still has them, and gets what is new."""
-    phone, tablet = device("ann", "phone"), device("ann", "tablet")
-    add_user(phone, "old")
-    for one in (phone, tablet):
-        one.sync()
-    add_user(phone, "lost")
-    phone.rows("UPDATE users SET name = 'edited' WHERE id = ?", (key("old"),))
-    phone.sync()
-    database.rows("DELETE FROM rowsync.change_log WHERE seq > 1")
-    database.rows("DELETE FROM rowsync.row_meta WHERE version > 1")
-    database.rows("SET session_replication_role = replica; DELETE FROM business.users WHERE name = 'lost';"
-                  " UPDATE business.users SET name = 'old'")
-    database.rows("INSERT INTO rowsync.row_meta SELECT scope_id, 1, table_id, false, row_key"
-                  " FROM rowsync.change_log WHERE seq = 1")
-    database.rows("UPDATE rowsync.scope SET head = 1")
-    database.rows("SELECT rowsync.declare_restored()")
-    add_user(tablet, "new")
-    for one in (tablet, phone, tablet):
-        one.sync()
-    assert name_of(phone, "old") == "edited"
-    assert everything(phone) == everything(tablet)
-    assert database.value("SELECT count(*) FROM business.users") == 3
 
 
 def test_sign_off_and_another_user(device):

@@ -3,7 +3,7 @@
 \ir include/helpers.sql
 \ir include/app.sql
 SET rowsync.scope = 'ann';
-SELECT plan(51);
+SELECT plan(54);
 
 SELECT is(up('ann', 'phone', change(1, 'INSERT', 'users', 'u1', 0, '{"name":"A"}')), '1 applied 1', 'seq 1');
 SELECT is(up('ann', 'phone', change(2, 'UPDATE', 'users', 'u1', 0, '{"name":"B"}')), '2 applied 2', 'seq 2');
@@ -73,6 +73,12 @@ SELECT is(rowsync.declare_restored('ann'), 1::bigint, 'declare_restored for one 
 SELECT is((SELECT string_agg(name || ' ' || epoch, ', ' ORDER BY name) FROM rowsync.scope), 'ann 2, bob 1', 'begins a new epoch');
 SELECT is(rowsync.declare_restored(), 2::bigint, 'and for all');
 SELECT is(rowsync.download('ann', 'phone', 9)::jsonb -> 'epoch', '3'::jsonb, 'which devices see');
+SELECT results_eq($$SELECT name, restores[1:] FROM rowsync.scope ORDER BY name$$,
+                  $$SELECT name, CASE name WHEN 'ann' THEN ARRAY[head, head] ELSE ARRAY[head] END FROM rowsync.scope ORDER BY name$$, 'each notes where the log stood');
+INSERT INTO app.users (id, name) VALUES ('u10', 'Z');
+SELECT is((SELECT split_part(string_agg(s, ''), E'\n', 1)::jsonb -> 'restores' FROM rowsync.snapshot('ann', 'phone') s), '[10, 10]'::jsonb,
+          'which the snapshot tells, also after a write');
+SELECT is((SELECT split_part(string_agg(s, ''), E'\n', 1)::jsonb -> 'restores' FROM rowsync.snapshot('nobody', 'phone') s), '[]'::jsonb, 'of a scope that is not there, none');
 
 -- restore_row is an ordinary write: the table's own trigger finds by the caller's search_path what it
 -- finds otherwise.

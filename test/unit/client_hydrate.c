@@ -99,6 +99,27 @@ test_stubborn_tables(void)
     close_client(client, db);
 }
 
+/* The header of a snapshot says where the log stood at the restores. NULL: it is refused. */
+static void
+test_restores(const char *restores, const char *dirty, const char *what)
+{
+    char snapshot[4096];
+
+    snprintf(snapshot, sizeof(snapshot), "200 {\"restores\":%s,%s%s%s", restores,
+             strchr(HEADER, '{') + 1, ROWS, END);
+    fresh("INSERT INTO users VALUES ('only', 'O', 0), ('b', 'newer', 1), ('a', 'other', 2);"
+          "DELETE FROM _sync_dirty; INSERT INTO _sync_version VALUES (1, 'only', 50, 0),"
+          " (1, 'b', 60, 0), (1, 'a', 3, 0); UPDATE _sync_client_info SET hydrated = 2, epoch = 1,"
+          " last_server_seq_seen = 61");
+    ok((pull(
+            "{\"changes\":[],\"has_more\":false,\"next_after\":61,\"window_until\":61,\"epoch\":2}",
+            snapshot, NOTHING_NEW) == ROWSYNC_OK) == (dirty != NULL),
+       what);
+    is(rows(db, "SELECT pk, base_version, changed FROM _sync_dirty ORDER BY pk"),
+       dirty != NULL ? dirty : "", restores);
+    close_client(client, db);
+}
+
 static void
 test_snapshot(void)
 {
@@ -138,6 +159,14 @@ test_snapshot(void)
     is(rows(db, "SELECT last_server_seq_seen, epoch FROM _sync_client_info"), "45,2",
        "the cursor counts in the new log");
     close_client(client, db);
+
+    test_restores("[2]", "a,2,-1|b,2,-1|only,0,-1", "what is later than the backup is sent again");
+    test_restores("[59,2]", "a,2,-1|b,2,-1|only,0,-1", "the least of the restores counts");
+    test_restores("[3]", "b,3,-1|only,0,-1", "what is not is the server's");
+    test_restores("[]", "b,4,-1|only,0,-1", "where they are not told, versions are compared");
+    test_restores("[\"2\"]", NULL, "what is no number");
+    test_restores("[-1]", NULL, "what is no place in a log");
+    test_restores("2", NULL, "what is no array");
 
     fresh("INSERT INTO users VALUES ('old', 'O', 0); DELETE FROM _sync_dirty; INSERT INTO"
           " _sync_version VALUES (1, 'old', 2, 0); UPDATE _sync_client_info SET hydrated = 2");
