@@ -1,7 +1,7 @@
 /*
  * snapshot.c - the snapshot stream: one JSON text a line, read as it comes.
  *
- *   {"seq":45,"tables":[{"schema":"s","table":"t","key":["id"],"columns":["id","name"]}]}
+ *   {"seq":45,"restores":[],"tables":[{"schema":"s","table":"t","key":["id"],"columns":["id","name"]}]}
  *   [0,43,"550e…","Ann"]                     table (its place in the header), version, values
  *   {"end":true,"rows":1,"digest":"…"}
  *
