@@ -177,6 +177,10 @@ def test_wrong_command_lines_and_files(device, tmp_path):
         phone, "sync", "--token-file", "nofile")
     assert "the token command failed: false: exit status 1" in complaint(
         phone, "sync", "--token-command", "false")
+    refused = rig.mint("ann", "phone", secret="x" * 32)
+    once = f"test ! -e {tmp_path}/asked && touch {tmp_path}/asked && echo {refused}"
+    hint = complaint(phone, "sync", "--token-command", once)
+    assert "There is no token." in hint and "Set ROWSYNC_TOKEN, or give" in hint and "()" not in hint
     text = tmp_path / "text.db"
     text.write_text("this is no database, and long enough to tell\n" * 100)
     other = rig.Device(text, phone.url, "ann", "x")
