@@ -85,7 +85,13 @@ extern "C"
         ROWSYNC_MANUAL = 3 /* both sides are kept in _sync_conflict until rowsync_resolve() */
     } rowsync_policy;
 
-    /* A conflict, as the conflict callback sees it. All strings belong to the library. */
+    /*
+     * A conflict, as the conflict callback sees it. All strings belong to the library. Both
+     * payloads are in the form of the wire (BLOBs in base64 or as uuids, booleans as true and
+     * false, JSON as it is), and a value here that means what the server's does is written as the
+     * server's, byte by byte: members that differ in their text differ. Members that only one side
+     * has are columns that the other does not sync.
+     */
     typedef struct rowsync_conflict
     {
         const char *table;
@@ -351,9 +357,9 @@ extern "C"
      * callback may read by the connection, and must not write or call the library. Columns:
      * PENDING op, table_name, pk, base_version, payload; CONFLICTS table_name, pk, base_version,
      * op, local_payload, server_version, server_deleted, server_payload (a payload is NULL on the
-     * side that deleted the row); REJECTED table_name, pk, op, reason, message, details (JSON),
-     * payload, rejected_at. `pk` is what rowsync_resolve(), rowsync_requeue() and
-     * rowsync_discard() take.
+     * side that deleted the row; both are written as in rowsync_conflict); REJECTED table_name, pk,
+     * op, reason, message, details (JSON), payload, rejected_at. `pk` is what rowsync_resolve(),
+     * rowsync_requeue() and rowsync_discard() take.
      */
     rowsync_code rowsync_list(rowsync *client, rowsync_list_kind which,
                               rowsync_list_callback callback, void *context);

@@ -49,6 +49,7 @@ typedef struct Column
 typedef enum TableStatement
 {
     TABLE_PENDING, /* what is pending of a row, and the row: ?1 the key, ?2 … its columns */
+    TABLE_ROW,     /* the row alone, in the same columns: ?2 … its key columns */
     TABLE_THERE,   /* 1 where there is a row of that key */
     TABLE_DELETE,  /* a row by its key */
     TABLE_CLINGS,  /* 1 where a row of a table that is not tracked refers to the row */
@@ -298,6 +299,7 @@ rowsync_code queue_start(rowsync *client, Queue *queue);
 rowsync_code batch_fill(rowsync *client, Queue *queue, Batch *batch, int limit, int64_t *rejected);
 rowsync_code change_payload(rowsync *client, Change *change, Buffer *out, bool whole,
                             const char **problem);
+bool row_payload(rowsync *client, Table *table, const Key *key, Buffer *out, bool *there);
 rowsync_code pending_note(rowsync *client, const Change *change, Slice payload, const char *reason,
                           Slice message, Slice details, bool *noted);
 rowsync_code pending_reject(rowsync *client, const Change *change, Slice payload,
@@ -341,6 +343,11 @@ rowsync_code queue_again(rowsync *client, const Table *table, const Key *key, in
 rowsync_code conflict_meet(rowsync *client, Table *table, const Key *key, const RowState *theirs);
 rowsync_code conflict_lost(rowsync *client, Table *table, const Key *key, const RowState *theirs,
                            int64_t base);
+
+/* sides.c */
+#define CLIENT_POINTER "rowsync" /* what sqlite3_bind_pointer() hands on a client as */
+bool value_same(const Column *column, Slice mine, Slice theirs);
+void payload_beside(const Table *table, Slice mine, Slice theirs, Buffer *out);
 
 /* respell.c */
 rowsync_code key_respell(rowsync *client, Table *table, Slice id, Key *key);

@@ -28,22 +28,6 @@ rebase(rowsync *client, const Change *change, int64_t version, int64_t changed)
     return rs_finish(client, statement, "moving an edit");
 }
 
-/* The member of an object with this name (with its quotes). */
-static Slice
-member(Slice object, Slice name)
-{
-    JsonReader reader = scan_reader(object);
-    Slice key, value, found = {0};
-    bool first;
-
-    if (object.data == NULL || !scan_enter(&reader, '{'))
-        return found;
-    for (first = true; scan_next_member(&reader, first, &key, &value); first = false)
-        if (key.length == name.length && memcmp(key.data, name.data, name.length) == 0)
-            found = value;
-    return found;
-}
-
 /* Does what was written here in the columns of `mask` say anything else than the server does? */
 static bool
 differs(const Change *change, const RowState *theirs, Slice local_payload, int64_t mask)
@@ -55,10 +39,10 @@ differs(const Change *change, const RowState *theirs, Slice local_payload, int64
     for (i = 0; i < table->column_count && !gone && !differ; i++)
     {
         Slice name = {table->columns[i].member, strlen(table->columns[i].member) - 1};
-        Slice mine = member(local_payload, name), other = member(theirs->payload, name);
+        Slice mine = scan_member(local_payload, name), other = scan_member(theirs->payload, name);
 
         differ = (table->columns[i].mask & mask) != 0 && mine.data != NULL && other.data != NULL &&
-                 (mine.length != other.length || memcmp(mine.data, other.data, mine.length) != 0);
+                 !value_same(&table->columns[i], mine, other);
     }
     return differ;
 }
@@ -186,7 +170,7 @@ surviving(rowsync *client, const Change *change, const RowState *theirs, Slice s
     {
         const Column *column = &change->table->columns[i];
         Slice name = {column->member, strlen(column->member) - 1};
-        Slice now = member(theirs->payload, name);
+        Slice now = scan_member(theirs->payload, name);
 
         if ((column->mask & change->changed) == 0)
             continue;
@@ -198,7 +182,7 @@ surviving(rowsync *client, const Change *change, const RowState *theirs, Slice s
         }
         buffer_clear(&literal);
         buffer_clear(&value);
-        if (now.data != NULL && scan_string(member(base, name), &literal) &&
+        if (now.data != NULL && scan_string(scan_member(base, name), &literal) &&
             literal_write(&value, column, (Slice){buffer_string(&literal), literal.length}) &&
             value.length == now.length && memcmp(value.data, now.data, now.length) == 0)
             mask |= column->mask;
@@ -233,7 +217,7 @@ put_around(rowsync *client, const Change *change, const RowState *theirs, Slice 
 
             if ((column->mask & mask) != 0 && name.length == strlen(column->member) - 1 &&
                 memcmp(name.data, column->member, name.length) == 0)
-                value = member(local_payload, name);
+                value = scan_member(local_payload, name);
         }
         if (value.data == NULL)
             continue;
@@ -342,21 +326,27 @@ conflict_settle(rowsync *client, const Change *change, const RowState *theirs, S
     {
         if (client->options.conflict != NULL)
         {
-            Buffer pk = {0}, server = {0};
+            Buffer pk = {0}, server = {0}, here = {0};
             rowsync_conflict conflict = {change->table->name, NULL, change->base_version,
                                          theirs->version,     NULL, NULL};
 
             key_to_text(&pk, change->table, &change->key);
             buffer_append(&server, theirs->payload.data, theirs->payload.length);
             conflict.pk = buffer_string(&pk);
-            conflict.local_payload = now.op == OP_DELETE ? NULL : buffer_string(&local);
+            if (now.op != OP_DELETE)
+            {
+                payload_beside(now.table, (Slice){local.data, local.length}, theirs->payload,
+                               &here);
+                conflict.local_payload = buffer_string(&here);
+            }
             conflict.server_payload = theirs->deleted ? NULL : buffer_string(&server);
-            if (pk.failed || server.failed)
+            if (pk.failed || server.failed || here.failed)
                 code = rs_nomem(client);
             else
                 policy = client->options.conflict(client->options.context, &conflict);
             buffer_free(&pk);
             buffer_free(&server);
+            buffer_free(&here);
         }
         if (code == ROWSYNC_OK)
             code = settle(client, &now, theirs, server_changed,

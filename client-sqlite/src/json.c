@@ -297,6 +297,22 @@ scan_fields(Slice object, const char *const *names, Slice *values, int count)
     return scan_finish(&reader);
 }
 
+/* The member of an object with this name (with its quotes). */
+Slice
+scan_member(Slice object, Slice name)
+{
+    JsonReader reader = scan_reader(object);
+    Slice key, value, found = {0};
+    bool first;
+
+    if (object.data == NULL || !scan_enter(&reader, '{'))
+        return found;
+    for (first = true; scan_next_member(&reader, first, &key, &value); first = false)
+        if (key.length == name.length && memcmp(key.data, name.data, name.length) == 0)
+            found = value;
+    return found;
+}
+
 /* An integer that fits 64 bits; nothing with a fraction or exponent. */
 bool
 scan_int64(Slice value, int64_t *out)
@@ -389,4 +405,151 @@ scan_boolean(Slice value, bool *out)
 {
     *out = slice_is(value, "true");
     return *out || slice_is(value, "false");
+}
+
+/*
+ * Appends the digits of a number without zeros at either end; *point is where its decimal point
+ * stands, from the first digit on. False for what is no number, or has an exponent out of reason.
+ */
+static bool
+decimal(Slice number, Buffer *digits, int64_t *point)
+{
+    size_t i = number.data[0] == '-', last = 0;
+    bool fraction = false;
+    int64_t exponent = 0;
+
+    *point = 0;
+    for (; i < number.length && (number.data[i] | 0x20) != 'e'; i++)
+        if (number.data[i] == '.')
+            fraction = true;
+        else if (number.data[i] < '0' || number.data[i] > '9')
+            return false;
+        else
+        {
+            bool leading = digits->length == 0 && number.data[i] == '0';
+
+            *point += leading ? -(int64_t)fraction : !fraction;
+            if (!leading)
+                buffer_byte(digits, number.data[i]);
+            if (number.data[i] != '0')
+                last = digits->length;
+        }
+    digits->length = last;
+    if (i < number.length)
+    {
+        i += 1 + (i + 1 < number.length && number.data[i + 1] == '+');
+        if (!scan_int64((Slice){number.data + i, number.length - i}, &exponent) ||
+            exponent > INT32_MAX || exponent < -INT32_MAX)
+            return false;
+    }
+    *point = last > 0 ? *point + exponent : 0;
+    return true;
+}
+
+/* Are two numbers the same, whatever digits they are written with? */
+static bool
+same_number(Slice one, Slice other)
+{
+    Buffer digits = {0}, others = {0};
+    int64_t point, other_point;
+    bool same = decimal(one, &digits, &point) && decimal(other, &others, &other_point) &&
+                !digits.failed && !others.failed && point == other_point &&
+                digits.length == others.length &&
+                (digits.length == 0 || ((one.data[0] == '-') == (other.data[0] == '-') &&
+                                        memcmp(digits.data, others.data, digits.length) == 0));
+
+    buffer_free(&digits);
+    buffer_free(&others);
+    return same;
+}
+
+/* Are two strings the same, whatever is escaped in them? */
+static bool
+same_string(Slice one, Slice other)
+{
+    Buffer text = {0}, others = {0};
+    bool same = scan_string(one, &text) && scan_string(other, &others) &&
+                text.length == others.length &&
+                memcmp(buffer_string(&text), buffer_string(&others), text.length) == 0;
+
+    buffer_free(&text);
+    buffer_free(&others);
+    return same;
+}
+
+/* The member of an object whose name means the same; looked for from *from on, and all around. */
+static bool
+find_same(Slice object, JsonReader *from, Slice name, Slice *value)
+{
+    Slice key;
+
+    for (int round = 0; round < 2; round++)
+    {
+        while (scan_next_member(from, from->at == object.data + 1, &key, value))
+            if (same_string(key, name))
+                return true;
+        *from = scan_reader(object);
+        scan_enter(from, '{');
+    }
+    return false;
+}
+
+/* The number of members of an object. */
+static size_t
+members(Slice object)
+{
+    JsonReader reader = scan_reader(object);
+    Slice key, value;
+    size_t count = 0;
+
+    scan_enter(&reader, '{');
+    while (scan_next_member(&reader, count == 0, &key, &value))
+        count++;
+    return count;
+}
+
+/*
+ * Do two JSON texts mean the same: members in any order, numbers with any digits, strings with any
+ * escapes? Texts that are no JSON never do. An object that repeats a name equals none that does
+ * not.
+ */
+bool
+json_same(Slice one, Slice other)
+{
+    JsonReader mine = scan_reader(one), theirs = scan_reader(other);
+    Slice key, value, others;
+    bool first = true;
+    char kind;
+
+    if (!scan_value(&mine, &one) || !scan_finish(&mine) || !scan_value(&theirs, &other) ||
+        !scan_finish(&theirs))
+        return false;
+    mine = scan_reader(one);
+    theirs = scan_reader(other);
+    kind = one.data[0];
+    if (kind == '{')
+    {
+        if (!scan_enter(&theirs, '{') || members(one) != members(other))
+            return false;
+        scan_enter(&mine, '{');
+        for (; scan_next_member(&mine, first, &key, &value); first = false)
+            if (!find_same(other, &theirs, key, &others) || !json_same(value, others))
+                return false;
+        return true;
+    }
+    if (kind == '[')
+    {
+        if (!scan_enter(&theirs, '['))
+            return false;
+        scan_enter(&mine, '[');
+        for (; scan_next_element(&mine, first, &value); first = false)
+            if (!scan_next_element(&theirs, first, &others) || !json_same(value, others))
+                return false;
+        return !scan_next_element(&theirs, first, &others);
+    }
+    if (kind == '"')
+        return same_string(one, other);
+    if (kind == '-' || (kind >= '0' && kind <= '9'))
+        return same_number(one, other);
+    return one.length == other.length && memcmp(one.data, other.data, one.length) == 0;
 }

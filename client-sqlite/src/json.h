@@ -1,10 +1,10 @@
 /*
  * json.h - a strict reader of JSON (RFC 8259) that hands out slices of the text it reads.
  *
- * It builds no tree and allocates nothing: a value is found as the slice of bytes that it occupies,
- * and converted only where somebody wants it. Everything that it passes over is checked all the
- * same: grammar, UTF-8, surrogate pairs, depth. A mistake is remembered, and every later call
- * returns nothing.
+ * It builds no tree, and allocates only where texts are compared: a value is found as the slice of
+ * bytes that it occupies, and converted only where somebody wants it. Everything that it passes
+ * over is checked all the same: grammar, UTF-8, surrogate pairs, depth. A mistake is remembered,
+ * and every later call returns nothing.
  */
 #ifndef ROWSYNC_JSON_H
 #define ROWSYNC_JSON_H
@@ -28,9 +28,12 @@ bool scan_next_element(JsonReader *reader, bool first, Slice *value);
 bool scan_finish(JsonReader *reader);
 
 bool scan_fields(Slice object, const char *const *names, Slice *values, int count);
+Slice scan_member(Slice object, Slice name);
 bool scan_int64(Slice value, int64_t *out);
 bool scan_string(Slice value, Buffer *out);
 bool scan_is_null(Slice value);
 bool scan_boolean(Slice value, bool *out);
+
+bool json_same(Slice one, Slice other);
 
 #endif

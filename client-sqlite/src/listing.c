@@ -12,8 +12,9 @@ const Listing rs_listings[LISTINGS] = {
                                 "table_name, pk, base_version, op, local_payload, server_version,"
                                 " server_deleted, server_payload",
                                 "SELECT c.table_name, c.pk_uuid AS pk, c.base_version, p.op,"
-                                " CASE p.op WHEN 'DELETE' THEN NULL ELSE p.payload END"
-                                " AS local_payload,"
+                                " CASE p.op WHEN 'DELETE' THEN NULL ELSE"
+                                " coalesce(rowsync_beside(:client, c.table_name, c.pk_uuid,"
+                                " c.server_payload), p.payload) END AS local_payload,"
                                 " c.server_version, c.server_deleted, c.server_payload"
                                 " FROM _sync_conflict c LEFT JOIN _sync_pending p"
                                 " ON p.table_name = c.table_name AND p.pk_uuid = c.pk_uuid"},
@@ -37,8 +38,11 @@ rowsync_list(rowsync *client, rowsync_list_kind which, rowsync_list_callback cal
     if ((int)which < 0 || (int)which >= LISTINGS || callback == NULL)
         return rs_fail(client, ROWSYNC_MISUSE, "Name a list, and who is to get its rows.",
                        "There is no such list.");
-    if (rs_prepare(client, rs_listings[which].sql, &statement) != ROWSYNC_OK)
-        return client->code;
+    if (listing_prepare(client, rs_listings[which].sql, &statement) != SQLITE_OK)
+    {
+        sqlite3_finalize(statement);
+        return rs_fail_sqlite(client, "reading a list");
+    }
     count = sqlite3_column_count(statement);
     while (!ended && rs_row(client, statement))
     {

@@ -15,9 +15,12 @@ typedef struct Listing
 {
     const char *name;    /* of the table-valued function */
     const char *columns; /* the names of its columns, by commas */
-    const char *sql;     /* the query, with these names */
+    const char *sql;     /* the query, with these names; for listing_prepare() */
 } Listing;
 
 extern const Listing rs_listings[LISTINGS];
+
+/* sides.c */
+int listing_prepare(rowsync *client, const char *sql, sqlite3_stmt **statement);
 
 #endif

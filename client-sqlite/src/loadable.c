@@ -16,23 +16,36 @@
 
 #include <string.h>
 
+/*
+ * The client of the connection; NULL with a message for sqlite3_free() in *error, or with none for
+ * want of memory.
+ */
+rowsync *
+loadable_client(sqlite3 *db, rowsync **slot, char **error)
+{
+    if (*slot == NULL && rowsync_open(db, NULL, slot) != ROWSYNC_OK)
+    {
+        *error = *slot != NULL ? sqlite3_mprintf("%s", rowsync_message(*slot)) : NULL;
+        rowsync_close(*slot);
+        *slot = NULL;
+    }
+    return *slot;
+}
+
 /* The client of the connection; NULL with an error set. */
 static rowsync *
 client_of(sqlite3_context *context)
 {
-    rowsync **slot = sqlite3_user_data(context);
+    char *error = NULL;
+    rowsync *client =
+        loadable_client(sqlite3_context_db_handle(context), sqlite3_user_data(context), &error);
 
-    if (*slot != NULL)
-        return *slot;
-    if (rowsync_open(sqlite3_context_db_handle(context), NULL, slot) == ROWSYNC_OK)
-        return *slot;
-    if (*slot == NULL)
+    if (client == NULL && error == NULL)
         sqlite3_result_error_nomem(context);
-    else
-        sqlite3_result_error(context, rowsync_message(*slot), -1);
-    rowsync_close(*slot);
-    *slot = NULL;
-    return NULL;
+    else if (client == NULL)
+        sqlite3_result_error(context, error, -1);
+    sqlite3_free(error);
+    return client;
 }
 
 /*
@@ -387,5 +400,5 @@ sqlite3_rowsync_init(sqlite3 *db, char **message, const sqlite3_api_routines *ap
             result = sqlite3_create_function_v2(
                 db, functions[i].name, count, SQLITE_UTF8 | SQLITE_DIRECTONLY, slot,
                 functions[i].call, NULL, NULL, i == 0 ? release : NULL);
-    return result == SQLITE_OK ? loadable_register_tables(db) : result;
+    return result == SQLITE_OK ? loadable_register_tables(db, slot) : result;
 }

@@ -6,7 +6,10 @@
 
 #include "client.h"
 
+/* loadable.c */
+rowsync *loadable_client(sqlite3 *db, rowsync **slot, char **error);
+
 /* loadable_table.c */
-int loadable_register_tables(sqlite3 *db);
+int loadable_register_tables(sqlite3 *db, rowsync **slot);
 
 #endif

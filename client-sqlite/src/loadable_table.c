@@ -9,11 +9,18 @@
 
 #include "listing.h"
 
+/* What a list's module is registered with. */
+typedef struct Source
+{
+    const Listing *listing;
+    rowsync **slot; /* where the connection's client is */
+} Source;
+
 typedef struct ListingTable
 {
     sqlite3_vtab base; /* SQLite's part: first */
     sqlite3 *db;
-    const Listing *listing;
+    const Source *source;
 } ListingTable;
 
 typedef struct ListingCursor
@@ -24,13 +31,13 @@ typedef struct ListingCursor
     bool ended;
 } ListingCursor;
 
-/* Declares the columns of the list that `listing` is. */
+/* Declares the columns of the list that `source` is of. */
 static int
-connect_listing(sqlite3 *db, void *listing, int count, const char *const *arguments,
+connect_listing(sqlite3 *db, void *source, int count, const char *const *arguments,
                 sqlite3_vtab **out, char **error)
 {
-    const Listing *list = listing;
-    char *declaration = sqlite3_mprintf("CREATE TABLE x(%s)", list->columns);
+    char *declaration =
+        sqlite3_mprintf("CREATE TABLE x(%s)", ((const Source *)source)->listing->columns);
     ListingTable *table;
     int result;
 
@@ -45,7 +52,7 @@ connect_listing(sqlite3 *db, void *listing, int count, const char *const *argume
         return result;
     if ((table = sqlite3_malloc(sizeof(*table))) == NULL)
         return SQLITE_NOMEM;
-    *table = (ListingTable){.db = db, .listing = list};
+    *table = (ListingTable){.db = db, .source = source};
     *out = &table->base;
     return SQLITE_OK;
 }
@@ -80,11 +87,16 @@ open_listing(sqlite3_vtab *table, sqlite3_vtab_cursor **out)
     return SQLITE_OK;
 }
 
+/* No statement stays prepared: see finish() in loadable.c. */
 static int
 close_listing(sqlite3_vtab_cursor *base)
 {
+    rowsync *client = *((ListingTable *)base->pVtab)->source->slot;
+
     sqlite3_finalize(((ListingCursor *)base)->rows);
     sqlite3_free(base);
+    if (client != NULL)
+        rs_idle(client);
     return SQLITE_OK;
 }
 
@@ -112,6 +124,8 @@ start_scan(sqlite3_vtab_cursor *base, int index, const char *name, int count,
 {
     ListingTable *table = (ListingTable *)base->pVtab;
     ListingCursor *cursor = (ListingCursor *)base;
+    char *error = NULL;
+    rowsync *client = loadable_client(table->db, table->source->slot, &error);
     int result;
 
     (void)index;
@@ -121,7 +135,13 @@ start_scan(sqlite3_vtab_cursor *base, int index, const char *name, int count,
     sqlite3_finalize(cursor->rows);
     cursor->rows = NULL;
     cursor->place = 0;
-    result = sqlite3_prepare_v2(table->db, table->listing->sql, -1, &cursor->rows, NULL);
+    if (client == NULL)
+    {
+        sqlite3_free(base->pVtab->zErrMsg);
+        base->pVtab->zErrMsg = error;
+        return error != NULL ? SQLITE_ERROR : SQLITE_NOMEM;
+    }
+    result = listing_prepare(client, table->source->listing->sql, &cursor->rows);
     if (result == SQLITE_OK)
         return next_row(base);
     sqlite3_free(base->pVtab->zErrMsg);
@@ -166,12 +186,18 @@ static const sqlite3_module module = {
 
 /* Makes the lists known to a connection; returns SQLite's code. */
 int
-loadable_register_tables(sqlite3 *db)
+loadable_register_tables(sqlite3 *db, rowsync **slot)
 {
     int result = SQLITE_OK;
 
     for (int i = 0; i < LISTINGS && result == SQLITE_OK; i++)
-        result = sqlite3_create_module_v2(db, rs_listings[i].name, &module, (void *)&rs_listings[i],
-                                          NULL);
+    {
+        Source *source = sqlite3_malloc(sizeof(*source));
+
+        if (source == NULL)
+            return SQLITE_NOMEM;
+        *source = (Source){&rs_listings[i], slot};
+        result = sqlite3_create_module_v2(db, rs_listings[i].name, &module, source, sqlite3_free);
+    }
     return result;
 }

@@ -272,6 +272,26 @@ change_payload(rowsync *client, Change *change, Buffer *out, bool whole, const c
 }
 
 /*
+ * Appends the whole row as it is now, pending or not, as an upload would have it. *there is false,
+ * and `out` of no use, where there is none or it holds text that is no UTF-8. False with the error
+ * remembered.
+ */
+bool
+row_payload(rowsync *client, Table *table, const Key *key, Buffer *out, bool *there)
+{
+    sqlite3_stmt *statement = table_statement(client, table, TABLE_ROW);
+    const char *problem = NULL;
+
+    if (statement == NULL)
+        return false;
+    key_bind_columns(table, statement, 2, key);
+    *there = rs_row(client, statement) && write_row(table, statement, 0, true, out, &problem);
+    rs_reset(client, statement);
+    sqlite3_clear_bindings(statement);
+    return client->code == ROWSYNC_OK;
+}
+
+/*
  * Keeps the reason why the server did not take a change, unless the row was edited since or another
  * process has taken the same answer in. *noted tells whether it was. The change stays pending.
  * Inside a transaction.

@@ -331,17 +331,20 @@ append_clings(rowsync *client, Buffer *sql, const Table *table)
     sqlite3_finalize(statement);
 }
 
-/* A mark with all that its upload takes, and the row that it is on: see PendingColumn. */
+/* A mark with all that its upload takes, and the row that it is on, or the `row` alone: see
+ * PendingColumn. */
 static void
-append_pending(Buffer *sql, const Table *table)
+append_pending(Buffer *sql, const Table *table, bool row)
 {
     int i;
 
     /* Only a row that was inserted can be one that the server has deleted. */
-    buffer_text(sql, "SELECT d.change_id, d.base_version, d.changed | coalesce((SELECT changed FROM"
-                     " _sync_rejected r WHERE r.table_id = d.table_id AND r.pk = d.pk), 0),"
-                     " d.old_row, CASE d.changed WHEN -1 THEN (SELECT deleted FROM _sync_version v"
-                     " WHERE v.table_id = d.table_id AND v.pk = d.pk) END, ");
+    buffer_text(
+        sql, row ? "SELECT 0, 0, 0, NULL, 0, "
+                 : "SELECT d.change_id, d.base_version, d.changed | coalesce((SELECT changed FROM"
+                   " _sync_rejected r WHERE r.table_id = d.table_id AND r.pk = d.pk), 0),"
+                   " d.old_row, CASE d.changed WHEN -1 THEN (SELECT deleted FROM _sync_version v"
+                   " WHERE v.table_id = d.table_id AND v.pk = d.pk) END, ");
     sql_field(sql, "t", table->columns[table->keys[0]].name);
     buffer_text(sql, " IS NOT NULL");
     for (i = 0; i < table->column_count; i++)
@@ -349,11 +352,12 @@ append_pending(Buffer *sql, const Table *table)
         buffer_text(sql, ", ");
         sql_field(sql, "t", table->columns[i].name);
     }
-    buffer_text(sql, " FROM _sync_dirty d LEFT JOIN main.");
+    buffer_text(sql, row ? " FROM main." : " FROM _sync_dirty d LEFT JOIN main.");
     buffer_name(sql, table->name);
-    buffer_text(sql, " t ON ");
+    buffer_text(sql, row ? " t WHERE " : " t ON ");
     append_row_is(sql, table, "t.", 2);
-    buffer_printf(sql, " WHERE d.table_id = %lld AND d.pk = ?1", (long long)table->id);
+    if (!row)
+        buffer_printf(sql, " WHERE d.table_id = %lld AND d.pk = ?1", (long long)table->id);
 }
 
 /* A statement of the table, reset; NULL with the error remembered. */
@@ -367,8 +371,8 @@ table_statement(rowsync *client, Table *table, TableStatement which)
     {
         if (which == TABLE_CLINGS)
             append_clings(client, &sql, table);
-        else if (which == TABLE_PENDING)
-            append_pending(&sql, table);
+        else if (which == TABLE_PENDING || which == TABLE_ROW)
+            append_pending(&sql, table, which == TABLE_ROW);
         else
         {
             buffer_text(&sql, which == TABLE_THERE ? "SELECT 1 FROM main." : "DELETE FROM main.");

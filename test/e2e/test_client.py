@@ -247,6 +247,57 @@ def test_a_manual_conflict_waits_for_the_user(device):
     assert name_of(phone, "ann") == "tablet"
 
 
+SIDES = {  # column: written here, written on the server, both as the conflict shows them
+    "i2": (3, "4", 3, 4), "f8": (0.1, "0.25", 0.1, 0.25), "num": ("1.5", "'1.7'", "1.5", "1.7"),
+    "flag": (1, "false", True, False), "txt": ("1", "'2'", "1", "2"),
+    "ref": (uuid.UUID(int=1).bytes, "'" + str(uuid.UUID(int=2)) + "'", str(uuid.UUID(int=1)),
+            str(uuid.UUID(int=2))),
+    "bin": (b"\x00\xff", "'\\x0100'", "AP8=", "AQA="),
+    "js": ('{"a":  1}', "'{\"a\":2}'", {"a": 1}, {"a": 2}),
+}
+
+
+def sides(conflict):
+    """The two payloads of a conflict as its list tells them."""
+    return (json.loads(conflict["local_payload"]), json.loads(conflict["server_payload"]))
+
+
+def test_a_conflict_shows_equal_values_alike(kinds, database):
+    phone = kinds("phone")
+    phone.run("track", "kinds", "--schema", "business", "--policy", "manual")
+    row = uuid.UUID(key("row")).bytes
+    written = {"i2": 7, "i4": -1, "i8": 2**53 + 1, "f4": 0.1, "f8": 0.1 + 0.2, "num": "1.50", "flag": 0,
+               "txt": "007", "ref": uuid.uuid4().bytes, "bin": b"\x00\xff\x00", "arr": "{1,2}",
+               "js": '{"b":  [1.0, 1e2, {"x": null}], "a": "\\u00e9\\/"}', "day": "2026-02-28"}
+    phone.rows(f"INSERT INTO kinds (id, {', '.join(written)}) VALUES (?{', ?' * len(written)})",
+               (row, *written.values()))
+    phone.sync()
+    database.rows("UPDATE business.kinds SET at = now()")
+    phone.rows("UPDATE kinds SET at = '2020-01-01T00:00:00Z'")
+    phone.sync(check=False)
+    (conflict,) = json.loads(phone.run("conflicts", "--json", check=False).stdout)
+    here, there = sides(conflict)
+    assert [name for name in here if here[name] != there[name]] == ["at"]
+    assert here["flag"] is False and here["ref"] == str(uuid.UUID(bytes=written["ref"]))
+    shown = phone.run("conflicts", check=False).stdout.splitlines()
+    assert [line.split()[2] for line in shown[1:]] == ["at"]
+
+
+@pytest.mark.parametrize("column", SIDES)
+def test_a_conflict_shows_what_differs_in_one_form(kinds, database, column):
+    mine, theirs, here, there = SIDES[column]
+    phone = kinds("phone")
+    phone.run("track", "kinds", "--schema", "business", "--policy", "manual")
+    phone.rows("INSERT INTO kinds (id) VALUES (?)", (uuid.UUID(key("row")).bytes,))
+    phone.sync()
+    database.rows(f"UPDATE business.kinds SET {column} = {theirs}")
+    phone.rows(f"UPDATE kinds SET {column} = ?", (mine,))
+    phone.sync(check=False)
+    (conflict,) = json.loads(phone.run("conflicts", "--json", check=False).stdout)
+    assert repr([side[column] for side in sides(conflict)]) == repr([here, there])
+    assert len(phone.run("conflicts", check=False).stdout.splitlines()) == 2
+
+
 def test_a_download_leaves_pending_edits_alone(device):
     phone, tablet = device("ann", "phone"), device("ann", "tablet")
     add_user(phone, "ann")

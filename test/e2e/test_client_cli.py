@@ -128,6 +128,10 @@ def test_what_waits_for_a_parent_is_named(device):
     shown = said(phone, "sync", code=3)
     assert "1 pending" in shown
     assert f"posts {key}: the server has no business.users:{ANN} yet (fk_missing)\n" in shown
+    assert f"the server has no business.users:{ANN} yet" in said(phone, "rejected", code=3)
+    (table,) = (one for one in phone.status()["by_table"] if one["table"] == "posts")
+    assert table == {"table": "posts", "server": "business.posts", "policy": "server", "pending": 1,
+                     "held": 0, "conflicts": 0, "rejected": 1}
     add_user(phone)
     assert "2 uploaded" in said(phone, "sync")
 
@@ -317,6 +321,53 @@ def test_a_clone_that_fails_leaves_nothing(device, tmp_path):
     one._token = "not.a.token"
     assert "401" in clone(one, "--user", "ann", check=False).stderr
     assert [path.name for path in tmp_path.iterdir()] == []
+
+
+def test_a_clone_that_is_killed_is_begun_anew(device, blocked):
+    phone, laptop = device("ann", "phone"), device("ann", "laptop", attached=False)
+    side = laptop.path.with_name(laptop.path.name + "-clone")
+    filling = subprocess.Popen([rig.device.BINARY, "clone", laptop.url, laptop.path],
+                               env=laptop.environment())
+    try:
+        until(lambda: side.exists() and side.stat().st_size > 0)
+        assert "Another clone is at work" in clone(laptop, check=False).stderr
+    finally:
+        filling.kill()
+        filling.wait()
+    assert side.exists() and not laptop.path.exists()
+    blocked()
+    add_user(phone)
+    phone.sync()
+    assert "with 1 row" in clone(laptop).stdout
+    assert laptop.rows("SELECT name FROM users") == [("Ann",)]
+    laptop.close()
+    assert sorted(path.name for path in side.parent.iterdir() if path.name.startswith(
+        laptop.path.name)) == [laptop.path.name]
+
+
+def test_control_characters_of_a_row_do_not_reach_the_terminal(device):
+    phone = device("ann", "phone")
+    phone.rows("INSERT INTO users VALUES (?, 'x', 'y', 1, 1)", ("a\x1b[31m",))
+    for command in ("sync", "rejected"):
+        assert "a [31m" in said(phone, command, code=3) and "\x1b" not in said(
+            phone, command, code=3)
+    shown = complaint(phone, "resolve", "users", "a\x1b[31m", "--policy", "server")
+    assert "a [31m" in shown and "\x1b" not in shown
+
+
+def test_a_refusal_without_words(device):
+    """A proxy may answer with JSON of its own."""
+    laptop = device("ann", "laptop", attached=False)
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        laptop.url = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        cloning = subprocess.Popen([rig.device.BINARY, "clone", laptop.url, laptop.path],
+                                   env=laptop.environment(), stderr=subprocess.PIPE, text=True)
+        connection, _ = proxy.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\n{}")
+            _, errors = cloning.communicate(timeout=30)
+    assert "The server answered 403.\n" in errors and "(null)" not in errors
 
 
 def test_log_shows_the_latest_changes(device, database):

@@ -98,6 +98,8 @@ def test_what_waits_is_read_as_tables(app, gateway, database):
     assert conflict[:2] == (ann, "UPDATE") and conflict[4] == 0
     assert json.loads(conflict[2])["name"] == "Ann of the phone"
     assert json.loads(conflict[3])["name"] == "Ann of psql"
+    assert phone.execute("SELECT count(*) FROM rowsync_conflicts a, rowsync_conflicts b"
+                         " WHERE a.local_payload = b.local_payload").fetchone() == (1,)
     phone.execute("SELECT rowsync_resolve('users', ?, 'client')", (ann,))
     for table in ("conflicts", "rejected"):
         assert phone.execute(f"SELECT * FROM rowsync_{table}").fetchall() == []

@@ -419,6 +419,17 @@ test_conflict_callback(void)
         ok(strncmp(told, "users a 7 8 {\"id\":\"a\",\"name\":\"Mine\"", 35) == 0 &&
                strstr(told, "\"name\":\"Theirs\"") != NULL,
            "by both sides: %s", told);
+        if (answer == ROWSYNC_MANUAL)
+        {
+            app(db,
+                "UPDATE users SET b = x'00112233445566778899aabbccddeeff'; DELETE FROM _sync_held");
+            push(CONFLICT("\"server_version\":9,\"deleted\":false,\"payload\":{\"b\":"
+                          "\"00112233-4455-6677-8899-AABBCCDDEEFF\",\"n\":\"1.50\"}"),
+                 "503 {}");
+            ok(strstr(told, "\"n\":\"1.50\",\"b\":\"00112233-4455-6677-8899-AABBCCDDEEFF\"} {") !=
+                   NULL,
+               "what means the same is written alike: %s", told);
+        }
         close_client(client, db);
     }
 }

@@ -76,12 +76,18 @@ rowsync_code session_get(Session *session, const char *url, const char *source,
 char *session_fetch(Session *session, const char *url, const char *source);
 int64_t number(const Session *session, const char *sql, const char *value);
 
+/* The parents that a change of `reason` and `details` waits for, in words; else NULL. */
+#define MISSING_PARENT                                                                             \
+    "CASE WHEN reason = 'fk_missing' AND json_valid(details) THEN 'the server has no ' ||"         \
+    " (SELECT group_concat(value, ', ') FROM json_each(details, '$.missing')) || ' yet' END"
+
 /* print.c */
 int failed(const Session *session);
 int complain(const Session *session, const char *code, const char *message, const char *hint);
 void say(const Session *session, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void print_json(json_t *object);
 const char *plural(int64_t count);
+json_t *query_rows(const Session *session, const char *sql);
 int print_rows(const Session *session, const char *sql, const char *value, int *count);
 void print_unregistered(const Session *session);
 void print_report(const Session *session, const rowsync_report *report);

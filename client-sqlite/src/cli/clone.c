@@ -1,9 +1,13 @@
 /*
  * clone.c - a new database from nothing but a URL and a token: the server's tables, with all rows.
  */
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cli.h"
@@ -138,14 +142,37 @@ track_tables(const Session *session, const json_t *tables)
     return count;
 }
 
-/* Makes the new file all that it is to be. `tables` is the array of /sync/schema. */
+/* Gives the full file its name: all is in it once nobody has it open. */
 static int
-fill(Session *session, const json_t *tables, const char *user, const char *source)
+put_in_place(Session *session, const char *target)
+{
+    char message[1200];
+
+    session_signals(NULL);
+    rowsync_close(session->client);
+    session->client = NULL;
+    if (sqlite3_close(session->db) == SQLITE_OK)
+        session->db = NULL;
+    if (session->db == NULL && access(target, F_OK) != 0 &&
+        rename(session->arguments->file, target) == 0)
+        return EXIT_DONE;
+    snprintf(message, sizeof(message), "%.1000s cannot be given its name.", target);
+    return complain(session, "database", message, "Has another program made it meanwhile?");
+}
+
+/*
+ * Makes the file of the session all that it is to be, which `target` is then the name of. `tables`
+ * is the array of /sync/schema.
+ */
+static int
+fill(Session *session, const json_t *tables, const char *user, const char *source,
+     const char *target)
 {
     const Arguments *arguments = session->arguments;
     const rowsync_sync_options options = {arguments->batch_size, arguments->page_size, 0};
     rowsync_report report;
     rowsync_state state;
+    char named[600];
     int count, result;
 
     if (session_open(session, 1) != 0 || (result = create_tables(session, tables)) != EXIT_DONE ||
@@ -169,17 +196,19 @@ fill(Session *session, const json_t *tables, const char *user, const char *sourc
         return failed(session);
     }
     clear_progress(session);
-    say(session, "cloned %d table%s with %lld row%s into %s as %s, source %s", count, plural(count),
-        (long long)report.downloaded, plural(report.downloaded), arguments->file, state.user_id,
-        state.source_id);
+    snprintf(named, sizeof(named), "%.290s, source %.290s", state.user_id, state.source_id);
+    if (put_in_place(session, target) != EXIT_DONE)
+        return EXIT_FAILED;
+    say(session, "cloned %d table%s with %lld row%s into %s as %s", count, plural(count),
+        (long long)report.downloaded, plural(report.downloaded), target, named);
     return EXIT_DONE;
 }
 
-/* Removes what a failed clone made. */
+/* Removes what SQLite keeps beside a file. */
 static void
-remove_file(const char *file)
+remove_endings(const char *file)
 {
-    static const char *const endings[] = {"", "-journal", "-wal", "-shm"};
+    static const char *const endings[] = {"-journal", "-wal", "-shm"};
     char path[4096];
     size_t i;
 
@@ -190,15 +219,46 @@ remove_file(const char *file)
     }
 }
 
-/* clone: user and source are the token's, unless given. All or nothing. */
+/*
+ * Opens the file that is filled, and empties it where a clone that was killed has left it. The lock
+ * goes with the descriptor: of two clones into one file the second is refused. Returns -1 with the
+ * reason printed.
+ */
+static int
+take_file(const Session *session, const char *file)
+{
+    int taken = open(file, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    struct stat state;
+    char message[1200];
+
+    if (taken >= 0 && flock(taken, LOCK_EX | LOCK_NB) == 0 && fstat(taken, &state) == 0 &&
+        state.st_nlink > 0 && ftruncate(taken, 0) == 0)
+    {
+        remove_endings(file);
+        return taken;
+    }
+    snprintf(message, sizeof(message), "Cannot fill %.1000s: %s.", file, strerror(errno));
+    complain(session, "database", message,
+             taken >= 0 ? "Another clone is at work on it."
+                        : "Is it a file that may be written, in a folder that exists?");
+    if (taken >= 0)
+        close(taken);
+    return -1;
+}
+
+/*
+ * clone: user and source are the token's, unless given. All or nothing: a file beside is filled,
+ * and gets its name in the end.
+ */
 int
 run_clone(Session *session)
 {
     const Arguments *arguments = session->arguments;
+    Arguments filled = *arguments;
     json_t *claims, *schema;
     const char *user, *source, *separator;
-    char url[2048], message[1200], *answer = NULL;
-    int result = EXIT_FAILED;
+    char url[2048], message[1200], side[4096], *answer = NULL;
+    int taken, result = EXIT_FAILED;
 
     snprintf(message, sizeof(message), "%.1000s is there already.", arguments->file);
     if (access(arguments->file, F_OK) == 0)
@@ -218,6 +278,8 @@ run_clone(Session *session)
     source = arguments->source != NULL ? arguments->source : text_of(claims, "did");
     separator = arguments->url[strlen(arguments->url) - 1] == '/' ? "" : "/";
     snprintf(url, sizeof(url), "%.2000s%ssync/schema", arguments->url, separator);
+    snprintf(side, sizeof(side), "%.4000s-clone", arguments->file);
+    filled.file = side;
     session_signals(NULL);
     if (*user == '\0')
         usage("the token names no user: give --user");
@@ -229,9 +291,19 @@ run_clone(Session *session)
         if (!json_is_array(json_object_get(schema, "tables")))
             complain(session, "protocol", "The answer is no list of tables.",
                      "Is the URL that of a rowsync gateway?");
-        else if ((result = fill(session, json_object_get(schema, "tables"), user,
-                                *source != '\0' ? source : NULL)) != EXIT_DONE)
-            remove_file(arguments->file);
+        else if ((taken = take_file(session, filled.file)) >= 0)
+        {
+            session->arguments = &filled;
+            result = fill(session, json_object_get(schema, "tables"), user,
+                          *source != '\0' ? source : NULL, arguments->file);
+            session->arguments = arguments;
+            if (result != EXIT_DONE)
+            {
+                unlink(filled.file);
+                remove_endings(filled.file);
+            }
+            close(taken);
+        }
         json_decref(schema);
     }
     free(answer);

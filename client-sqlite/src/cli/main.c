@@ -204,6 +204,10 @@ run_detach(Session *session)
 static int
 run_status(Session *session)
 {
+    static const char by_table[] =
+        "SELECT \"TABLE\" AS \"table\", SERVER AS server, POLICY AS policy, PENDING AS pending,"
+        " HELD AS held, CONFLICTS AS conflicts, REJECTED AS rejected"
+        " FROM (SELECT t.table_name AS \"TABLE\", " TRACKED ")";
     rowsync_state state;
     int64_t held;
     int count, result = EXIT_DONE;
@@ -212,12 +216,12 @@ run_status(Session *session)
         return failed(session);
     held = number(session, "SELECT count(*) FROM _sync_held WHERE state = 2", NULL);
     if (session->arguments->json)
-        print_json(json_pack("{s:s?, s:s?, s:s?, s:I, s:I, s:I, s:I, s:b, s:i, s:I}", "url",
+        print_json(json_pack("{s:s?, s:s?, s:s?, s:I, s:I, s:I, s:I, s:b, s:i, s:I, s:o*}", "url",
                              state.url, "user", state.user_id, "source", state.source_id, "pending",
                              (json_int_t)state.pending, "conflicts", (json_int_t)state.conflicts,
                              "rejected", (json_int_t)state.rejected, "head", (json_int_t)state.head,
                              "hydrated", state.hydrated, "tables", state.tables, "held",
-                             (json_int_t)held));
+                             (json_int_t)held, "by_table", query_rows(session, by_table)));
     else
     {
         if (state.url == NULL)
@@ -324,11 +328,13 @@ run_conflicts(Session *session)
 static int
 run_rejected(Session *session)
 {
-    int result = show(session, ROWSYNC_LIST_REJECTED,
-                      " SELECT table_name AS \"TABLE\", pk AS \"KEY\", op AS OP, reason AS REASON,"
-                      " coalesce(json_extract(CASE WHEN json_valid(details) THEN details END,"
-                      " '$.column'), '-') AS \"COLUMN\", message AS MESSAGE FROM list",
-                      "nothing was refused", EXIT_ATTENTION);
+    int result =
+        show(session, ROWSYNC_LIST_REJECTED,
+             " SELECT table_name AS \"TABLE\", pk AS \"KEY\", op AS OP, reason AS REASON,"
+             " coalesce(json_extract(CASE WHEN json_valid(details) THEN details END,"
+             " '$.column'), '-') AS \"COLUMN\", coalesce(" MISSING_PARENT ", message) AS MESSAGE"
+             " FROM list",
+             "nothing was refused", EXIT_ATTENTION);
 
     if (result == EXIT_ATTENTION && !session->arguments->json)
         print_unregistered(session);

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "cli.h"
+#include "listing.h"
 
 /* A column other than the last is cut here on a terminal. */
 #define WIDEST 40
@@ -33,6 +34,14 @@ plural(int64_t count)
     return count == 1 ? "" : "s";
 }
 
+/* Writes a text with control characters as blanks, so that no row's value steers a terminal. */
+static void
+put_plain(FILE *stream, const char *text)
+{
+    for (; *text != '\0'; text++)
+        fputc((unsigned char)*text < 0x20 || *text == 0x7F ? ' ' : *text, stream);
+}
+
 /* Reports a failure: what happened, and below it what to do. `hint` may be NULL. */
 int
 complain(const Session *session, const char *code, const char *message, const char *hint)
@@ -40,10 +49,14 @@ complain(const Session *session, const char *code, const char *message, const ch
     if (session->arguments->json)
         print_json(json_pack("{s:{s:s, s:s, s:s}}", "error", "code", code, "message", message,
                              "hint", hint != NULL ? hint : ""));
-    fprintf(stderr, "%srowsync:%s %s\n", style(stderr, STYLE_BAD), style(stderr, STYLE_PLAIN),
-            message);
+    fprintf(stderr, "%srowsync:%s ", style(stderr, STYLE_BAD), style(stderr, STYLE_PLAIN));
+    put_plain(stderr, message);
+    fputs(hint != NULL && *hint != '\0' ? "\n  " : "\n", stderr);
     if (hint != NULL && *hint != '\0')
-        fprintf(stderr, "  %s\n", hint);
+    {
+        put_plain(stderr, hint);
+        fputs("\n", stderr);
+    }
     return EXIT_FAILED;
 }
 
@@ -240,16 +253,35 @@ rows_as_json(sqlite3_stmt *statement, int *count)
     return rows;
 }
 
-/* Prints the rows of a query, whose ?1 is `value`: as JSON, or in columns with headings. */
+/* The rows of a query that has no parameter; NULL, with the reason printed, where it fails. */
+json_t *
+query_rows(const Session *session, const char *sql)
+{
+    sqlite3_stmt *statement = NULL;
+    json_t *rows = NULL;
+    int count;
+
+    if (sqlite3_prepare_v2(session->db, sql, -1, &statement, NULL) == SQLITE_OK)
+        rows = rows_as_json(statement, &count);
+    else
+        complain(session, "database", sqlite3_errmsg(session->db), NULL);
+    sqlite3_finalize(statement);
+    return rows;
+}
+
+/*
+ * Prints the rows of a query, whose ?1 is `value` where there is one: as JSON, or in columns with
+ * headings.
+ */
 int
 print_rows(const Session *session, const char *sql, const char *value, int *count)
 {
     sqlite3_stmt *statement = NULL;
 
     *count = 0;
-    if (sqlite3_prepare_v2(session->db, sql, -1, &statement, NULL) != SQLITE_OK)
+    if (listing_prepare(session->client, sql, &statement) != SQLITE_OK)
         return complain(session, "database", sqlite3_errmsg(session->db), NULL);
-    if (sqlite3_bind_parameter_count(statement) > 0)
+    if (value != NULL)
         sqlite3_bind_text(statement, 1, value, -1, SQLITE_STATIC);
     if (session->arguments->json)
         print_json(rows_as_json(statement, count));
@@ -304,9 +336,7 @@ print_refusals(const Session *session, int64_t rejected)
         "SELECT t.table_name || ' ' || r.pk_text ||"
         " CASE WHEN json_valid(r.details) AND json_extract(r.details, '$.column') IS NOT NULL"
         " THEN ', column ' || json_extract(r.details, '$.column') ELSE '' END ||"
-        " ': ' || coalesce(CASE WHEN r.reason = 'fk_missing' AND json_valid(r.details) THEN"
-        " 'the server has no ' || (SELECT group_concat(value, ', ')"
-        " FROM json_each(r.details, '$.missing')) || ' yet' END, r.message, '') ||"
+        " ': ' || coalesce(" MISSING_PARENT ", r.message, '') ||"
         " ' (' || r.reason || ')'"
         " FROM _sync_rejected r JOIN _sync_table t USING (table_id)"
         " ORDER BY r.rejected_at DESC, r.change_id LIMIT 3";

@@ -295,6 +295,7 @@ session_fetch(Session *session, const char *url, const char *source)
     rowsync_response response;
     rowsync_code code;
     char message[512];
+    const char *detail;
     json_t *problem;
 
     if (session->wire.perform == NULL && transport_curl(&session->wire) != ROWSYNC_OK)
@@ -313,9 +314,9 @@ session_fetch(Session *session, const char *url, const char *source)
     else
     {
         problem = session->heard_length > 0 ? json_loads(session->heard, 0, NULL) : NULL;
+        detail = json_string_value(json_object_get(problem, "detail"));
         snprintf(message, sizeof(message), "The server answered %ld%s%.400s", response.status,
-                 problem != NULL ? ": " : ".",
-                 problem == NULL ? "" : json_string_value(json_object_get(problem, "detail")));
+                 detail != NULL ? ": " : ".", detail != NULL ? detail : "");
         complain(session, "refused", message,
                  response.status == 401 ? "Get a fresh token for this user and source."
                  : problem == NULL      ? "Is the URL that of a rowsync gateway?"
