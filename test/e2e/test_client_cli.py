@@ -355,7 +355,10 @@ def test_control_characters_of_a_row_do_not_reach_the_terminal(device):
     assert "a [31m" in shown and "\x1b" not in shown
 
 
-def test_a_refusal_without_words(device):
+@pytest.mark.parametrize("body, words", [
+    ("{}", "403.\n"), ("[]", "403.\n"), ('{"detail": 1}', "403.\n"),
+    (r'{"detail": "a\u001b[31m", "hint": "b\u001b[0m"}', "403: a [31m\n  b [0m\n")])
+def test_a_refusal_in_other_words(device, body, words):
     """A proxy may answer with JSON of its own."""
     laptop = device("ann", "laptop", attached=False)
     with socket.create_server(("127.0.0.1", 0)) as proxy:
@@ -365,9 +368,10 @@ def test_a_refusal_without_words(device):
         connection, _ = proxy.accept()
         with connection:
             connection.recv(65536)
-            connection.sendall(b"HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\n{}")
+            connection.sendall(f"HTTP/1.1 403 No\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+                               .encode())
             _, errors = cloning.communicate(timeout=30)
-    assert "The server answered 403.\n" in errors and "(null)" not in errors
+    assert f"The server answered {words}" in errors and "(null)" not in errors
 
 
 def test_log_shows_the_latest_changes(device, database):

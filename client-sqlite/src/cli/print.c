@@ -137,7 +137,10 @@ say(const Session *session, const char *format, ...)
     if (session->arguments->json)
         print_json(json_pack("{s:s}", "done", text));
     else
-        puts(text);
+    {
+        put_plain(stdout, text);
+        puts("");
+    }
 }
 
 /* How many places a text takes: one for each code point. */
