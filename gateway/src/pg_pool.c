@@ -780,7 +780,6 @@ finish_connecting(struct pg_connection *connection)
     struct pg_pool *pool = connection->pool;
 
     h2o_timeout_unlink(&connection->timer);
-    PQsetNoticeReceiver(connection->pg, on_notice, NULL);
     if (PQsetnonblocking(connection->pg, 1) != 0 || PQenterPipelineMode(connection->pg) != 1)
     {
         log_failure(connection, "database_connect_failed");
@@ -861,6 +860,8 @@ start_connecting(struct pg_connection *connection)
     connection->pg = PQconnectStartParams(keywords, values, 1);
     if (connection->pg == NULL)
         abort();
+    /* From the first: libpq's own receiver writes into the log. */
+    PQsetNoticeReceiver(connection->pg, on_notice, NULL);
     connection->state = STATE_CONNECTING;
     if (PQstatus(connection->pg) == CONNECTION_BAD || !watch_socket(connection))
     {
