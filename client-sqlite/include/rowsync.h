@@ -62,7 +62,7 @@ extern "C"
         ROWSYNC_UNAVAILABLE = 9,   /* the server is there but asks to come back later */
         ROWSYNC_AUTH = 10,         /* the token is missing, expired or not accepted */
         ROWSYNC_PROTOCOL = 11,     /* the server's answer is not of the rowsync protocol */
-        ROWSYNC_REFUSED = 12,      /* the server refused the request as a whole */
+        ROWSYNC_REFUSED = 12,      /* by the server, as a whole; or by us: it has gone back */
         ROWSYNC_CANCELLED = 13,    /* rowsync_cancel() was called */
         ROWSYNC_PENDING = 14,      /* refused because local edits would be lost */
         ROWSYNC_DIFFERENT = 15,    /* rowsync_verify() found something that does not fit */

@@ -379,6 +379,10 @@ typedef struct Exchange
 rowsync_code rs_request(rowsync *client, const char *method, const char *path, const Buffer *body,
                         int max_tries, Exchange *out);
 
+/* What to do where the server's log ends before the place up to which it was read. */
+#define HINT_RESTORED                                                                              \
+    "Was the server restored from a backup? Run rowsync.declare_restored() there, then sync."
+
 /* upload.c, download.c */
 rowsync_code push_all(rowsync *client, const rowsync_sync_options *options, rowsync_report *report);
 rowsync_code take_row(rowsync *client, Table *table, const Key *key, const RowState *state,

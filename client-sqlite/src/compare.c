@@ -112,7 +112,7 @@ digest_there(rowsync *client, const rowsync_sync_options *options, rowsync_compa
     else if (code == ROWSYNC_OK)
         memcpy(out->digest_there, fields[2].data + 1, DIGEST_DIGITS);
     if (code == ROWSYNC_OK && at != out->at)
-        code = rs_fail(client, ROWSYNC_DIFFERENT, "Sync, and compare again.",
+        code = rs_fail(client, ROWSYNC_DIFFERENT, HINT_RESTORED,
                        "The server's log ends at %lld, this database has read it up to %lld.",
                        (long long)at, (long long)out->at);
     buffer_free(&answer.body);

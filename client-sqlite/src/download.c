@@ -19,6 +19,7 @@ typedef struct Page
     int64_t window_until;
     int64_t epoch;       /* 0: not told, as the next */
     int64_t last_upload; /* where the log stood after the last upload of this source */
+    int64_t head;        /* where it ends; 0: not told, or a server that knows nothing yet */
     bool has_more;
 } Page;
 
@@ -26,12 +27,12 @@ typedef struct Page
 static rowsync_code
 read_page(rowsync *client, const Exchange *answer, int64_t after, int64_t until, Page *page)
 {
-    static const char *const names[] = {"changes",      "has_more", "next_after",
-                                        "window_until", "epoch",    "last_upload"};
-    Slice fields[6];
+    static const char *const names[] = {"changes", "has_more",    "next_after", "window_until",
+                                        "epoch",   "last_upload", "head"};
+    Slice fields[7];
 
     if (!scan_fields((Slice){buffer_string(&answer->body), answer->body.length}, names, fields,
-                     6) ||
+                     7) ||
         fields[0].data == NULL || fields[0].data[0] != '[' ||
         !scan_boolean(fields[1], &page->has_more) || !scan_int64(fields[2], &page->next_after) ||
         !scan_int64(fields[3], &page->window_until) || page->next_after < after ||
@@ -44,6 +45,8 @@ read_page(rowsync *client, const Exchange *answer, int64_t after, int64_t until,
         page->epoch = 0;
     if (!scan_int64(fields[5], &page->last_upload) || page->last_upload < 0)
         page->last_upload = 0;
+    if (!scan_int64(fields[6], &page->head) || page->head < 0)
+        page->head = 0;
     page->changes = fields[0];
     return ROWSYNC_OK;
 }
@@ -178,6 +181,10 @@ fetch(rowsync *client, const rowsync_sync_options *options, int64_t after, int64
         return code;
     if (page->epoch == 0 || client->epoch == 0 || page->epoch == client->epoch)
     {
+        if (page->head > 0 && page->head < after)
+            return rs_fail(client, ROWSYNC_REFUSED, HINT_RESTORED,
+                           "The server's log ends at %lld, this database has read it up to %lld.",
+                           (long long)page->head, (long long)after);
         if (include_self || client->forgetful || page->last_upload <= client->last_upload)
             return ROWSYNC_OK;
         client->forgetful = true;

@@ -309,9 +309,10 @@ rowsync_download(PG_FUNCTION_ARGS)
     appendStringInfo(
         &page.out,
         "],\"has_more\":%s,\"next_after\":" INT64_FORMAT ",\"window_until\":" INT64_FORMAT
-        ",\"floor\":" INT64_FORMAT ",\"epoch\":" INT64_FORMAT ",\"last_upload\":" INT64_FORMAT "}",
+        ",\"floor\":" INT64_FORMAT ",\"epoch\":" INT64_FORMAT ",\"last_upload\":" INT64_FORMAT
+        ",\"head\":" INT64_FORMAT "}",
         page.next_after < page.window_until ? "true" : "false", page.next_after, page.window_until,
-        page.scope.floor, page.scope.epoch, page.source.last_upload);
+        page.scope.floor, page.scope.epoch, page.source.last_upload, page.scope.head);
     note_progress(&page);
     SET_VARSIZE(page.out.data, page.out.len);
     PG_RETURN_TEXT_P((text *)page.out.data);

@@ -106,6 +106,27 @@ def test_what_was_lost_comes_back(device, database, backup):
                           key("same")) == 6, "what both sides have is not sent"
 
 
+def test_a_restore_that_nobody_declared(device, database, backup):
+    """The log ends before the place up to which the phone has read it: nothing is done until it is declared."""
+    phone = device("ann", "phone")
+    add_user(phone, "ann")
+    phone.sync()
+    restore = backup()
+    edit(phone, "ann", "phone")
+    phone.sync()
+    restore()
+    before = everything(phone)
+    for command in (("sync",), ("pull",), ("verify", "--server")):
+        refused = phone.run(*command, check=False)
+        assert refused.returncode == 1
+        assert "The server's log ends at 1, this database has read it up to 2." in refused.stderr
+        assert "rowsync.declare_restored()" in refused.stderr
+    assert everything(phone) == before
+    database.rows("SELECT rowsync.declare_restored()")
+    phone.sync()
+    assert database.value("SELECT name FROM business.users") == "phone"
+
+
 def test_restored_twice_before_the_device_comes(device, database, backup):
     """What both know ends at the older of the two backups."""
     phone = device("ann", "phone")
