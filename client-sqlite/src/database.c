@@ -136,8 +136,8 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
         " ORDER BY d.queued LIMIT ?3",
     [SQL_DIRTY_CLEAR] = "DELETE FROM _sync_dirty WHERE " ROW_KEY " AND change_id = ?3",
     [SQL_DIRTY_DROP] = "DELETE FROM _sync_dirty WHERE " ROW_KEY,
-    [SQL_DIRTY_REBASE] =
-        "UPDATE _sync_dirty SET base_version = ?3 WHERE " ROW_KEY " AND base_version < ?3",
+    [SQL_DIRTY_REBASE] = "UPDATE _sync_dirty SET base_version = ?3, change_id = ?4 WHERE " ROW_KEY
+                         " AND base_version < ?3",
     [SQL_DIRTY_RENEW] = "UPDATE _sync_dirty SET base_version = ?3, change_id = ?4, changed = ?5,"
                         " base_row = NULL WHERE " ROW_KEY,
     [SQL_DIRTY_PUT] =

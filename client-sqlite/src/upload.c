@@ -114,6 +114,27 @@ run_keyed(rowsync *client, Statement which, const Change *change, int64_t number
 }
 
 /*
+ * Puts an edit that was made since on the version that the one before it got. Another process may
+ * have sent it already, on the version before: what is sent now says so otherwise, and needs a
+ * number of its own. Taken twice, it says what is.
+ */
+static rowsync_code
+move_edited(rowsync *client, const Change *change, int64_t version)
+{
+    sqlite3_stmt *statement;
+    int64_t id = 0;
+
+    if (take_change_id(client, &id) != ROWSYNC_OK ||
+        (statement = rs_statement(client, SQL_DIRTY_REBASE)) == NULL)
+        return client->code;
+    sqlite3_bind_int64(statement, 1, change->table->id);
+    key_bind(statement, 2, &change->key);
+    sqlite3_bind_int64(statement, 3, version);
+    sqlite3_bind_int64(statement, 4, id);
+    return rs_finish(client, statement, "moving an edit");
+}
+
+/*
  * The server took the change. Only the very edit that was sent is done with: one made since stays,
  * on the new version.
  */
@@ -139,8 +160,8 @@ take_applied(rowsync *client, const Change *change, const Status *status, const 
          run_keyed(client, SQL_REJECTED_SETTLE, change, change->change_id, NULL) != ROWSYNC_OK))
         return client->code;
     if (cleared == 0)
-        return run_keyed(client, SQL_DIRTY_REBASE, change, row.version, NULL) == ROWSYNC_OK &&
-                       told && !row.deleted && change->op != OP_DELETE
+        return move_edited(client, change, row.version) == ROWSYNC_OK && told && !row.deleted &&
+                       change->op != OP_DELETE
                    ? take_unedited(client, change, &row)
                    : client->code;
     if (told)
