@@ -114,7 +114,7 @@ test_restores(const char *restores, const char *dirty, const char *what)
     ok((pull(
             "{\"changes\":[],\"has_more\":false,\"next_after\":61,\"window_until\":61,\"epoch\":2}",
             snapshot, NOTHING_NEW) == ROWSYNC_OK) == (dirty != NULL),
-       what);
+       "%s", what);
     is(rows(db, "SELECT pk, base_version, changed FROM _sync_dirty ORDER BY pk"),
        dirty != NULL ? dirty : "", restores);
     close_client(client, db);
