@@ -51,6 +51,17 @@ def half_sent(gateway, token):
     return peer
 
 
+def reader(gateway, path, token, window=4096, version="1.1"):
+    """A peer that has asked for `path` and takes no more than its small window until it reads."""
+    peer = socket.socket()
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+    peer.settimeout(60)
+    peer.connect(("127.0.0.1", gateway.port))
+    peer.sendall(f"GET {path} HTTP/{version}\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
+                 .encode())
+    return peer
+
+
 def heard(peer):
     """The answer that came before the gateway hung up."""
     received = b""

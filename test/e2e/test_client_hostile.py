@@ -1,61 +1,41 @@
 """Servers that lie, over real HTTP: what libcurl and zlib make of it reaches the client as an error."""
 
 import gzip
-import http.server
 import json
 import os
 import resource
 import subprocess
-import threading
 import zlib
 
 import pytest
 import rig
+from rig.wire import Responder
 
 PAGE = json.dumps({"changes": [], "has_more": False, "next_after": 0, "window_until": 0}).encode()
 JSON = ("Content-Type", "application/json")
 GZIP = ("Content-Encoding", "gzip")
 
 
-class Liar:
+class Liar(Responder):
     """A server that answers every request with the same bytes, and keeps the requests' heads."""
 
     def __init__(self, status=200, headers=(JSON,), body=b"", length=None):
-        liar = self
+        def lie(request):
+            request.rfile.read(int(request.headers.get("Content-Length", 0)))
+            self.requests.append((request.path, dict(request.headers)))
+            request.close_connection = True
+            request.send_response(status)
+            for name, value in headers:
+                request.send_header(name, value)
+            request.send_header("Content-Length", str(len(body) if length is None else length))
+            request.end_headers()
+            try:
+                request.wfile.write(body)
+            except OSError:
+                pass
+
         self.requests = []
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            """One connection."""
-
-            def do_GET(self):
-                """Answers, whatever was asked."""
-                self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                liar.requests.append((self.path, dict(self.headers)))
-                self.send_response(status)
-                for name, value in headers:
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(body) if length is None else length))
-                self.end_headers()
-                try:
-                    self.wfile.write(body)
-                except OSError:
-                    pass
-
-            do_POST = do_GET
-
-            def log_message(self, format, *arguments):
-                """Says nothing."""
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = "http://127.0.0.1:%d" % self.server.server_address[1]
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01},
-                         daemon=True).start()
-
-    def close(self):
-        """Takes no more connections."""
-        self.server.shutdown()
-        self.server.server_close()
+        super().__init__(lie)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import time
 
 import pytest
 import rig
-from gateway_parts import CHANGE, certificate, eventually, parse, talk
+from gateway_parts import CHANGE, certificate, eventually, parse, reader, talk
 
 
 @pytest.mark.parametrize("lines, detail", [
@@ -125,20 +125,11 @@ def test_a_reader_that_does_not_read_is_cut(start_gateway, database, mint):
                             "email": f"{number}@gateway.example", "name": "x" * 1000000}}
                for number in range(10, 22)]
     assert gateway.upload(mint("ann", "phone"), changes).status == 200
-    with socket.socket() as peer:
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        peer.connect(("127.0.0.1", gateway.port))
-        peer.sendall(f"GET /sync/download HTTP/1.1\r\nHost: x\r\n"
-                     f"Authorization: Bearer {mint('ann', 'tablet')}\r\n\r\n".encode())
+    with reader(gateway, "/sync/download", mint("ann", "tablet")) as peer:
         assert eventually(lambda: [line["status"] for line in gateway.log()
                                    if line.get("route") == "/sync/download"] == [200])
     # One that reads slowly, but does read, gets everything.
-    with socket.socket() as peer:
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        peer.connect(("127.0.0.1", gateway.port))
-        peer.sendall(f"GET /sync/download HTTP/1.0\r\nHost: x\r\n"
-                     f"Authorization: Bearer {mint('ann', 'tablet')}\r\n\r\n".encode())
-        peer.settimeout(20)
+    with reader(gateway, "/sync/download", mint("ann", "tablet"), version="1.0") as peer:
         received = bytearray()
         while chunk := peer.recv(262144 if len(received) > 2_000_000 else 65536):
             received += chunk

@@ -4,10 +4,9 @@ import gzip
 import json
 import os
 import signal
-import socket
 import time
 
-from gateway_parts import Watching, eventually, many, problem
+from gateway_parts import Watching, eventually, many, problem, reader
 from rig.build import SANITIZE
 
 
@@ -34,12 +33,7 @@ def test_a_broken_snapshot_has_no_last_line(start_gateway, database, mint):
     """The database dies in the middle: the client must not take what it got for everything."""
     gateway = start_gateway(ROWSYNC_LOOPS=1)
     gateway.upload(mint("ann", "phone"), many(9000, "x" * 1000))
-    with socket.socket() as peer:
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        peer.settimeout(20)
-        peer.connect(("127.0.0.1", gateway.port))
-        peer.sendall(f"GET /sync/snapshot HTTP/1.1\r\nHost: x\r\n"
-                     f"Authorization: Bearer {mint('ann', 'tablet')}\r\n\r\n".encode())
+    with reader(gateway, "/sync/snapshot", mint("ann", "tablet")) as peer:
         received = peer.recv(1000)
         assert received.startswith(b"HTTP/1.1 200 OK")
         assert database.value("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE "
@@ -56,11 +50,7 @@ def test_a_reader_of_a_snapshot_that_goes_away_frees_its_connection(start_gatewa
     gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_STREAM_POOL_SIZE=1)
     gateway.upload(mint("ann", "phone"), many(9000, "x" * 1000))
     for _ in range(3):
-        with socket.socket() as peer:
-            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            peer.connect(("127.0.0.1", gateway.port))
-            peer.sendall(f"GET /sync/snapshot HTTP/1.1\r\nHost: x\r\n"
-                         f"Authorization: Bearer {mint('ann', 'tablet')}\r\n\r\n".encode())
+        with reader(gateway, "/sync/snapshot", mint("ann", "tablet")) as peer:
             assert peer.recv(100).startswith(b"HTTP/1.1 200 OK")
             # Uploads have connections of their own.
             assert gateway.upload(mint("bob", "phone"), []).status == 200
@@ -71,12 +61,7 @@ def test_a_reader_of_a_snapshot_that_goes_away_frees_its_connection(start_gatewa
 def test_one_user_does_not_hold_all_snapshot_connections(start_gateway, database, mint):
     gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_STREAM_POOL_SIZE=2)
     gateway.upload(mint("ann", "phone"), many(9000, "x" * 1000))
-    with socket.socket() as peer:
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        peer.settimeout(20)
-        peer.connect(("127.0.0.1", gateway.port))
-        peer.sendall(f"GET /sync/snapshot HTTP/1.1\r\nHost: x\r\n"
-                     f"Authorization: Bearer {mint('ann', 'tablet')}\r\n\r\n".encode())
+    with reader(gateway, "/sync/snapshot", mint("ann", "tablet")) as peer:
         assert peer.recv(1000).startswith(b"HTTP/1.1 200 OK")
         answer = gateway.request("GET", "/sync/snapshot", token=mint("ann", "laptop"))
         problem(answer, 429, "too_many_requests",
@@ -90,12 +75,7 @@ def test_one_user_does_not_hold_all_snapshot_connections(start_gateway, database
 def test_a_reader_below_the_least_rate_is_cut(start_gateway, database, mint):
     gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_SEND_TIMEOUT=1000, ROWSYNC_SEND_RATE=100000)
     gateway.upload(mint("ann", "phone"), many(9000, "x" * 1000))
-    with socket.socket() as peer:
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        peer.settimeout(20)
-        peer.connect(("127.0.0.1", gateway.port))
-        peer.sendall(f"GET /sync/snapshot HTTP/1.1\r\nHost: x\r\n"
-                     f"Authorization: Bearer {mint('ann', 'tablet')}\r\n\r\n".encode())
+    with reader(gateway, "/sync/snapshot", mint("ann", "tablet")) as peer:
         # It never stops reading, about 10 kB a second.
         deadline = time.monotonic() + 20
         while not any(line.get("route") == "/sync/snapshot" for line in gateway.log()):
@@ -112,12 +92,7 @@ def test_a_snapshot_to_a_slow_reader_is_not_held_in_memory(start_gateway, databa
     database.rows("INSERT INTO business.users (id, name, email, created_at, updated_at) SELECT "
                   "gen_random_uuid(), repeat('x', 10000), n || '@gateway.example', 1, 1 "
                   "FROM generate_series(1, %s) AS n", size // 10000)
-    with socket.socket() as peer:
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-        peer.settimeout(60)
-        peer.connect(("127.0.0.1", gateway.port))
-        peer.sendall(f"GET /sync/snapshot HTTP/1.0\r\nHost: x\r\n"
-                     f"Authorization: Bearer {mint('ann', 'tablet')}\r\n\r\n".encode())
+    with reader(gateway, "/sync/snapshot", mint("ann", "tablet"), window=65536, version="1.0") as peer:
         received = 0
         tail = b""
         while chunk := peer.recv(262144):

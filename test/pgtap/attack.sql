@@ -4,12 +4,7 @@
 \ir include/helpers.sql
 \ir include/app.sql
 SELECT plan(54);
-DO $$
-BEGIN
-    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'tap_attack') THEN
-        CREATE ROLE tap_attack;
-    END IF;
-END $$;
+CALL role('tap_attack');
 SELECT rowsync.grant_gateway('tap_attack') IS NULL AS granted \gset
 GRANT USAGE ON SCHEMA app TO tap_attack;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA app TO tap_attack;

@@ -2,16 +2,8 @@
 -- docs/sql.md, which test/e2e/test_docs_sql.py compares.
 \ir include/helpers.sql
 \ir include/app.sql
-DO $$
-DECLARE
-    r text;
-BEGIN
-    FOREACH r IN ARRAY '{tap_nobody,tap_owner}'::text[] LOOP
-        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = r) THEN
-            EXECUTE format('CREATE ROLE %I', r);
-        END IF;
-    END LOOP;
-END $$;
+CALL role('tap_nobody');
+CALL role('tap_owner');
 SELECT rowsync.grant_registrar('tap_owner') IS NULL AS granted \gset
 GRANT USAGE ON SCHEMA app, t TO tap_owner, tap_nobody;
 GRANT USAGE ON SCHEMA rowsync TO tap_nobody;

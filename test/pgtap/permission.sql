@@ -2,16 +2,13 @@
 -- its rights, by the policies of its tables; what others plant in public is never run.
 \ir include/helpers.sql
 \ir include/app.sql
-DO $$
-DECLARE
-    r text;
-BEGIN
-    FOREACH r IN ARRAY '{tap_gateway,tap_reader,tap_nobody,tap_app,tap_free,tap_paid,tap_operator}'::text[] LOOP
-        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = r) THEN
-            EXECUTE format('CREATE ROLE %I', r);
-        END IF;
-    END LOOP;
-END $$;
+CALL role('tap_gateway');
+CALL role('tap_reader');
+CALL role('tap_nobody');
+CALL role('tap_app');
+CALL role('tap_free');
+CALL role('tap_paid');
+CALL role('tap_operator');
 SELECT rowsync.grant_gateway('tap_gateway') IS NULL AS granted \gset
 SELECT rowsync.grant_gateway('tap_reader') IS NULL AS granted \gset
 GRANT USAGE ON SCHEMA app TO tap_gateway, tap_reader;

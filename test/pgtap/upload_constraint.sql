@@ -106,7 +106,7 @@ BEGIN
 END $$;
 CREATE TRIGGER no_thirteen AFTER INSERT ON app.rooms REFERENCING NEW TABLE AS came FOR EACH STATEMENT EXECUTE FUNCTION app.no_thirteen();
 SELECT is(room('{"floor":13}'), 'constraint | there is no floor 13 | {"sqlstate": "P0001"}', 'a trigger that refuses a whole statement');
-DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'tap_columns') THEN CREATE ROLE tap_columns; END IF; END $$;
+CALL role('tap_columns');
 SELECT rowsync.grant_gateway('tap_columns') IS NULL AS granted \gset
 GRANT USAGE ON SCHEMA app TO tap_columns;
 GRANT SELECT, INSERT ON app.tints TO tap_columns;

@@ -19,27 +19,20 @@ class Exchange:
     received: object
 
 
-class Wire:
-    """Forwards HTTP to a gateway. What it records was seen on the wire, not told by the client."""
+class Responder:
+    """An HTTP server on a free port of 127.0.0.1, in the background."""
 
-    def __init__(self, url):
-        """Listens on a free port of 127.0.0.1 and forwards to the gateway at `url`."""
-        self.target = url.split("//", 1)[1]
-        self.exchanges = []
-        self.cuts = 0
-        self.open = threading.Event()
-        self.open.set()
-        wire = self
-
+    def __init__(self, respond):
+        """Calls `respond` with the handler of each request, whatever its method."""
         class Handler(http.server.BaseHTTPRequestHandler):
-            """One connection of a device."""
+            """One connection."""
 
             protocol_version = "HTTP/1.1"
             disable_nagle_algorithm = True
 
             def do_GET(self):
-                """Forwards one request, whatever its method."""
-                wire._forward(self)
+                """Hands one request on."""
+                respond(self)
 
             do_POST = do_GET
 
@@ -51,6 +44,24 @@ class Wire:
         self.url = "http://127.0.0.1:%d" % self.server.server_address[1]
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01},
                          daemon=True).start()
+
+    def close(self):
+        """Takes no more connections."""
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class Wire(Responder):
+    """Forwards HTTP to a gateway. What it records was seen on the wire, not told by the client."""
+
+    def __init__(self, url):
+        """Forwards to the gateway at `url`."""
+        self.target = url.split("//", 1)[1]
+        self.exchanges = []
+        self.cuts = 0
+        self.open = threading.Event()
+        self.open.set()
+        super().__init__(self._forward)
 
     def cut_uploads(self, times=1):
         """Hangs up instead of answering the next uploads, after the gateway has answered them.
@@ -77,8 +88,7 @@ class Wire:
     def close(self):
         """Takes no more connections."""
         self.release()
-        self.server.shutdown()
-        self.server.server_close()
+        super().close()
 
     def _forward(self, near):
         body = near.rfile.read(int(near.headers.get("Content-Length", 0)))

@@ -8,6 +8,16 @@ CREATE SCHEMA t;
 GRANT USAGE ON SCHEMA t TO PUBLIC;
 SET search_path = t, public;
 
+-- Makes a role unless there is one: roles belong to the cluster, which other scripts share.
+CREATE PROCEDURE role(name text)
+    LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE format('CREATE ROLE %I', name);
+EXCEPTION WHEN duplicate_object OR unique_violation THEN
+    NULL;
+END
+$$;
+
 -- One change of an upload, as the client writes it. The payload goes in byte by byte.
 CREATE FUNCTION change(id bigint, op text, tab text, pk text, version bigint DEFAULT 0,
                        payload text DEFAULT NULL) RETURNS text
