@@ -375,13 +375,11 @@ changelog_append_state(ChangeLog *log, int32 table_id, RowKey key, bool deleted,
     MemoryContextSwitchTo(old);
 }
 
-/*
- * The seq under which a change of a source is already known; 0 if it is new. *same_row: whether it
- * was a change of this row.
+/* Finds a change of a source that is known already, and whether it was one of a row with this key.
  */
-int64
-changelog_find_change(ChangeLog *log, int32 source_no, int64 source_change_id, int32 table_id,
-                      RowKey key, bool *same_row)
+bool
+changelog_find_change(ChangeLog *log, int32 source_no, int64 source_change_id, RowKey key,
+                      KnownChange *known)
 {
     ScanKeyData keys[3];
     MemoryContext old = MemoryContextSwitchTo(log->context);
@@ -399,11 +397,12 @@ changelog_find_change(ChangeLog *log, int32 source_no, int64 source_change_id, i
     found = store_find(&log->changes, log->snapshot, keys, 3);
     MemoryContextSwitchTo(old);
     if (!found)
-        return 0;
+        return false;
     stored = DatumGetByteaPP(store_value(&log->changes, LOG_KEY));
-    *same_row = DatumGetInt32(store_value(&log->changes, LOG_TABLE)) == table_id &&
-                rowkey_equal(key, (RowKey){VARSIZE_ANY_EXHDR(stored), VARDATA_ANY(stored)});
-    return DatumGetInt64(store_value(&log->changes, LOG_SEQ));
+    known->seq = DatumGetInt64(store_value(&log->changes, LOG_SEQ));
+    known->table_id = DatumGetInt32(store_value(&log->changes, LOG_TABLE));
+    known->same_key = rowkey_equal(key, (RowKey){VARSIZE_ANY_EXHDR(stored), VARDATA_ANY(stored)});
+    return true;
 }
 
 /* Positions a Store of the change log, by its primary key, on change seq of a scope. */

@@ -58,6 +58,14 @@ typedef struct StoredChange
     int payload_len;
 } StoredChange;
 
+/* Where a change that a source sends again stands in the log. */
+typedef struct KnownChange
+{
+    int64 seq;
+    int32 table_id;
+    bool same_key;
+} KnownChange;
+
 typedef struct ChangeLog ChangeLog;
 
 ChangeLog *changelog_open(const Scope *locked, int32 own_source);
@@ -68,8 +76,8 @@ RowState *changelog_peek(ChangeLog *log, int32 table_id, RowKey key);
 int64 changelog_append(ChangeLog *log, const LogEntry *entry);
 void changelog_append_state(ChangeLog *log, int32 table_id, RowKey key, bool deleted,
                             struct varlena *payload);
-int64 changelog_find_change(ChangeLog *log, int32 source_no, int64 source_change_id, int32 table_id,
-                            RowKey key, bool *same_row);
+bool changelog_find_change(ChangeLog *log, int32 source_no, int64 source_change_id, RowKey key,
+                           KnownChange *known);
 bool changelog_read(ChangeLog *log, int64 seq, StoredChange *change);
 bool changelog_read_latest(ChangeLog *log, const RowState *row, StoredChange *change);
 bool changelog_read_row(int64 scope_id, int32 table_id, RowKey key, StoredChange *change);

@@ -79,18 +79,33 @@ find_version(Upload *upload, RowState *row, int64 version)
     return chain->versions[first] == version ? first : -1;
 }
 
-/* Whether every change of the row after version base came from the uploading source. */
+/*
+ * Whether every change of the row after version base came from the uploading source. Where history
+ * is pruned before it comes to base, what is left of it decides, if the source has read all that is
+ * pruned: had somebody else moved the row in between, the source could have moved it on only by
+ * what it made on that version, and base would be that one or a later one. Whoever has not read so
+ * far may have been put back to an older state.
+ */
 static bool
 moved_only_by_self(Upload *upload, Change *change, int64 base)
 {
     RowState *row = change->row;
+    VersionChain *chain;
     int place;
 
     /* What this very upload has appended is not in the table yet. */
     if (row->version != row->stored_version && !row->own)
         return false;
     place = find_version(upload, row, base);
-    return place >= 0 && place <= ((VersionChain *)row->chain)->own;
+    chain = row->chain;
+    if (place >= 0)
+        return place <= chain->own;
+    if (!chain->ended || chain->versions[chain->count - 1] <= base || chain->own == 0 ||
+        chain->own < chain->count - 1 || upload->request.last_server_seq_seen < upload->scope.floor)
+        return false;
+    /* It may have said what somebody else had written already, and not know all of that. */
+    change->rewritten = true;
+    return true;
 }
 
 /* Whether two JSON values, both as rowsync writes them, are the same. */
@@ -327,15 +342,18 @@ change_content_crc(const Change *change)
 }
 
 /*
- * Answers a change whose number is known, as change seq of the log, for a change of the same row.
- * Sent again, it is answered as it was then: with the row where that differs from what was sent,
- * for the first answer may never have arrived. But a device that was put back to an older state
- * gives numbers once more: what is neither written as it was nor says what came of it, is another
- * change, and must not be lost in silence.
+ * Answers a change whose number is known. Sent again, it is answered as it was then: with the row
+ * where that differs from what was sent, for the first answer may never have arrived. But a device
+ * that was put back to an older state gives numbers once more: what is of another row, or neither
+ * written as it was nor says what came of it, is another change, and must not be lost in silence.
+ * A table that was unregistered and registered again has another number, perhaps keys of another
+ * type, and no history from before: what was sent before is told what the row is now.
  */
 void
-change_answer_again(Upload *upload, Change *change, int64 seq)
+change_answer_again(Upload *upload, Change *change, const KnownChange *known)
 {
+    int64 seq = known->seq;
+    bool same_table = known->table_id == change->table->table_id;
     StoredChange stored;
     StoredChange prior;
     JsonMember *now = NULL;
@@ -344,17 +362,28 @@ change_answer_again(Upload *upload, Change *change, int64 seq)
     int nthen = 0;
     bool same;
 
+    if (same_table ? !known->same_key : registry_find_id(known->table_id) != NULL)
+    {
+        change_refuse(change, REASON_BAD_PAYLOAD,
+                      "source_change_id was used before, for a change of another row", NULL);
+        return;
+    }
     if (!changelog_read(upload->log, seq, &stored) ||
         (stored.op != 'D' &&
          !request_parse_object(stored.payload, stored.payload_len, &now, &nnow)))
         ereport(ERROR, (errcode(ROWSYNC_DAMAGED),
                         errmsg("change " INT64_FORMAT " of the log cannot be read", seq)));
-    same = (stored.op == 'D') == (change->request->op == 'D') &&
+    same = known->same_key && (stored.op == 'D') == (change->request->op == 'D') &&
            (stored.op == 'D' || sent_equals(change, now, nnow));
     if (!same && stored.content_crc != change_content_crc(change))
     {
         change_refuse(change, REASON_BAD_PAYLOAD,
                       "source_change_id was used before, for other content", NULL);
+        return;
+    }
+    if (!same_table)
+    {
+        change_answer_pruned(upload, change);
         return;
     }
     change->status = STATUS_APPLIED;
@@ -384,7 +413,7 @@ change_answer_again(Upload *upload, Change *change, int64 seq)
 }
 
 /*
- * Answers a change that was applied before and that prune has removed since. What the row has
+ * Answers a change that was applied before and is no longer in the row's history. What the row has
  * become is all there is to tell, and must be told with its version: the device may hold the old
  * content. Of a row whose tombstone is pruned too, it is told that it is gone as of now.
  */

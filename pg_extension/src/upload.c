@@ -145,26 +145,16 @@ find_rows(Upload *upload, Change **firsts)
     for (int i = 0; i < upload->nchanges; i++)
     {
         Change *change = &upload->changes[i];
-        int64 known = 0;
-        bool same_row = false;
+        KnownChange known;
 
         CHECK_FOR_INTERRUPTS();
         if (change->status != STATUS_OPEN || change->first != NULL)
             continue;
-        if (change->request->source_change_id <= upload->source.last_change_id)
-            known = changelog_find_change(upload->log, upload->source.source_no,
-                                          change->request->source_change_id,
-                                          change->table->table_id, change->key, &same_row);
-        if (known != 0 && same_row)
+        if (change->request->source_change_id <= upload->source.last_change_id &&
+            changelog_find_change(upload->log, upload->source.source_no,
+                                  change->request->source_change_id, change->key, &known))
         {
-            change_answer_again(upload, change, known);
-            continue;
-        }
-        if (known != 0)
-        {
-            /* A restored copy of a device's file counts on from where it was. */
-            change_refuse(change, REASON_BAD_PAYLOAD,
-                          "source_change_id was used before, for a change of another row", NULL);
+            change_answer_again(upload, change, &known);
             continue;
         }
         if (change->request->source_change_id <= upload->source.last_change_id &&

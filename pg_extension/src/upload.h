@@ -60,7 +60,7 @@ typedef struct Change
     ChangeAction action;
     ApplyRow apply;
     const JsonValue **given; /* by column index: the value that was sent, or NULL */
-    bool rewritten;          /* a value goes out otherwise than it came */
+    bool rewritten;          /* what goes out may be otherwise than what came */
     const char *converting;  /* the column whose value is being read */
     int nparents;
     Parent *parents;
@@ -120,7 +120,7 @@ void upload_resolve(Upload *upload);
 /* decide.c */
 void change_decide(Upload *upload, Change *change);
 uint32 change_content_crc(const Change *change);
-void change_answer_again(Upload *upload, Change *change, int64 seq);
+void change_answer_again(Upload *upload, Change *change, const KnownChange *known);
 void change_answer_pruned(Upload *upload, Change *change);
 /* parent.c */
 bool change_add_parent(Change *change, SyncedTable *parent, const JsonValue *const *parts,

@@ -3,7 +3,7 @@
 \ir include/helpers.sql
 \ir include/app.sql
 SET rowsync.scope = 'ann';
-SELECT plan(54);
+SELECT plan(65);
 
 SELECT is(up('ann', 'phone', change(1, 'INSERT', 'users', 'u1', 0, '{"name":"A"}')), '1 applied 1', 'seq 1');
 SELECT is(up('ann', 'phone', change(2, 'UPDATE', 'users', 'u1', 0, '{"name":"B"}')), '2 applied 2', 'seq 2');
@@ -108,4 +108,23 @@ SELECT results_eq($$SELECT concat_ws(' ', floor, removed_changes) FROM rowsync.p
 SELECT rowsync.register_table('app.categories') > 0 AS registered \gset
 SELECT matches(up('fay', 'phone', change(2, 'INSERT', 'categories', 'k1', 0, '{"name":"again"}')), '^2 applied', 'sent again when the table is back');
 SELECT is((SELECT name FROM app.categories WHERE id = 'k1'), 'K', 'it has no effect');
+
+-- A source is never in conflict with itself, also where what it made on its version is pruned in part.
+CREATE FUNCTION up_having_read(seen bigint, VARIADIC changes text[]) RETURNS text LANGUAGE sql VOLATILE AS $$
+    SELECT brief(rowsync.upload('gil', 'phone', format('{"last_server_seq_seen":%s,"changes":[%s]}', seen, array_to_string(changes, ',')))::jsonb)
+$$;
+SELECT is(up('gil', 'phone', change(1, 'INSERT', 'users', 'g1', 0, '{"name":"1"}'), change(2, 'INSERT', 'users', 'g2', 0, '{"name":"1"}')), '1 applied 1, 2 applied 2', 'two rows');
+SELECT is(up('gil', 'phone', change(3, 'UPDATE', 'users', 'g1', 1, '{"name":"2"}'), change(4, 'UPDATE', 'users', 'g1', 1, '{"name":"3"}')), '3 applied 3, 4 applied 4', 'edits whose answers are lost');
+UPDATE app.users SET name = 'the server''s' WHERE id = 'g2';
+SELECT is(up('gil', 'phone', change(5, 'UPDATE', 'users', 'g2', 5, '{"name":"2"}'), change(6, 'UPDATE', 'users', 'g2', 5, '{"name":"3"}')), '5 applied 6, 6 applied 7', 'and some on a version of the server''s');
+SELECT is(page('gil', 'phone', 7), '> 7/7', 'all is read');
+UPDATE rowsync.change_log SET ts = ts - interval '40 days';
+SELECT results_eq($$SELECT concat_ws(' ', floor, removed_changes) FROM rowsync.prune(user_id => 'gil')$$, '{7 5}'::text[], 'and pruned, but for the last ones');
+SELECT is(up_having_read(6, change(7, 'UPDATE', 'users', 'g1', 1, '{"name":"4"}')), '7 conflict 4', 'on the version of before, from a device that may have been put back');
+SELECT is(up_having_read(7, change(7, 'UPDATE', 'users', 'g1', 1, '{"name":"4"}')), '7 applied 8 +row', 'from one that has read all that is pruned');
+SELECT is(up_having_read(7, change(8, 'UPDATE', 'users', 'g2', 5, '{"name":"4"}')), '8 applied 9 +row', 'a version of somebody else, that it had read');
+UPDATE app.users SET name = 'the server''s' WHERE id IN ('g1', 'g2');
+SELECT is(up_having_read(7, change(9, 'UPDATE', 'users', 'g1', 1, '{"name":"5"}'), change(10, 'DELETE', 'users', 'g1', 3)), '9 conflict 10, 10 conflict 10', 'not once others have moved the row');
+SELECT is(up_having_read(7, change(11, 'UPDATE', 'users', 'g1', 10, '{"name":"6"}'), change(12, 'DELETE', 'users', 'g2', 5)), '11 applied 12, 12 conflict 11', 'nor on a version before that');
+SELECT is_empty('SELECT * FROM rowsync.verify()', 'verify finds nothing wrong');
 SELECT finish();

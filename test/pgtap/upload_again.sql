@@ -1,7 +1,7 @@
 -- Exactly once: a change sent again, in whatever batch, has no second effect and gets the same answer.
 \ir include/helpers.sql
 \ir include/app.sql
-SELECT plan(38);
+SELECT plan(47);
 
 SELECT is(up('ann', 'phone', change(1, 'INSERT', 'users', 'u1', 0, '{"name":"A"}'),
                              change(2, 'INSERT', 'users', 'u2', 0, '{"name":"B"}')),
@@ -92,4 +92,34 @@ SELECT is_empty('SELECT unsound()', 'log, versions and tables agree');
 -- Two requests in one statement.
 SELECT is(x, y, 'the same change twice in one statement') FROM (SELECT up('sam', 'phone', change(1, 'INSERT', 'users', 's1', 0, '{"name":"S"}')) AS x,
     up('sam', 'phone', change(1, 'INSERT', 'users', 's1', 0, '{"name":"S"}')) AS y) AS twice;
+
+-- A table that was unregistered and registered again has no history from before, and perhaps keys of another type.
+CREATE TABLE app.notes (id text PRIMARY KEY, state text DEFAULT 'new', body text);
+SELECT rowsync.register_table('app.notes') > 0 AS registered \gset
+\set k1 00000000-0000-0000-0000-000000000001
+\set k2 00000000-0000-0000-0000-000000000002
+SELECT change(1, 'INSERT', 'notes', :'k1', 0, '{"body":"a"}') AS insert1, change(2, 'INSERT', 'notes', :'k2', 0, '{"body":"b"}') AS insert2,
+       change(3, 'UPDATE', 'notes', :'k2', 0, '{"body":"c"}') AS update2, change(4, 'DELETE', 'notes', :'k1', 1) AS delete1 \gset
+SELECT is(up('kim', 'phone', :'insert1', :'insert2', :'update2', :'delete1', change(5, 'INSERT', 'users', 'k5', 0, '{"name":"A"}')),
+          '1 applied 1 +row, 2 applied 2 +row, 3 applied 4, 4 applied 5, 5 applied 3', 'five changes');
+SELECT rowsync.unregister_table('app.notes') AS done \gset
+UPDATE app.notes SET body = 'by hand';
+SELECT rowsync.register_table('app.notes') > 0 AS registered \gset
+SELECT is(answer('kim', 'phone', :'update2') #> '{statuses,0}',
+          '{"source_change_id":3,"status":"applied","new_server_version":6,
+            "server_row":{"schema_name":"app","table_name":"notes","id":"00000000-0000-0000-0000-000000000002","server_version":6,
+                          "deleted":false,"payload":{"id":"00000000-0000-0000-0000-000000000002","state":"new","body":"by hand"}}}'::jsonb,
+          'sent again, a change from before is known, and told what the row is now');
+SELECT is(up('kim', 'phone', :'insert1', :'insert2', :'delete1'), '1 applied 6 deleted +row, 2 applied 6 +row, 4 applied 6 deleted +row', 'or that it is gone');
+SELECT is(fault(answer('kim', 'phone', change(2, 'INSERT', 'notes', :'k2', 0, '{"body":"other"}'))),
+          'bad_payload | source_change_id was used before, for other content', 'other content under the number is another change');
+SELECT is(up('kim', 'phone', change(2, 'INSERT', 'notes', :'k1', 0, '{"body":"b"}')), '2 invalid bad_payload', 'so is another row');
+SELECT is(fault(answer('kim', 'phone', change(5, 'INSERT', 'notes', 'k5', 0, '{"body":"a"}'))),
+          'bad_payload | source_change_id was used before, for a change of another row', 'so is one of a table that is still there');
+SELECT rowsync.unregister_table('app.notes') AS done \gset
+ALTER TABLE app.notes ALTER COLUMN id TYPE uuid USING id::uuid;
+SELECT rowsync.register_table('app.notes') > 0 AS registered \gset
+SELECT is(up('kim', 'phone', :'insert1', :'update2'), '1 applied 7 deleted +row, 3 applied 7 +row', 'a change from before is known by its content, too');
+SELECT is((SELECT string_agg(body, ', ') FROM app.notes), 'by hand', 'and has no effect');
+SELECT is_empty('SELECT * FROM rowsync.verify()', 'verify finds nothing wrong');
 SELECT finish();
