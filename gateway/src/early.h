@@ -4,7 +4,7 @@
 #ifndef ROWSYNC_GATEWAY_EARLY_H
 #define ROWSYNC_GATEWAY_EARLY_H
 
-#include "server.h"
+#include "connection.h"
 
 /* A body that has come so far in bytes needs a good token, and room, before more of it is taken. */
 #define EARLY_SIZE 65536

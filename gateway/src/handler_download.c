@@ -8,12 +8,6 @@
 #include <stdio.h>
 #include <string.h>
 
-static void
-on_page(struct request *request, PGresult *result)
-{
-    request_answer_result(request, "application/json", result);
-}
-
 #define ARGUMENTS                                                                                  \
     "$1::pg_catalog.text, $2::pg_catalog.text, $3::pg_catalog.int8, $4::pg_catalog.int4,"          \
     " $5::pg_catalog.int8, $6::pg_catalog.bool, $7::pg_catalog.text"
@@ -38,12 +32,12 @@ on_replica_done(struct pg_job *job, enum pg_end end, PGresult *result)
     request->ended = clock_us();
     if (end == PG_END_RESULT && PQntuples(result) == 1)
     {
-        on_page(request, result);
+        request_answer_result(request, result);
         return;
     }
     PQclear(result);
     if (request->req != NULL)
-        request_query(request, &on_primary, on_page);
+        request_query(request, &on_primary, request_answer_result);
 }
 
 /*
@@ -115,5 +109,5 @@ handle_download(struct request *request)
         request_submit(request, replica, &on_replica);
     }
     else
-        request_query(request, &on_primary, on_page);
+        request_query(request, &on_primary, request_answer_result);
 }

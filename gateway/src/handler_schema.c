@@ -81,7 +81,7 @@ on_schema(struct request *request, PGresult *result)
         request_answer_empty(request, 304);
     }
     else
-        request_answer_result(request, "application/json", result);
+        request_answer_result(request, result);
 }
 
 /* GET /sync/schema */
@@ -92,12 +92,6 @@ handle_schema(struct request *request)
                                                   0};
 
     request_query(request, &statement, on_schema);
-}
-
-static void
-on_digest(struct request *request, PGresult *result)
-{
-    request_answer_result(request, "application/json", result);
 }
 
 /* GET /sync/digest */
@@ -122,5 +116,5 @@ handle_digest(struct request *request)
     snprintf(number, ROOM, "%lld", (long long)at.integer);
     request->job.values[0] = request->user;
     request->job.values[1] = at.given ? number : NULL;
-    request_query(request, &statement, on_digest);
+    request_query(request, &statement, request_answer_result);
 }

@@ -78,12 +78,6 @@ check_headers(struct request *request, bool *packed)
     return true;
 }
 
-static void
-on_statuses(struct request *request, PGresult *result)
-{
-    request_answer_result(request, "application/json", result);
-}
-
 /* POST /sync/upload */
 void
 handle_upload(struct request *request)
@@ -105,5 +99,5 @@ handle_upload(struct request *request)
     /* Binary, for it may hold any byte: PostgreSQL itself refuses what is no UTF-8. */
     request->job.lengths[2] = (int)body.len;
     request->job.formats[2] = 1;
-    request_query(request, &statement, on_statuses);
+    request_query(request, &statement, request_answer_result);
 }

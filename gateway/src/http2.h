@@ -4,7 +4,7 @@
 #ifndef ROWSYNC_GATEWAY_HTTP2_H
 #define ROWSYNC_GATEWAY_HTTP2_H
 
-#include "server.h"
+#include "connection.h"
 
 struct http2;
 

@@ -271,7 +271,7 @@ clear_result(void *result)
 }
 
 void
-request_answer_result(struct request *request, const char *type, PGresult *result)
+request_answer_result(struct request *request, PGresult *result)
 {
     if (request->req == NULL)
     {
@@ -279,7 +279,8 @@ request_answer_result(struct request *request, const char *type, PGresult *resul
         return;
     }
     request_hold(request, result, (size_t)PQgetlength(result, 0, 0), clear_result);
-    send_whole(request, 200, type, PQgetvalue(result, 0, 0), (size_t)PQgetlength(result, 0, 0));
+    send_whole(request, 200, "application/json", PQgetvalue(result, 0, 0),
+               (size_t)PQgetlength(result, 0, 0));
 }
 
 void

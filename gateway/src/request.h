@@ -5,7 +5,7 @@
 #define ROWSYNC_GATEWAY_REQUEST_H
 
 #include "params.h"
-#include "server.h"
+#include "connection.h"
 
 /* Lives in h2o's memory of the request, and as long. */
 struct request
@@ -53,8 +53,8 @@ void request_fail(struct request *request, const struct problem *problem);
 /* Answers 200 with `size` bytes at `body`, which must last as long as the request. */
 void request_answer(struct request *request, const char *type, const char *body, size_t size);
 
-/* Answers 200 with the first value of a result, without copying it; takes the result. */
-void request_answer_result(struct request *request, const char *type, PGresult *result);
+/* Answers 200 with a result's first value, which is JSON, without copying it; takes the result. */
+void request_answer_result(struct request *request, PGresult *result);
 
 /*
  * Runs a statement whose parameters stand in request->job.values; `answered` gets its result. What
