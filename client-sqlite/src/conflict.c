@@ -284,16 +284,23 @@ merge(rowsync *client, const Change *change, const RowState *theirs, Slice serve
                    : rebase(client, change, theirs->version, mask);
 }
 
-/* Settles a conflict by a policy. */
+/*
+ * Settles a conflict by a policy. Where the server says of the row only what was known here when it
+ * was written, nobody is against it, and it is sent as new: that the server does not know it at all
+ * (its tombstone is long gone, or the server was restored from a backup), or that it was deleted
+ * before the version that is here, which a restored server lost. The device may have the only copy.
+ */
 static rowsync_code
 settle(rowsync *client, const Change *change, const RowState *theirs, Slice server_changed,
        Slice local_payload, rowsync_policy policy)
 {
-    /*
-     * A row that the server does not know at all: its tombstone is long gone, or the server was
-     * restored from a backup. The device may have the only copy, so it is sent as new.
-     */
-    if (theirs->version == 0 && change->op != OP_DELETE)
+    int64_t version;
+    bool deleted;
+
+    if (row_version(client, change->table, &change->key, &version, &deleted) != ROWSYNC_OK)
+        return client->code;
+    if (theirs->deleted && change->op != OP_DELETE &&
+        (theirs->version < change->base_version || theirs->version <= (deleted ? version : 0)))
         policy = ROWSYNC_CLIENT_WINS;
     switch (policy)
     {

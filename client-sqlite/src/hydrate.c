@@ -348,21 +348,41 @@ is_complete(const Hydration *hydration, const Snapshot *snapshot, const Table *t
 }
 
 /*
- * Removes the rows that the snapshot did not have, but for those with edits. A server that was
- * restored has lost them: they are sent as new.
+ * A row that a server restored from a backup lost, and has not got again: what is here of it is
+ * sent as new. It counts as deleted up to where both logs are the same: a tombstone that the server
+ * has from before the backup is known here, and no conflict (conflict.c). Of a deletion that is
+ * lost with all of its row, nothing is left to be known.
  */
 static rowsync_code
-remove_unseen(const Hydration *hydration, const Snapshot *snapshot)
+take_lost(rowsync *client, Table *table, const Key *key, int64_t shared, bool deleted)
+{
+    bool edited;
+
+    if (has_edits(client, table, key, &edited) != ROWSYNC_OK ||
+        row_drop(client, SQL_VERSION_DROP, table, key) != ROWSYNC_OK || (deleted && !edited))
+        return client->code;
+    if (shared > 0 && shared < INT64_MAX &&
+        row_set_version(client, table, key, shared, true) != ROWSYNC_OK)
+        return client->code;
+    return queue_again(client, table, key, 0);
+}
+
+/*
+ * Sees to the rows that the snapshot did not have. They go, but for those with edits; unless a
+ * restored server has lost them, which it has where their version is later than its backup.
+ */
+static rowsync_code
+settle_unseen(const Hydration *hydration, const Snapshot *snapshot)
 {
     rowsync *client = hydration->client;
+    bool restored = client->new_epoch != 0;
     sqlite3_stmt *statement = NULL;
     rowsync_report ignored = {0};
     Key key = {0};
     rowsync_code code = rs_prepare(client,
-                                   "SELECT table_id, pk, server_version FROM _sync_version v WHERE"
-                                   " NOT deleted AND table_id = ?1 AND NOT EXISTS (SELECT 1 FROM"
-                                   " temp._sync_seen s WHERE s.table_id = v.table_id AND s.pk ="
-                                   " v.pk)",
+                                   "SELECT pk, server_version, deleted FROM _sync_version v WHERE"
+                                   " table_id = ?1 AND NOT EXISTS (SELECT 1 FROM temp._sync_seen s"
+                                   " WHERE s.table_id = v.table_id AND s.pk = v.pk)",
                                    &statement);
     int i;
 
@@ -376,15 +396,16 @@ remove_unseen(const Hydration *hydration, const Snapshot *snapshot)
         sqlite3_bind_int64(statement, 1, table->id);
         while (code == ROWSYNC_OK && rs_row(client, statement))
         {
-            int64_t version = sqlite3_column_int64(statement, 2);
+            int64_t version = sqlite3_column_int64(statement, 1);
+            bool deleted = sqlite3_column_int(statement, 2) != 0;
             RowState gone = {version < INT64_MAX ? version + 1 : version, true, {0}};
 
-            if ((code = key_column(client, statement, 1, &key)) != ROWSYNC_OK)
+            if ((code = key_column(client, statement, 0, &key)) != ROWSYNC_OK)
                 break;
-            if (client->new_epoch == 0)
+            if (restored && (snapshot->shared == INT64_MAX || version > snapshot->shared))
+                code = take_lost(client, table, &key, snapshot->shared, deleted);
+            else if (!deleted)
                 code = take_row(client, table, &key, &gone, &ignored);
-            else if ((code = row_drop(client, SQL_VERSION_DROP, table, &key)) == ROWSYNC_OK)
-                code = queue_again(client, table, &key, 0);
         }
     }
     sqlite3_finalize(statement);
@@ -411,7 +432,7 @@ static rowsync_code
 complete(const Hydration *hydration, const Snapshot *snapshot)
 {
     rowsync *client = hydration->client;
-    rowsync_code code = remove_unseen(hydration, snapshot);
+    rowsync_code code = settle_unseen(hydration, snapshot);
 
     if (code == ROWSYNC_OK && client->new_epoch != 0)
         code = note_epoch(client, client->new_epoch);

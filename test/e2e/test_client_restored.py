@@ -106,6 +106,64 @@ def test_what_was_lost_comes_back(device, database, backup):
                           key("same")) == 6, "what both sides have is not sent"
 
 
+@pytest.mark.parametrize("policy, edited", [("server", False), ("manual", False), ("merge", True)])
+def test_a_row_deleted_before_the_backup_and_made_again_after_it(device, database, backup, policy, edited):
+    """The tombstone in the backup is known to the phone: it is nobody's edit, and no conflict."""
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    for one in (phone, tablet):
+        one.run("track", "users", "--schema", "business", "--policy", policy)
+    add_user(phone, "ann")
+    for one in (phone, tablet):
+        one.sync()
+    tablet.rows("DELETE FROM users")
+    for one in (tablet, phone):
+        one.sync()
+    restore = backup()
+    add_user(phone, "ann", "again@sync.example")
+    for one in (phone, tablet):
+        one.sync()
+    if edited:
+        edit(phone, "ann", "edited")
+    restore()
+    database.rows("SELECT rowsync.declare_restored()")
+    for one in (phone, tablet, phone) if not edited else (phone, phone):
+        one.sync()
+    assert database.rows("SELECT name, email FROM business.users") == [
+        ("edited" if edited else "ann", "again@sync.example")]
+    for one in (phone, tablet) if not edited else (phone,):
+        assert name_of(one, "ann") == ("edited" if edited else "ann")
+        assert one.rows("SELECT payload FROM _sync_overwritten") == []
+        assert one.run("verify", "--server").returncode == 0
+
+
+def test_deletions_on_either_side_of_a_backup(device, database, backup):
+    """Rows that others deleted on the restored server go; a lost deletion does not outlive its row."""
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    phone.run("track", "users", "--schema", "business", "--policy", "client")
+    for name in ("kept", "gone"):
+        add_user(phone, name)
+    for one in (phone, tablet):
+        one.sync()
+    restore = backup()
+    add_user(phone, "short")
+    phone.sync()
+    phone.rows("DELETE FROM users WHERE id = ?", (key("short"),))
+    phone.sync()
+    restore()
+    database.rows("SELECT rowsync.declare_restored()")
+    database.rows("SET rowsync.scope = 'ann'")
+    database.rows("DELETE FROM business.users WHERE id = %s", key("gone"))
+    phone.sync()
+    assert [name for (name,) in phone.rows("SELECT name FROM users")] == ["kept"]
+    add_user(tablet, "short")
+    for one in (tablet, phone):
+        one.sync()
+    assert name_of(phone, "short") == "short", "its version is below that of the lost deletion"
+    assert everything(phone) == everything(tablet)
+    assert phone.rows("SELECT payload FROM _sync_overwritten") == []
+    assert database.value("SELECT count(*) FROM business.users") == 2
+
+
 def test_a_restore_that_nobody_declared(device, database, backup):
     """The log ends before the place up to which the phone has read it: nothing is done until it is declared."""
     phone = device("ann", "phone")
