@@ -63,8 +63,7 @@ deps:
 
 # In two steps, for nothing may begin before `deps` is done, and `all` works without it.
 ready: deps
-	@echo "building ..." >&2
-	@$(MAKE) -s --no-print-directory -j$$(nproc) unit
+	@$(RUN) build unit
 
 # Everything once more with the other compiler, for its warnings; the objects lie apart.
 clang:
@@ -77,8 +76,7 @@ clang:
 	    BUILD=$(CURDIR)/build/clang || exit; done
 
 check: ready
-	@echo "building with clang ..." >&2
-	@$(MAKE) -s --no-print-directory -j$$(nproc) clang fuzzers
+	@$(RUN) build clang fuzzers
 	@$(RUN) check
 
 check-corpus: fuzzers
