@@ -231,7 +231,7 @@ note_parent(Upload *upload, SyncedTable *table, const SyncedReference *reference
 {
     MemoryContext old = MemoryContextSwitchTo(upload->context);
     UncheckedParent *unchecked = palloc0(sizeof(UncheckedParent));
-    const JsonValue *parts[INDEX_MAX_KEYS];
+    const JsonValue *parts[INDEX_MAX_KEYS] = {NULL};
     StringInfoData text;
     JsonMember *members;
     int nmembers;
