@@ -48,6 +48,26 @@ peak(void)
     return kilobytes * 1024;
 }
 
+/* When something began, by both clocks. */
+typedef struct Begin
+{
+    double clock, cpu;
+} Begin;
+
+static Begin
+begin(void)
+{
+    return (Begin){now(CLOCK_MONOTONIC), now(CPU)};
+}
+
+/* Prints how long that is ago. */
+static void
+finish(Begin begun, int64_t rows)
+{
+    printf("{\"rows\": %lld, \"took\": %.9f, \"cpu\": %.9f, \"peak\": %ld}\n", (long long)rows,
+           now(CLOCK_MONOTONIC) - begun.clock, now(CPU) - begun.cpu, peak());
+}
+
 static sqlite3 *
 open_file(const char *path)
 {
@@ -81,7 +101,7 @@ device(const char *path, const char *schema, const char *url, const char *user)
     rowsync_report report = {0};
     rowsync *client;
     sqlite3 *db = open_file(path);
-    double took;
+    Begin begun;
     int i;
 
     load(db, schema);
@@ -92,11 +112,9 @@ device(const char *path, const char *schema, const char *url, const char *user)
         need(client, rowsync_track(client, tables[i], &options));
     need(client, rowsync_attach(client, url, user, "tablet"));
     need(client, rowsync_set_token(client, getenv("ROWSYNC_TOKEN")));
-    took = -now(CLOCK_MONOTONIC);
+    begun = begin();
     need(client, rowsync_hydrate(client, NULL, &report));
-    took += now(CLOCK_MONOTONIC);
-    printf("{\"rows\": %lld, \"took\": %.9f, \"peak\": %ld}\n", (long long)report.downloaded, took,
-           peak());
+    finish(begun, report.downloaded);
     rowsync_close(client);
     sqlite3_close(db);
 }
@@ -172,7 +190,7 @@ floor_of(const char *path, const char *source, const char *cache)
     char pragma[64];
     int i, t, count;
     Row *row, *rows;
-    double took;
+    Begin begun;
 
     snprintf(pragma, sizeof(pragma), "PRAGMA cache_size = -%d", atoi(cache));
     run(db, pragma);
@@ -182,7 +200,7 @@ floor_of(const char *path, const char *source, const char *cache)
     for (t = 0; t < TABLES; t++)
         insert[t] = prepare(db, inserts[t]);
     version = prepare(db, "INSERT INTO _sync_version VALUES (?1, ?2, ?3, 0)");
-    took = -now(CLOCK_MONOTONIC);
+    begun = begin();
     run(db, "BEGIN");
     for (row = rows; row < rows + count; row++)
     {
@@ -199,8 +217,7 @@ floor_of(const char *path, const char *source, const char *cache)
         step(version);
     }
     run(db, "COMMIT");
-    took += now(CLOCK_MONOTONIC);
-    printf("{\"rows\": %d, \"took\": %.9f}\n", count, took);
+    finish(begun, count);
     for (t = 0; t < TABLES; t++)
         sqlite3_finalize(insert[t]);
     sqlite3_finalize(version);

@@ -125,32 +125,38 @@ composite_from_wire(const Table *table, Slice array, Key *key)
     return right && !key->bytes.failed;
 }
 
-/* Reads a key in its readable form (see key_to_text). */
-bool
-key_from_text(const Table *table, const char *text, Key *key)
+/* Reads a key that is no number on the wire, or any key in its readable form. */
+static bool
+key_from_slice(const Table *table, Slice text, Key *key)
 {
-    Slice slice = {text, strlen(text)};
     unsigned char bytes[16];
 
     buffer_clear(&key->bytes);
     if (table->key_count > 1)
-        return composite_from_wire(table, slice, key);
+        return composite_from_wire(table, text, key);
     switch (table->columns[table->keys[0]].kind)
     {
         case KIND_INTEGER:
             key->type = SQLITE_INTEGER;
-            return scan_int64(slice, &key->integer);
+            return scan_int64(text, &key->integer);
         case KIND_BLOB:
             key->type = SQLITE_BLOB;
-            if (!uuid_decode(slice, bytes))
-                return base64_decode(slice, &key->bytes);
+            if (!uuid_decode(text, bytes))
+                return base64_decode(text, &key->bytes);
             buffer_append(&key->bytes, bytes, 16);
             return !key->bytes.failed;
         default:
             key->type = SQLITE_TEXT;
-            buffer_append(&key->bytes, text, slice.length);
+            buffer_append(&key->bytes, text.data, text.length);
             return !key->bytes.failed;
     }
+}
+
+/* Reads a key in its readable form (see key_to_text). */
+bool
+key_from_text(const Table *table, const char *text, Key *key)
+{
+    return key_from_slice(table, (Slice){text, strlen(text)}, key);
 }
 
 /* Reads the `pk` of a change. False with key->bytes.failed set means out of memory. */
@@ -171,8 +177,10 @@ key_from_wire(const Table *table, Slice pk, Key *key)
         return table->key_count == 1 && table->columns[table->keys[0]].kind == KIND_INTEGER &&
                scan_int64(pk, &key->integer);
     }
-    right = scan_string(pk, &text) && strlen(buffer_string(&text)) == text.length &&
-            key_from_text(table, buffer_string(&text), key);
+    if (memchr(pk.data, '\\', pk.length) == NULL)
+        return key_from_slice(table, (Slice){pk.data + 1, pk.length - 2}, key);
+    right = scan_string(pk, &text) && memchr(text.data, '\0', text.length) == NULL &&
+            key_from_slice(table, (Slice){text.data, text.length}, key);
     key->bytes.failed |= text.failed;
     buffer_free(&text);
     return right;
