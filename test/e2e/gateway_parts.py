@@ -1,6 +1,5 @@
 """What the tests of the gateway share: raw bytes, problems, certificates, threads that upload."""
 
-import contextlib
 import http.client
 import json
 import re
