@@ -113,13 +113,10 @@ on_connection_closed(void *subject)
     struct connection *connection = subject;
     struct loop *loop = connection->loop;
 
-    if (loop->reading == connection)
-        loop->reading = NULL;
     h2o_linklist_unlink(&connection->link);
     loop->connection_count--;
     if (connection->linger != -1)
         start_lingering(loop, connection->linger);
-    http2_free(connection);
     free(connection->refusal);
     free(connection);
     if (!loop->draining && !is_full(loop))
@@ -292,10 +289,11 @@ phase_of(struct connection *connection)
 
     if (connection->shaking)
         return PHASE_HEAD;
+    if (connection->http2 != NULL)
+        return http2_busy(connection) ? PHASE_ANSWER : PHASE_IDLE;
     if (!h2o_linklist_is_empty(&connection->requests))
         return PHASE_ANSWER;
-    /* Of HTTP/2, h2o takes all that comes at once; http2.c looks after it. */
-    if (connection->http2 != NULL || input->size == 0)
+    if (input->size == 0)
         return PHASE_IDLE;
     wire_scan(input->bytes, input->size < limit ? input->size : limit, &head);
     return head.complete || input->size >= limit ? PHASE_BODY : PHASE_HEAD;

@@ -12,7 +12,7 @@ enum phase
     PHASE_IDLE,  /* between requests */
     PHASE_HEAD,  /* part of a request's head is there */
     PHASE_BODY,  /* the head is there, the body not yet */
-    PHASE_ANSWER /* we have requests of it in hand */
+    PHASE_ANSWER /* we have requests of it in hand, or of HTTP/2 parts of one */
 };
 
 /* One client connection: what h2o does not tell us about it, or does not do with it. */

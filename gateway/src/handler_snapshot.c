@@ -41,7 +41,6 @@ struct stream
 static void
 finish(struct stream *stream)
 {
-    stream->request->sending = true;
     h2o_send(stream->request->req, NULL, 0,
              stream->failed ? H2O_SEND_STATE_ERROR : H2O_SEND_STATE_FINAL);
 }
@@ -55,7 +54,6 @@ on_proceed(h2o_generator_t *self, h2o_req_t *req)
     (void)req;
     PQclear(stream->chunk);
     stream->chunk = NULL;
-    stream->request->sending = false;
     if (stream->over)
         finish(stream);
     else
@@ -78,7 +76,6 @@ on_chunk(struct pg_job *job, PGresult *row)
         request_prepare_stream(request, "application/x-ndjson");
         h2o_start_response(request->req, &stream->super);
     }
-    request->sending = true;
     h2o_send(request->req, &bytes, 1, H2O_SEND_STATE_IN_PROGRESS);
 }
 

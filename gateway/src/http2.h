@@ -1,5 +1,5 @@
 /*
- * http2.h: HTTP/2 connections, and the limits that libh2o does not set them.
+ * http2.h: HTTP/2 connections.
  */
 #ifndef ROWSYNC_GATEWAY_HTTP2_H
 #define ROWSYNC_GATEWAY_HTTP2_H
@@ -8,22 +8,23 @@
 
 struct http2;
 
-/* Hands a connection whose TLS handshake has agreed on HTTP/2 to h2o, and keeps watch over it. */
+/* Takes over a connection whose TLS handshake has agreed on HTTP/2. */
 void http2_begin(struct connection *connection);
 
-/* May another request of this connection be handled? Not once it is about to be cut. */
-bool http2_admits(const struct connection *connection);
+/* The size of a request's head once it is unpacked, counted as RFC 9113, 6.5.2 has it. */
+size_t http2_head_size(h2o_req_t *req);
 
-/* A request of this connection has ended. While h2o is reading, that was not by being answered. */
-void http2_ended(struct connection *connection);
+/* Is the request's body larger than body_limit? Then it is not there. */
+bool http2_body_too_large(h2o_req_t *req);
+
+/* Has a client a request under way, be it that only part of it has come? */
+bool http2_busy(const struct connection *connection);
 
 /*
- * Has an HTTP/2 connection used up its time, for a body that comes slowly or an answer that is not
- * taken? `now` is the loop's clock. *bodies gets the bytes of bodies that it has in memory.
+ * To be called at every sweep, with the loop's clock. Has a client used up its time, by a body that
+ * comes slowly or an answer that it does not take? *held gets the bytes of requests that its
+ * connection has in memory.
  */
-bool http2_expired(struct connection *connection, uint64_t now, size_t *bodies);
-
-/* The connection is closed. */
-void http2_free(struct connection *connection);
+bool http2_expired(struct connection *connection, uint64_t now, size_t *held);
 
 #endif

@@ -2,7 +2,6 @@
  * request.c: one HTTP request in the gateway's hands, from routing to its line in the log.
  */
 #include "request.h"
-#include "http2.h"
 #include "log.h"
 #include "router.h"
 #include "sqlstate.h"
@@ -79,7 +78,6 @@ on_release(void *memory)
                     request->problem, clock_us() - request->began, req->entity.len,
                     req->bytes_sent);
     log_request(request, req);
-    http2_ended(request->connection);
     request->req = NULL;
     if (request->released != NULL)
         request->released(request);
@@ -180,7 +178,6 @@ send_whole(struct request *request, int status, const char *type, const char *bo
                    H2O_STRLIT("no-store"));
     if (request->loop->draining)
         req->http1_is_persistent = 0;
-    request->sending = true;
     h2o_start_response(req, &generator);
     h2o_send(req, &bytes, head ? 0 : 1, H2O_SEND_STATE_FINAL);
 }

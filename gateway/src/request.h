@@ -4,8 +4,8 @@
 #ifndef ROWSYNC_GATEWAY_REQUEST_H
 #define ROWSYNC_GATEWAY_REQUEST_H
 
-#include "params.h"
 #include "connection.h"
+#include "params.h"
 
 /* Lives in h2o's memory of the request, and as long. */
 struct request
@@ -26,9 +26,6 @@ struct request
     void (*departed)(struct request *request); /* handler's, when the client goes; may be NULL */
     void *subject;                             /* handler's own */
     uint64_t began;                            /* µs */
-    bool sending;              /* h2o has bytes of the answer, or its end, to send */
-    uint64_t moved;            /* bytes sent when the client last took enough of them (HTTP/2) */
-    uint64_t moved_at;         /* ms of the loop's clock: when that was; 0: not yet looked at */
     uint64_t ended;            /* µs when the database was done; 0: was not asked */
     enum problem_code problem; /* answered with; PROBLEM_COUNT: none */
 };

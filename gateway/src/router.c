@@ -153,22 +153,30 @@ authenticate(struct request *request, struct problem *problem)
     return read_source(request, problem) && within_rate(request, problem);
 }
 
-/* The size of an HTTP/2 head once it is unpacked, counted as RFC 9113, 6.5.2 has it. */
-static size_t
-unpacked_size(const h2o_req_t *req)
-{
-    size_t size = req->input.path.len;
-
-    for (size_t i = 0; i < req->headers.size; i++)
-        size += req->headers.entries[i].name->len + req->headers.entries[i].value.len + 32;
-    return size;
-}
-
 static bool
 refuse_head(size_t limit, struct problem *problem)
 {
     return problem_set(problem, PROBLEM_HEADER_TOO_LARGE,
                        "The request's head is larger than %zu bytes.", limit);
+}
+
+static bool
+refuse_body(size_t limit, struct problem *problem)
+{
+    problem_set(problem, PROBLEM_BODY_TOO_LARGE, "The request body is larger than %zu bytes.",
+                limit);
+    problem_hint(problem, "Send fewer changes in one request, or pack it with gzip.");
+    return false;
+}
+
+/* The same limits for a request that came by HTTP/2, whose framing is nghttp2's business. */
+static bool
+check_http2(h2o_req_t *req, size_t limit, struct problem *problem)
+{
+    if (http2_head_size(req) > limit)
+        return refuse_head(limit, problem);
+    return !http2_body_too_large(req) ||
+           refuse_body(req->conn->ctx->globalconf->max_request_entity_size, problem);
 }
 
 /*
@@ -183,7 +191,7 @@ check_head(struct request *request, size_t limit, struct problem *problem)
     struct wire_head head;
 
     if (version >= 0x200)
-        return unpacked_size(request->req) <= limit || refuse_head(limit, problem);
+        return check_http2(request->req, limit, problem);
     wire_scan(input->bytes, input->size, &head);
     /* HTTP/1.0 knows neither Host nor Transfer-Encoding (RFC 9112, 3.2 and 6.1). */
     if (head.size <= limit && head.lengths + head.encodings <= 1 && !head.folded &&
@@ -213,9 +221,6 @@ on_request(h2o_handler_t *self, h2o_req_t *req)
     struct request *request;
     struct problem problem;
 
-    /* Its connection ends as soon as h2o has worked through what it has read. */
-    if (!http2_admits(connection_of(req)))
-        return 0;
     request = request_begin(req, H2O_STRUCT_FROM_MEMBER(struct loop, http, req->conn->ctx));
     request->route = find_route(req);
     cors_answer(request);
@@ -270,9 +275,7 @@ refused_as(int status, size_t body_limit, struct problem *problem)
     switch (status)
     {
         case 413:
-            problem_set(problem, PROBLEM_BODY_TOO_LARGE,
-                        "The request body is larger than %zu bytes.", body_limit);
-            problem_hint(problem, "Send fewer changes in one request, or pack it with gzip.");
+            refuse_body(body_limit, problem);
             break;
         case 417:
             problem_set(problem, PROBLEM_EXPECTATION_FAILED,

@@ -115,8 +115,8 @@ begin_drain(struct loop *loop, void *unused)
     /* A socket that the service manager keeps is its next process's, with all in the queue. */
     connections_drain(loop, !loop->server->listener.inherited);
     loop->draining = true;
+    loop->http.shutdown_requested = 1;
     loop->drain_until = h2o_now(loop->http.loop) + (uint64_t)loop->config->drain_timeout;
-    h2o_context_request_shutdown(&loop->http);
     watch_drain(loop->watch);
 }
 
@@ -217,8 +217,6 @@ close_loop(struct loop *loop)
     watch_free(loop->watch);
     h2o_multithread_unregister_receiver(loop->http.queue, &loop->inbox);
     h2o_timeout_dispose(loop->http.loop, &loop->sweep_interval);
-    /* The second step of h2o's farewell to HTTP/2 clients; all of them have gone. */
-    h2o_timeout_unlink(&loop->http.http2._graceful_shutdown_timeout);
     h2o_context_dispose(&loop->http);
 }
 
@@ -329,7 +327,6 @@ server_create(const struct config *config, struct jwt_keys *keys, SSL_CTX *tls,
     server->global.http1.req_timeout =
         (uint64_t)(config->header_timeout + config->body_timeout + config->idle_timeout) + 5000;
     server->global.http1.upgrade_to_http2 = 0;
-    server->global.http2.idle_timeout = (uint64_t)config->idle_timeout;
     configure(&server->global, config);
     for (unsigned i = 0; i < count; i++)
         create_loop(server, i);

@@ -40,7 +40,6 @@ struct loop
     int descriptor;             /* the listener's, until the thread takes it; -1 then */
     h2o_socket_t *listener;     /* NULL once draining */
     h2o_linklist_t connections; /* struct connection */
-    struct connection *reading; /* whose HTTP/2 frames h2o is working through; NULL: none */
     size_t connection_count;
     size_t connection_limit;
     bool accepting;

@@ -127,7 +127,7 @@ send_text(struct stream *stream, int size, h2o_send_state_t state)
 {
     h2o_iovec_t bytes = h2o_iovec_init(stream->text, (size_t)size);
 
-    stream->sending = stream->request->sending = true;
+    stream->sending = true;
     if (h2o_send_state_is_in_progress(state))
     {
         h2o_timeout_unlink(&stream->heartbeat);
@@ -176,7 +176,7 @@ on_proceed(h2o_generator_t *self, h2o_req_t *req)
     struct stream *stream = (struct stream *)self;
 
     (void)req;
-    stream->sending = stream->request->sending = false;
+    stream->sending = false;
     send_what_is_due(stream);
 }
 
