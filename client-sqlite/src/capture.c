@@ -80,6 +80,68 @@ capture_fold(rowsync *client)
 }
 
 /*
+ * Gives new change ids to the marks of a table whose rows a foreign key's action may have changed
+ * or deleted: what is sent of them now is not what may have been sent under the old ones.
+ */
+static rowsync_code
+renew_marks(rowsync *client, const Table *table, sqlite3_stmt *references)
+{
+    Buffer sql = {0};
+    int64_t set = 0;
+    bool any = false;
+    int i;
+
+    sqlite3_reset(references);
+    sqlite3_bind_text(references, 1, table->name, -1, SQLITE_STATIC);
+    for (; rs_row(client, references); any = true)
+        for (i = 0; i < table->column_count; i++)
+            if (sqlite3_column_int(references, 1) &&
+                sqlite3_stricmp(table->columns[i].name, rs_text(references, 0)) == 0)
+                set |= table->columns[i].mask;
+    if (!any || client->code != ROWSYNC_OK)
+        return client->code;
+    buffer_printf(&sql,
+                  "INSERT INTO _sync_log (table_id, pk, holds, changed) SELECT table_id, pk, 0, 0"
+                  " FROM _sync_dirty d WHERE table_id = %lld AND (changed & %lld <> 0 OR NOT EXISTS"
+                  " (SELECT 1 FROM main.",
+                  (long long)table->id, (long long)set);
+    buffer_name(&sql, table->name);
+    buffer_text(&sql, " t WHERE ");
+    sql_match(&sql, table, "d.pk");
+    buffer_text(&sql, "))");
+    if (sql.failed)
+        rs_nomem(client);
+    else
+        rs_exec(client, sql.data);
+    buffer_free(&sql);
+    return client->code;
+}
+
+/*
+ * Takes in what foreign keys did to rows with edits when their parents became what the server says:
+ * triggers did not note it. Marks of rows that were deleted before are renewed along with the
+ * others, which harms nothing.
+ */
+rowsync_code
+capture_actions(rowsync *client)
+{
+    sqlite3_stmt *references = NULL;
+    rowsync_code code = rs_prepare(client,
+                                   "SELECT \"from\", on_delete LIKE 'SET%' OR on_update NOT IN ('NO"
+                                   " ACTION', 'RESTRICT') FROM pragma_foreign_key_list(?1, 'main')"
+                                   " WHERE on_delete NOT IN ('NO ACTION', 'RESTRICT') OR on_update"
+                                   " NOT IN ('NO ACTION', 'RESTRICT')",
+                                   &references);
+    int i;
+
+    for (i = 0; i < client->table_count && code == ROWSYNC_OK; i++)
+        if (client->tables[i].exists)
+            code = renew_marks(client, &client->tables[i], references);
+    sqlite3_finalize(references);
+    return code == ROWSYNC_OK ? capture_fold(client) : code;
+}
+
+/*
  * Begins a transaction in which marks and rows are read as they were at one moment, with everything
  * captured taken in; rs_stop() ends it. An app that writes faster than we look, in another process,
  * gets ahead by an edit: its row then goes out twice.

@@ -157,12 +157,13 @@ struct rowsync
     char *source_id;
     int64_t cursor;
     int64_t window_until;
-    int hydrated;
-    int64_t epoch;       /* of the server's log when it was last read; 0: not yet told */
+    int hydrated;  /* 0 not yet, 1 begun by the log, 2 done, 3 to be done again after a push */
+    int64_t epoch; /* of the server's log when it was last read; 0: not yet told */
     int64_t last_upload; /* where the server's log stood after what this file knows to have sent */
     bool forgetful;      /* the source has sent more than that: own changes are fetched too */
     int64_t new_epoch;   /* the server was restored from a backup and says this one; else 0 */
     bool cautious;       /* deletions are kept aside, see orphans_stuck() */
+    bool actions;        /* this transaction's rows changed others too: see capture_actions() */
     int64_t bytes;       /* of bodies that went either way, in this call */
     int64_t renewed;     /* edits put on top of another version, in this call */
     int64_t overwritten; /* local edits that lost a conflict, in this call */
@@ -231,6 +232,7 @@ rowsync_code layout_follow(rowsync *client, Table *table);
 /* capture.c */
 rowsync_code capture_fold(rowsync *client); /* inside a transaction */
 rowsync_code capture_snapshot(rowsync *client);
+rowsync_code capture_actions(rowsync *client); /* inside a transaction */
 
 /* view.c */
 void view_write(const rowsync *client, Buffer *sql);

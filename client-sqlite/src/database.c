@@ -395,6 +395,7 @@ rs_begin(rowsync *client)
 
     if (code != ROWSYNC_OK)
         return code;
+    client->actions = false;
     code = capture_fold(client);
     if (code == ROWSYNC_OK)
         code = rs_run(client, SQL_APPLY_ON);
@@ -407,6 +408,8 @@ rs_begin(rowsync *client)
 rowsync_code
 rs_end(rowsync *client, rowsync_code code)
 {
+    if (code == ROWSYNC_OK && client->actions)
+        code = capture_actions(client);
     return rs_stop(client, code == ROWSYNC_OK ? rs_run(client, SQL_APPLY_OFF) : code);
 }
 

@@ -5,6 +5,10 @@
  * The bits of _sync_dirty.changed count the columns of the layout that was noted when the triggers
  * were made. When it changes, pending marks are put in terms of the new one, and a column that came
  * along is asked of the server for the rows that are there already, which have nothing in it yet.
+ * An edit that now has a column more is another one than what may have been sent under its change
+ * id, and gets a new one. Had the server taken it (and the answer was lost), nobody else has moved
+ * the row since, or the content is the same: it is no conflict with itself. So that it is sent
+ * before it meets itself in a snapshot, that comes after the next push.
  */
 #include "client.h"
 
@@ -162,10 +166,13 @@ layout_follow(rowsync *client, Table *table)
         write_update("_sync_dirty", table, &mask, &sql);
         write_update("_sync_rejected", table, &mask, &sql);
         if (added > 0)
-            buffer_printf(&sql,
-                          "UPDATE _sync_client_info SET hydrated = 0 WHERE EXISTS (SELECT 1 FROM"
-                          " _sync_version WHERE table_id = %lld);",
-                          (long long)table->id);
+            buffer_printf(
+                &sql,
+                "INSERT INTO _sync_log (table_id, pk, holds, changed) SELECT table_id, pk,"
+                " 0, 0 FROM _sync_dirty WHERE table_id = %lld; UPDATE _sync_client_info"
+                " SET hydrated = 3 WHERE hydrated = 2 AND EXISTS (SELECT 1 FROM"
+                " _sync_version WHERE table_id = %lld);",
+                (long long)table->id, (long long)table->id);
     }
     buffer_printf(&sql, "UPDATE _sync_table SET refill = refill OR %d, layout = ", added > 0);
     buffer_literal(&sql, buffer_string(&layout));

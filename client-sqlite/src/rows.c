@@ -262,6 +262,7 @@ rowsync_code
 row_put(rowsync *client, Table *table, const Key *key, const RowState *state, bool *refused)
 {
     sqlite3_stmt *statement;
+    int64_t before = sqlite3_total_changes(client->db);
     int result;
 
     *refused = false;
@@ -285,6 +286,7 @@ row_put(rowsync *client, Table *table, const Key *key, const RowState *state, bo
     }
     if (result == SQLITE_OK)
         result = sqlite3_step(statement);
+    client->actions |= sqlite3_total_changes(client->db) - before > sqlite3_changes(client->db);
     /* A column that says ON CONFLICT IGNORE, or a trigger: nothing was stored, without an error. */
     if (result == SQLITE_DONE && !state->deleted && table->updates &&
         sqlite3_changes(client->db) == 0)

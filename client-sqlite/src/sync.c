@@ -58,7 +58,7 @@ finish_report(rowsync *client, rowsync_report *report)
 
 /*
  * Hydration first, so that the edits made before it are decided upon as conflicts and not sent as
- * news; then push, so that the pull meets as few pending edits as possible.
+ * news; then push, so that the pull (or one more hydration) meets as few pending edits as possible.
  */
 static rowsync_code
 run(rowsync *client, const rowsync_sync_options *given, rowsync_report *report, int parts)
@@ -75,10 +75,12 @@ run(rowsync *client, const rowsync_sync_options *given, rowsync_report *report, 
         (code = rs_attached(client)) != ROWSYNC_OK ||
         (code = take_options(client, given, &options)) != ROWSYNC_OK)
         return code;
-    if ((parts & HYDRATE) != 0 || client->hydrated != 2)
+    if ((parts & HYDRATE) != 0 || client->hydrated < 2)
         code = hydrate_all(client, &options, report);
     if (code == ROWSYNC_OK && (parts & PUSH) != 0)
         code = push_all(client, &options, report);
+    if (code == ROWSYNC_OK && client->hydrated == 3)
+        code = hydrate_all(client, &options, report);
     if (code == ROWSYNC_OK && (parts & PULL) != 0)
         code = pull_all(client, &options, false, report);
     if (code == ROWSYNC_PRUNED)

@@ -1,5 +1,6 @@
 """What an app does on a device, for the tests of the client."""
 
+import time
 import uuid
 
 
@@ -34,3 +35,23 @@ def everything(device):
     """All rows of the example schema with their types."""
     return {table: typed(device, table) for table in (
         "users", "posts", "categories", "teams", "team_members", "files", "file_reviews")}
+
+
+def wait_for(what, condition, seconds=30):
+    """Waits until `condition` holds; a hang becomes a failure that says what did not come."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for: {what}"
+        time.sleep(0.01)
+
+
+def push_unheard(device, wire, database):
+    """The server takes what is pending, and the device dies before the answer."""
+    head = "SELECT coalesce(max(head), 0) FROM rowsync.scope"
+    before = database.value(head)
+    wire.hold()
+    running = device.start("push")
+    wait_for("the commit of the upload", lambda: database.value(head) > before)
+    running.kill()
+    running.communicate()
+    wire.release()

@@ -5,7 +5,7 @@ import time
 import uuid
 
 import pytest
-from client_parts import add_post, add_user, everything, key, name_of, typed
+from client_parts import add_post, add_user, everything, key, name_of, typed, wait_for
 
 KINDS = """
 CREATE TABLE business.kinds (
@@ -363,12 +363,9 @@ def test_text_that_the_server_cannot_hold_is_refused_by_itself(device, database)
 def test_an_edit_during_the_upload_stays_pending(device, wire):
     phone = device("ann", "phone", url=wire.url)
     add_user(phone, "ann")
-    wire.hold_uploads()
+    wire.hold()
     running = phone.start("sync")
-    deadline = time.monotonic() + 30
-    while not any(exchange.path == "/sync/upload" for exchange in wire.exchanges):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for("the upload", lambda: any(exchange.path == "/sync/upload" for exchange in wire.exchanges))
     phone.rows("UPDATE users SET name = 'later'")
     wire.release()
     running.communicate(timeout=60)

@@ -1,11 +1,10 @@
 """The client as users come and go: sign-in and sign-off, a new installation."""
 
 import json
-import time
 
 import pytest
 import rig
-from client_parts import add_post, add_user, everything, key, name_of
+from client_parts import add_post, add_user, everything, key, name_of, push_unheard
 
 
 @pytest.mark.parametrize("command", ["sync", "push"])
@@ -120,15 +119,7 @@ def test_a_lost_answer_is_no_change_twice(device, wire, database):
     phone = device("ann", "phone", url=wire.url)
     for name in "abc":
         add_user(phone, name)
-    wire.hold_uploads()
-    running = phone.start("sync")
-    deadline = time.monotonic() + 30
-    while database.value("SELECT count(*) FROM business.users") < 3:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    running.kill()
-    running.communicate()
-    wire.release()
+    push_unheard(phone, wire, database)
     phone.rows("UPDATE users SET name = 'edited' WHERE name = 'a'")
     assert phone.sync()["statuses"] == {"applied": 3}
     assert sorted(database.rows("SELECT name FROM business.users")) == [("b",), ("c",), ("edited",)]

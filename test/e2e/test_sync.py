@@ -8,17 +8,7 @@ import uuid
 
 import pytest
 import rig
-
-
-def key(name):
-    """The same uuid for the same name, in every run."""
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
-
-
-def add_user(device, name):
-    """The app creates a user."""
-    device.rows("INSERT INTO users VALUES (?, ?, ?, 1, 1)",
-                (key(name), name, f"{name}@sync.example"))
+from client_parts import add_user, key, wait_for
 
 
 def users(device):
@@ -201,22 +191,6 @@ def test_a_change_sent_again_does_not_undo_what_came_after_it(gateway, database)
     assert len(log(database)) == 2
 
 
-@pytest.fixture
-def wire(gateway):
-    """A proxy before the gateway that can cut connections."""
-    proxy = rig.Wire(gateway.url)
-    yield proxy
-    proxy.close()
-
-
-def wait_for(what, condition, seconds=30):
-    """Waits until `condition` holds; a hang becomes a failure that says what did not come."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for: {what}"
-        time.sleep(0.01)
-
-
 def test_an_upload_cut_between_commit_and_answer_is_applied_once(device, wire, database):
     phone = device("ann", "phone", url=wire.url)
     names = [f"user{number}" for number in range(20)]
@@ -254,7 +228,7 @@ def test_a_device_killed_between_commit_and_answer_loses_and_doubles_nothing(
     phone = device("ann", "phone", url=wire.url)
     for name in ("ann", "amy"):
         add_user(phone, name)
-    wire.hold_uploads()
+    wire.hold()
     running = phone.start("sync")
     wait_for("the commit of the upload", lambda: len(log(database)) == 2)
     running.send_signal(signal.SIGKILL)

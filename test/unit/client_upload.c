@@ -468,6 +468,20 @@ static const char two[] =
     "INSERT INTO users VALUES ('a', 'Ann', 1.5, NULL), ('b', 'B', 1, NULL); DELETE FROM _sync_log;"
     "INSERT INTO _sync_version VALUES (1, 'a', 7, 0), (1, 'b', 3, 0)";
 
+/* Pulls the snapshot in and sends what is still pending. */
+static void
+refill(void)
+{
+    rowsync_sync_options options = {0, 0, 1};
+
+    script.answers[0] = SNAPSHOT;
+    script.answers[1] = "{\"changes\":[],\"has_more\":false,\"next_after\":9,\"window_until\":9}";
+    script.count = 2;
+    script.asked = 0;
+    rowsync_pull(client, &options, &report);
+    push(APPLIED, NULL);
+}
+
 /*
  * Migrations of the app: a column is added, and filled or not, before the library has seen it. Rows
  * that are there get what the server has in it; edits of the app stay, and send what they changed.
@@ -475,10 +489,12 @@ static const char two[] =
 static void
 test_new_column(void)
 {
+    char sent[32];
+
     fresh(two, ROWSYNC_SERVER_WINS);
     app(db, "UPDATE users SET name = 'Mine' WHERE id = 'a';"
             "ALTER TABLE users ADD COLUMN extra TEXT DEFAULT 'd'");
-    push(SNAPSHOT, APPLIED);
+    refill();
     is(rows(db, "SELECT id, name, extra, n FROM users ORDER BY id"),
        "a,Mine,theirs,2.5|b,B,more,1.0",
        "rows that are there get what the server has in it, edits stay");
@@ -489,8 +505,19 @@ test_new_column(void)
     close_client(client, db);
 
     fresh(two, ROWSYNC_SERVER_WINS);
+    app(db, "UPDATE users SET name = 'Mine' WHERE id = 'a'");
+    snprintf(sent, sizeof(sent), "%s", rows(db, "SELECT change_id FROM _sync_dirty"));
+    app(db, "ALTER TABLE users ADD COLUMN extra TEXT");
+    rowsync_verify(client, 0, NULL);
+    ok(strcmp(sent, rows(db, "SELECT change_id FROM _sync_dirty")) != 0,
+       "an edit of before may have been sent, and gets another number");
+    ok(push(APPLIED, SNAPSHOT) == ROWSYNC_OK && report.applied == 1,
+       "and goes out before the snapshot comes");
+    close_client(client, db);
+
+    fresh(two, ROWSYNC_SERVER_WINS);
     app(db, "ALTER TABLE users ADD COLUMN extra TEXT; UPDATE users SET extra = 'e' WHERE id = 'a'");
-    push(SNAPSHOT, APPLIED);
+    refill();
     is(rows(db, "SELECT id, extra FROM users ORDER BY id"), "a,e|b,more",
        "a first edit of it stays");
     ok(strstr(script.request, "\"payload\":{\"extra\":\"e\"}") != NULL, "and is sent: %s",
@@ -509,7 +536,7 @@ test_new_column(void)
                " _sync_users_rekey; ALTER TABLE users DROP COLUMN name;"
                "ALTER TABLE users ADD COLUMN extra TEXT") == SQLITE_OK,
        "but not without them");
-    push(SNAPSHOT, APPLIED);
+    refill();
     ok(strstr(script.request, "\"payload\":{\"n\":3}") != NULL,
        "a column is dropped: edits of others are sent as they are: %s", script.request);
     is(rows(db, "SELECT changed FROM _sync_rejected"), "0", "what was refused of it is forgotten");

@@ -59,6 +59,7 @@ class Wire(Responder):
         self.target = url.split("//", 1)[1]
         self.exchanges = []
         self.cuts = 0
+        self.held = ""
         self.open = threading.Event()
         self.open.set()
         super().__init__(self._forward)
@@ -70,8 +71,9 @@ class Wire(Responder):
         """
         self.cuts = times
 
-    def hold_uploads(self):
-        """Keeps the answers to uploads back until `release`."""
+    def hold(self, path="/sync/upload"):
+        """Keeps the answers of a path back until `release`."""
+        self.held = path
         self.open.clear()
 
     def release(self):
@@ -100,12 +102,12 @@ class Wire(Responder):
         self.exchanges.append(Exchange(
             near.command, near.path, _json(body, near.headers), answer.status,
             _json(data, answer.headers)))
-        if near.path.startswith("/sync/upload"):
+        if near.path.startswith(self.held):
             self.open.wait()
-            if self.cuts > 0:
-                self.cuts -= 1
-                near.close_connection = True
-                return
+        if near.path.startswith("/sync/upload") and self.cuts > 0:
+            self.cuts -= 1
+            near.close_connection = True
+            return
         head = [f"HTTP/1.1 {answer.status} {answer.reason}"]
         head += [f"{name}: {value}" for name, value in answer.getheaders()
                  if name.lower() not in ("connection", "content-length", "transfer-encoding")]
