@@ -74,10 +74,14 @@ walk_rejected(rowsync *client, const char *table_name, const char *pk, bool requ
             }
             else if (code == ROWSYNC_OK && !applied)
             {
-                /* The server's content is not at hand: it comes with the next hydration. */
-                code = rs_exec(client, "UPDATE _sync_client_info SET hydrated = 0");
+                /* The server's content is not at hand: it comes with the next hydration, which
+                 * finds the row to be of no version yet, or removes it where it is gone there. */
+                code =
+                    rs_exec(client, "UPDATE _sync_client_info SET hydrated = 3 WHERE hydrated = 2");
                 if (code == ROWSYNC_OK)
                     code = row_drop(client, SQL_VERSION_DROP, change.table, &change.key);
+                if (code == ROWSYNC_OK)
+                    code = row_set_version(client, change.table, &change.key, 0, false);
             }
             if (code == ROWSYNC_OK)
                 code = row_drop(client, SQL_DIRTY_DROP, change.table, &change.key);

@@ -3,37 +3,50 @@
  */
 #include "client.h"
 
+/*
+ * AND the row of a key has neither an edit nor a dead letter, and is not kept out of its table by
+ * something local: for all of those it is known why it is here or not.
+ */
+static void
+append_unknown(Buffer *sql, const char *key, int64_t table_id)
+{
+    static const char *const notes[] = {"dirty", "rejected", "held"};
+    size_t i;
+
+    for (i = 0; i < sizeof(notes) / sizeof(*notes); i++)
+        buffer_printf(sql,
+                      " AND NOT EXISTS (SELECT 1 FROM _sync_%s n WHERE n.table_id = %lld AND"
+                      " n.pk = %s)",
+                      notes[i], (long long)table_id, key);
+}
+
 /* Counts, or with `queue` marks, the rows whose change no trigger has seen. */
 static rowsync_code
 sweep_table(rowsync *client, Table *table, bool queue, int64_t *found)
 {
-    /* Known as live but gone, without a pending delete; there but never seen, without a mark. */
+    /* Known as live but gone; there but never seen. */
     Buffer gone = {0}, fresh = {0}, sql = {0};
     sqlite3_stmt *statement = NULL;
     rowsync_code code = ROWSYNC_OK;
 
     buffer_printf(&gone,
                   "SELECT v.pk, 0 AS changed FROM _sync_version v"
-                  " WHERE v.table_id = %lld AND NOT v.deleted AND NOT EXISTS (SELECT 1 FROM"
-                  " _sync_dirty d WHERE d.table_id = v.table_id AND d.pk = v.pk)"
-                  " AND NOT EXISTS (SELECT 1 FROM main.",
+                  " WHERE v.table_id = %lld AND NOT v.deleted AND NOT EXISTS (SELECT 1 FROM main.",
                   (long long)table->id);
     buffer_name(&gone, table->name);
     buffer_text(&gone, " t WHERE ");
     sql_match(&gone, table, "v.pk");
     buffer_text(&gone, ")");
+    append_unknown(&gone, "v.pk", table->id);
     buffer_text(&fresh, "SELECT pk, -1 AS changed FROM (SELECT ");
     sql_key(&fresh, table, "t");
     buffer_text(&fresh, " AS pk FROM main.");
     buffer_name(&fresh, table->name);
-    buffer_printf(
-        &fresh,
-        " t) r WHERE pk IS NOT NULL AND NOT EXISTS (SELECT 1 FROM _sync_dirty d WHERE"
-        " d.table_id = %lld AND d.pk = r.pk) AND NOT EXISTS (SELECT 1 FROM _sync_version v"
-        " WHERE v.table_id = %lld AND v.pk = r.pk AND NOT v.deleted)"
-        " AND NOT EXISTS (SELECT 1 FROM _sync_rejected x WHERE x.table_id = %lld AND"
-        " x.pk = r.pk)",
-        (long long)table->id, (long long)table->id, (long long)table->id);
+    buffer_printf(&fresh,
+                  " t) r WHERE pk IS NOT NULL AND NOT EXISTS (SELECT 1 FROM _sync_version v"
+                  " WHERE v.table_id = %lld AND v.pk = r.pk AND NOT v.deleted)",
+                  (long long)table->id);
+    append_unknown(&fresh, "r.pk", table->id);
     buffer_printf(&sql, "SELECT count(*) FROM (%s UNION ALL %s)", buffer_string(&gone),
                   buffer_string(&fresh));
     if (sql.failed || gone.failed || fresh.failed)

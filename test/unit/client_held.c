@@ -1,0 +1,138 @@
+/*
+ * client_held.c - rows that are not here as the server has them, for a reason that is known:
+ * something local is in their way, they were refused, or given up. What becomes of them, and that
+ * nobody takes them for changes that a trigger missed.
+ */
+#include "client.h"
+
+/* Notes have users, and lines have notes; drafts are not tracked. */
+static const char sql[] =
+    "CREATE TABLE users (id TEXT PRIMARY KEY NOT NULL, name TEXT UNIQUE);"
+    "CREATE TABLE notes (id TEXT PRIMARY KEY NOT NULL, u TEXT REFERENCES users ON DELETE CASCADE,"
+    " t TEXT UNIQUE);"
+    "CREATE TABLE lines (id TEXT PRIMARY KEY NOT NULL, n TEXT REFERENCES notes ON DELETE CASCADE);"
+    "CREATE TABLE drafts (id INTEGER PRIMARY KEY, u TEXT REFERENCES users, n TEXT REFERENCES "
+    "notes);";
+static const char known[] =
+    "INSERT INTO users VALUES ('a', 'A'), ('b', 'B'); INSERT INTO notes VALUES ('x', 'a', '1');"
+    "INSERT INTO lines VALUES ('l', 'x'); DELETE FROM _sync_log; INSERT INTO _sync_version VALUES"
+    " (1, 'a', 1, 0), (1, 'b', 2, 0), (2, 'x', 3, 0), (3, 'l', 4, 0)";
+
+#define CHANGE(seq, table, pk, deleted, payload)                                                   \
+    "{\"schema\":\"public\",\"table\":\"" table "\",\"pk\":\"" pk "\",\"payload\":" payload        \
+    ",\"server_version\":" seq ",\"deleted\":" deleted "}"
+#define PAGE(seq, changes)                                                                         \
+    "{\"changes\":[" changes "],\"has_more\":false,\"next_after\":" seq ",\"window_until\":" seq "}"
+#define SNAPSHOT(rows, end)                                                                        \
+    "{\"seq\":30,\"tables\":[{\"schema\":\"public\",\"table\":\"users\",\"key\":[\"id\"],"         \
+    "\"columns\":[\"id\",\"name\"]}]}\n" rows "{\"end\":true," end "}\n"
+
+static sqlite3 *db;
+static rowsync *client;
+static Script script;
+static rowsync_report report;
+
+static void
+fresh(const char *more)
+{
+    static const char *const tables[] = {"users", "notes", "lines"};
+    rowsync_transport transport = {&script, scripted, NULL};
+    rowsync_options options = {.transport = &transport};
+    size_t i;
+
+    memset(&script, 0, sizeof(script));
+    client = open_client(sql, &options, &db);
+    for (i = 0; i < sizeof(tables) / sizeof(*tables); i++)
+        rowsync_track(client, tables[i], NULL);
+    rowsync_attach(client, "http://sync.test", "ann", "phone");
+    rowsync_set_token(client, "t");
+    app(db, "UPDATE _sync_client_info SET hydrated = 2");
+    app(db, known);
+    app(db, more);
+}
+
+/* Pulls what these answers bring. */
+static rowsync_code
+pull(const char *first, const char *second)
+{
+    rowsync_sync_options options = {0, 0, 1};
+
+    script.answers[0] = first;
+    script.answers[1] = second;
+    script.count = second != NULL ? 2 : 1;
+    script.asked = 0;
+    return rowsync_pull(client, &options, &report);
+}
+
+/* A dead letter of a row as it is here. */
+static void
+refuse(const char *table, const char *pk, const char *op, const char *base)
+{
+    char text[512];
+
+    rowsync_verify(client, 0, NULL);
+    snprintf(text, sizeof(text),
+             "DELETE FROM _sync_dirty WHERE pk = '%s'; INSERT INTO _sync_rejected (table_id, pk,"
+             " pk_text, change_id, op, base_version, changed, reason) SELECT table_id, '%s', '%s',"
+             " 9, '%s', %s, 1, 'forbidden' FROM _sync_table WHERE table_name = '%s'",
+             pk, pk, pk, op, base, table);
+    app(db, text);
+}
+
+/* A row whose new state cannot be stored yet goes with the parent that it has left on the server.
+ */
+static void
+test_verify(void)
+{
+    int64_t found = 9;
+
+    fresh("INSERT INTO notes VALUES ('mine', 'b', '2')");
+    ok(pull(PAGE("11", CHANGE("10", "notes", "x", "false", "{\"u\":\"b\",\"t\":\"2\"}") "," CHANGE(
+                           "11", "users", "a", "true", "null")),
+            NULL) == ROWSYNC_OK,
+       "a row moves to another parent, with a value that is in use here, and the old parent goes");
+    is(rows(db, "SELECT pk_text, state FROM _sync_held"), "x,2", "it is held");
+    is(rows(db, "SELECT id FROM notes"), "mine", "and gone from its table");
+    app(db, "DELETE FROM lines; DELETE FROM _sync_version WHERE pk = 'l'");
+    ok(rowsync_verify(client, 1, &found) == ROWSYNC_OK && found == 0, "no trigger missed it");
+    is(rows(db, "SELECT pk FROM _sync_dirty"), "mine", "and nothing is sent of it");
+    app(db, "UPDATE notes SET t = '3'");
+    pull(PAGE("11", ""), NULL);
+    is(rows(db, "SELECT id, u, t FROM notes ORDER BY id"), "mine,b,3|x,b,2",
+       "it comes when the value is free");
+    close_client(client, db);
+
+    fresh("DELETE FROM lines");
+    refuse("lines", "l", "DELETE", "4");
+    ok(rowsync_verify(client, 0, &found) == ROWSYNC_OK && found == 0,
+       "a deletion that was refused is known too");
+    close_client(client, db);
+}
+
+/* What was edited and is given up is fetched again. */
+static void
+test_discard(void)
+{
+    int64_t found = 9;
+
+    fresh("UPDATE users SET name = 'mine'");
+    refuse("users", "a", "UPDATE", "1");
+    refuse("users", "b", "UPDATE", "2");
+    ok(rowsync_discard(client, NULL, NULL) == ROWSYNC_OK, "edits are given up");
+    ok(rowsync_verify(client, 0, &found) == ROWSYNC_OK && found == 0, "and no changes unseen");
+    ok(pull(SNAPSHOT("[0,1,\"a\",\"A\"]\n",
+                     "\"rows\":1,\"digest\":\"9486b0a7808eaee06d0df611728520e7\""),
+            PAGE("30", "")) == ROWSYNC_OK,
+       "the next sync takes a snapshot");
+    is(rows(db, "SELECT id, name FROM users"), "a,A",
+       "which has what the server has, and not what it deleted meanwhile");
+    close_client(client, db);
+}
+
+int
+main(void)
+{
+    test_verify();
+    test_discard();
+    return done();
+}
