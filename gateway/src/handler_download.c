@@ -4,6 +4,7 @@
 #include "log.h"
 #include "params.h"
 #include "router.h"
+#include "sqlstate.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -23,11 +24,12 @@ static const struct pg_statement on_replica = {
     " WHERE h.head OPERATOR(pg_catalog.>=) $8::pg_catalog.int8",
     9, 8};
 
-/* The replica's answer, or else the primary is asked. */
+/* The replica's answer, or else the primary is asked, if anybody still waits. */
 static void
 on_replica_done(struct pg_job *job, enum pg_end end, PGresult *result)
 {
     struct request *request = H2O_STRUCT_FROM_MEMBER(struct request, job, job);
+    struct problem problem;
 
     request->ended = clock_us();
     if (end == PG_END_RESULT && PQntuples(result) == 1)
@@ -36,7 +38,12 @@ on_replica_done(struct pg_job *job, enum pg_end end, PGresult *result)
         return;
     }
     PQclear(result);
-    if (request->req != NULL)
+    if (end == PG_END_ABANDONED)
+    {
+        problem_from_database(&problem, end, NULL);
+        request_fail(request, &problem);
+    }
+    else if (request->req != NULL)
         request_query(request, &on_primary, request_answer_result);
 }
 

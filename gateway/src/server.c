@@ -191,6 +191,7 @@ static void
 open_loop(struct loop *loop)
 {
     h2o_linklist_init_anchor(&loop->snapshots);
+    h2o_linklist_init_anchor(&loop->unready);
     h2o_context_init(&loop->http, h2o_evloop_create(), &loop->server->global);
     loop->accept.ctx = &loop->http;
     loop->accept.hosts = loop->server->global.hosts;

@@ -35,6 +35,8 @@ struct loop
     struct pg_pool *heads;           /* for the watcher: one connection */
     struct watch *watch;
     h2o_linklist_t snapshots; /* those that wait or stream; handler_snapshot.c's */
+    struct pg_job readiness;  /* the question whether the database answers; handler_health.c's */
+    h2o_linklist_t unready;   /* those who have asked and wait for it */
     struct metrics metrics;
     struct limiter *limiter;    /* the process's; NULL: no limit */
     int descriptor;             /* the listener's, until the thread takes it; -1 then */

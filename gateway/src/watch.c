@@ -137,7 +137,18 @@ send_text(struct stream *stream, int size, h2o_send_state_t state)
     h2o_send(stream->request->req, &bytes, 1, state);
 }
 
-/* Sends the most important thing that is due, unless something is on its way already. */
+/* Is the token that opened the stream no longer good? */
+static bool
+outlived(const struct stream *stream)
+{
+    return (int64_t)time(NULL) >=
+           stream->request->claims->expires + stream->watch->loop->config->jwt_leeway;
+}
+
+/*
+ * Sends the most important thing that is due, unless something is on its way already. Nothing is
+ * told once the token has expired.
+ */
 static void
 send_what_is_due(struct stream *stream)
 {
@@ -146,7 +157,7 @@ send_what_is_due(struct stream *stream)
 
     if (stream->sending)
         return;
-    if (stream->ending)
+    if (stream->ending || outlived(stream))
     {
         h2o_timeout_unlink(&stream->heartbeat);
         send_text(stream,
@@ -180,18 +191,15 @@ on_proceed(h2o_generator_t *self, h2o_req_t *req)
     send_what_is_due(stream);
 }
 
-/* Nothing was sent for a while. No stream outlives its token either. */
+/* Nothing was sent for a while. */
 static void
 on_heartbeat(h2o_timeout_entry_t *entry)
 {
     struct stream *stream = H2O_STRUCT_FROM_MEMBER(struct stream, heartbeat, entry);
-    struct loop *loop = stream->watch->loop;
-    int64_t now = (int64_t)time(NULL);
+    struct watch *watch = stream->watch;
 
-    h2o_timeout_link(loop->http.loop, &stream->watch->heartbeats, &stream->heartbeat);
+    h2o_timeout_link(watch->loop->http.loop, &watch->heartbeats, &stream->heartbeat);
     stream->beating = true;
-    stream->ending =
-        stream->ending || now >= stream->request->claims->expires + loop->config->jwt_leeway;
     send_what_is_due(stream);
 }
 

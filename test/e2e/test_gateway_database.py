@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from gateway_parts import CHANGE, RUNNING, Asking, eventually, many, problem
+from gateway_parts import CHANGE, RUNNING, Asking, eventually, heard, many, problem
 
 
 def test_claims_reach_the_database_and_nothing_stays_in_the_session(start_gateway, database, mint):
@@ -212,6 +212,26 @@ def test_what_the_queue_cannot_hold_is_503_at_once(start_gateway, database, bloc
     blocked()
     assert sorted(answer.status for one in asking for answer in one.wait()) == \
         [200] * 3 + [503] * 5
+
+
+def test_readiness_is_asked_once_for_all_who_want_to_know(start_gateway, database, blocked, mint):
+    gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_POOL_SIZE=1, ROWSYNC_QUEUE_LENGTH=2,
+                            ROWSYNC_QUEUE_TIMEOUT=60000)
+    running = Asking(gateway, mint("ann", "phone"))
+    assert eventually(lambda: database.value(RUNNING) == 1)
+    # No answer of the database is fresh any more.
+    time.sleep(0.6)
+    peers = [socket.create_connection(("127.0.0.1", gateway.port), timeout=60) for _ in range(5)]
+    for peer in peers:
+        peer.sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    waiting = Asking(gateway, mint("bob", "phone"))
+    assert eventually(lambda: b'rowsync_pool_queue{pool="requests"} 2' in gateway.request(
+        "GET", "/metrics").body)
+    peers.pop().close()
+    assert eventually(lambda: any(line.get("code") == "client_gone" for line in gateway.log()))
+    blocked()
+    assert [heard(peer) for peer in peers] == [(200, {"status": "ready"})] * 4
+    assert [answer.status for answer in running.wait() + waiting.wait()] == [200, 200]
 
 
 class Unhearing:

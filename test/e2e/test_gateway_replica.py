@@ -7,7 +7,7 @@ import psycopg2
 import pytest
 import rig
 from rig import process
-from gateway_parts import eventually, many
+from gateway_parts import RUNNING, eventually, many, reader
 
 
 @pytest.fixture
@@ -95,3 +95,22 @@ def test_a_standby_serves_but_never_an_older_state_than_one_seen(standby, start_
     for _ in range(5):
         assert window("after=0") == (3, 3)
         assert rows() == 3
+
+
+def test_the_primary_is_not_asked_for_a_client_that_has_left(standby, start_gateway, mint):
+    database, dsn, ask, _ = standby
+    gateway = start_gateway(database=database, ROWSYNC_REPLICA_URL=dsn)
+    gateway.upload(mint("ann", "phone"), many(1))
+    # The standby holds the lock as well, as soon as it has heard of it.
+    holder = database.connect()
+    holder.autocommit = False
+    holder.cursor().execute("LOCK TABLE rowsync.scope IN ACCESS EXCLUSIVE MODE")
+    try:
+        assert eventually(lambda: ask("SELECT count(*) FROM pg_locks WHERE granted "
+                                      "AND relation = 'rowsync.scope'::regclass") == 1)
+        with reader(gateway, "/sync/download", mint("ann", "tablet")):
+            assert eventually(lambda: ask(RUNNING) == 1)
+        assert eventually(lambda: any(line.get("code") == "client_gone" for line in gateway.log()))
+        assert (ask(RUNNING), database.value(RUNNING)) == (0, 0)
+    finally:
+        holder.close()

@@ -125,6 +125,17 @@ def test_watching_tells_the_head_at_once_and_whenever_it_moves(start_gateway, da
     assert other.event() == ("head", {"head": 1})
 
 
+def test_an_event_stream_tells_nothing_once_its_token_has_expired(start_gateway, mint):
+    gateway = start_gateway(ROWSYNC_JWT_LEEWAY=0)
+    expires = time.time() + 3
+    watching = Watching(gateway, mint("ann", "phone", ttl=3))
+    assert watching.event() == ("head", {"head": 0})
+    time.sleep(max(0, expires - time.time()) + 1)
+    gateway.upload(mint("ann", "tablet"), many(1))
+    assert watching.event() == ("reconnect", {})
+    assert watching.event() is None
+
+
 def test_event_streams_are_told_to_reconnect_and_do_not_delay_the_end(start_gateway, database, mint):
     gateway = start_gateway()
     watching = [Watching(gateway, mint("ann", f"phone {number}")) for number in range(5)]
