@@ -1,75 +1,117 @@
 /*
- * canceller.c: the thread that cancels statements.
+ * canceller.c: threads that cancel statements.
  */
 #include "canceller.h"
 
 #include <stdbool.h>
+#include <stdlib.h>
 
-static struct
+/* Belongs to its pool, and when that has closed it, to the last of its threads. */
+struct canceller
 {
-    pthread_t thread;
     pthread_mutex_t lock;
-    pthread_cond_t wake;
-    struct cancel_order *first;
-    struct cancel_order **last;
-    bool stopping;
-} canceller = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+    h2o_multithread_receiver_t *reply; /* NULL once closed */
+    size_t running;                    /* threads */
+    size_t most;
+};
 
-/* Takes orders one by one. A cancellation that fails needs no report: the statement runs on. */
-static void *
-run(void *unused)
+struct canceller *
+canceller_create(h2o_multithread_receiver_t *reply, size_t most)
 {
-    (void)unused;
-    pthread_mutex_lock(&canceller.lock);
-    for (;;)
-    {
-        struct cancel_order *order = canceller.first;
-        char reason[256];
+    struct canceller *canceller = h2o_mem_alloc(sizeof(*canceller));
 
-        if (order == NULL)
-        {
-            if (canceller.stopping)
-                break;
-            pthread_cond_wait(&canceller.wake, &canceller.lock);
-            continue;
-        }
-        canceller.first = order->next;
-        if (canceller.first == NULL)
-            canceller.last = &canceller.first;
-        pthread_mutex_unlock(&canceller.lock);
-        PQcancel(order->cancel, reason, sizeof(reason));
-        PQfreeCancel(order->cancel);
-        h2o_multithread_send_message(order->reply, &order->message);
-        pthread_mutex_lock(&canceller.lock);
-    }
-    pthread_mutex_unlock(&canceller.lock);
+    *canceller = (struct canceller){.reply = reply, .most = most};
+    pthread_mutex_init(&canceller->lock, NULL);
+    return canceller;
+}
+
+static void
+destroy(struct canceller *canceller)
+{
+    pthread_mutex_destroy(&canceller->lock);
+    free(canceller);
+}
+
+/* One cancellation. If it fails, that needs no report: the statement runs on. */
+static void *
+run(void *subject)
+{
+    struct cancel_order *order = subject;
+    struct canceller *canceller = order->canceller;
+    char reason[256];
+    bool closed;
+    bool last;
+
+    PQcancel(order->cancel, reason, sizeof(reason));
+    PQfreeCancel(order->cancel);
+    pthread_mutex_lock(&canceller->lock);
+    closed = canceller->reply == NULL;
+    last = --canceller->running == 0;
+    if (!closed)
+        h2o_multithread_send_message(canceller->reply, &order->message);
+    pthread_mutex_unlock(&canceller->lock);
+    if (!closed)
+        return NULL;
+    free(order);
+    if (last)
+        destroy(canceller);
     return NULL;
 }
 
-void
-canceller_start(void)
+/* Takes one of the places for threads, if there is one. */
+static bool
+take_place(struct canceller *canceller)
 {
-    canceller.last = &canceller.first;
-    h2o_multithread_create_thread(&canceller.thread, NULL, run, NULL);
+    bool taken;
+
+    pthread_mutex_lock(&canceller->lock);
+    taken = canceller->running < canceller->most;
+    canceller->running += taken;
+    pthread_mutex_unlock(&canceller->lock);
+    return taken;
 }
 
-void
-canceller_submit(struct cancel_order *order)
+/* Gives it back without a thread. */
+static void
+leave_place(struct canceller *canceller)
 {
-    order->next = NULL;
-    pthread_mutex_lock(&canceller.lock);
-    *canceller.last = order;
-    canceller.last = &order->next;
-    pthread_cond_signal(&canceller.wake);
-    pthread_mutex_unlock(&canceller.lock);
+    pthread_mutex_lock(&canceller->lock);
+    canceller->running--;
+    pthread_mutex_unlock(&canceller->lock);
 }
 
-void
-canceller_stop(void)
+struct cancel_order *
+canceller_submit(struct canceller *canceller, PGconn *pg, void *subject)
 {
-    pthread_mutex_lock(&canceller.lock);
-    canceller.stopping = true;
-    pthread_cond_signal(&canceller.wake);
-    pthread_mutex_unlock(&canceller.lock);
-    pthread_join(canceller.thread, NULL);
+    struct cancel_order *order;
+    pthread_t thread;
+
+    if (!take_place(canceller))
+        return NULL;
+    order = h2o_mem_alloc(sizeof(*order));
+    *order = (struct cancel_order){
+        .subject = subject, .canceller = canceller, .cancel = PQgetCancel(pg)};
+    if (order->cancel != NULL && pthread_create(&thread, NULL, run, order) == 0)
+    {
+        pthread_detach(thread);
+        return order;
+    }
+    leave_place(canceller);
+    PQfreeCancel(order->cancel);
+    free(order);
+    return NULL;
+}
+
+size_t
+canceller_close(struct canceller *canceller)
+{
+    size_t running;
+
+    pthread_mutex_lock(&canceller->lock);
+    canceller->reply = NULL;
+    running = canceller->running;
+    pthread_mutex_unlock(&canceller->lock);
+    if (running == 0)
+        destroy(canceller);
+    return running;
 }

@@ -1,7 +1,6 @@
 /*
  * main.c: rowsync-gateway, the process: arguments, signals, start and end.
  */
-#include "canceller.h"
 #include "config.h"
 #include "log.h"
 #include "notify.h"
@@ -153,14 +152,12 @@ run(const char *path, struct generation **current, struct jwt_keys *keys, SSL_CT
         fprintf(stderr, "rowsync-gateway: %s\n", error);
         return EXIT_FAILURE;
     }
-    canceller_start();
     server_start(server);
     printf("rowsync-gateway: listening on %s\n", server_url(server));
     fflush(stdout);
     log_message(LOG_INFO, "started", "listening on %s", server_url(server));
     notify_manager("READY=1");
     serve(server, path, current, &signals);
-    canceller_stop();
     server_free(server);
     return EXIT_SUCCESS;
 }

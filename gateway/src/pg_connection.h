@@ -70,6 +70,7 @@ struct pg_pool
     h2o_loop_t *loop;
     h2o_multithread_queue_t *queue;
     h2o_multithread_receiver_t cancelled;
+    struct canceller *canceller;
     h2o_linklist_t waiting; /* jobs, oldest first */
     h2o_linklist_t idle;    /* connections, latest used first: few stay warm, the rest rest */
     h2o_timeout_t queue_timeout;
@@ -80,7 +81,7 @@ struct pg_pool
     h2o_timeout_entry_t retry;
     unsigned failed_attempts; /* in a row */
     unsigned seed;
-    size_t orders; /* cancellations that have not come back */
+    size_t orders; /* cancellations that have not come back and will */
     bool closed;
     struct pg_pool_figures figures;
     struct pg_connection connections[];

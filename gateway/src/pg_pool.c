@@ -18,6 +18,12 @@
  */
 #define INSIST_AFTER 50
 
+/*
+ * Cancellations under way for each connection: one for what it runs, and as many again that hang
+ * though their connections were given up.
+ */
+#define CANCELS_MOST 2
+
 /* Time beyond the server's statement timeout after which the server counts as hung. */
 #define JOB_GRACE 2000
 
@@ -203,22 +209,15 @@ static void
 order_cancel(struct pg_connection *connection)
 {
     struct pg_pool *pool = connection->pool;
-    PGcancel *cancel = PQgetCancel(connection->pg);
-    struct cancel_order *order;
 
-    if (cancel == NULL)
-        return;
-    order = h2o_mem_alloc(sizeof(*order));
-    memset(order, 0, sizeof(*order));
-    order->reply = &pool->cancelled;
-    order->cancel = cancel;
-    order->subject = connection;
-    connection->order = order;
-    pool->orders++;
-    canceller_submit(order);
+    connection->order = canceller_submit(pool->canceller, connection->pg, connection);
+    if (connection->order != NULL)
+        pool->orders++;
+    else
+        h2o_timeout_link(pool->loop, &pool->insist, &connection->insist);
 }
 
-/* The statement still runs, though it was cancelled. */
+/* The statement still runs, though it was cancelled, or could not be. */
 static void
 on_insist(h2o_timeout_entry_t *entry)
 {
@@ -298,6 +297,7 @@ pg_pool_create(h2o_loop_t *loop, h2o_multithread_queue_t *queue,
     h2o_timeout_init(loop, &pool->tick, RETRY_TICK);
     h2o_timeout_init(loop, &pool->insist, INSIST_AFTER);
     h2o_multithread_register_receiver(queue, &pool->cancelled, on_cancelled);
+    pool->canceller = canceller_create(&pool->cancelled, CANCELS_MOST * options->size);
     for (size_t i = 0; i < options->size; i++)
     {
         pool->connections[i].pool = pool;
@@ -319,6 +319,7 @@ pg_pool_close(struct pg_pool *pool)
         if (pool->connections[i].state != STATE_DOWN)
             pg_connection_drop(&pool->connections[i], PG_END_CLOSED, false);
     h2o_timeout_unlink(&pool->retry);
+    pool->orders -= canceller_close(pool->canceller);
 }
 
 bool

@@ -103,8 +103,8 @@ struct pg_pool *pg_pool_create(h2o_loop_t *loop, h2o_multithread_queue_t *queue,
                                const struct pg_pool_options *options);
 
 /*
- * Ends all jobs with PG_END_CLOSED and disconnects. The memory goes when the last cancellation has
- * come back: pg_pool_closed tells.
+ * Ends all jobs with PG_END_CLOSED and disconnects. pg_pool_closed tells when the loop has heard of
+ * every cancellation that has ended by then; nothing waits for the others. Then it may be freed.
  */
 void pg_pool_close(struct pg_pool *pool);
 bool pg_pool_closed(const struct pg_pool *pool);

@@ -160,7 +160,7 @@ open_pools(struct loop *loop)
                                         config->stream_pool_size, config->stream_timeout);
 }
 
-/* Closes all pools, then frees each when its last cancellation is back. */
+/* Closes all pools, then frees each when no word from a cancellation is on its way to it. */
 static void
 close_pools(struct loop *loop)
 {

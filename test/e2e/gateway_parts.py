@@ -51,6 +51,15 @@ def half_sent(gateway, token):
     return peer
 
 
+def uploading(gateway, token):
+    """A peer that has sent an upload and waits for the answer."""
+    body = json.dumps({"last_server_seq_seen": 0, "changes": [CHANGE]})
+    peer = socket.create_connection(("127.0.0.1", gateway.port), timeout=60)
+    peer.sendall(f"POST /sync/upload HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+                 f"Authorization: Bearer {token}\r\n\r\n{body}".encode())
+    return peer
+
+
 def reader(gateway, path, token, window=4096, version="1.1"):
     """A peer that has asked for `path` and takes no more than its small window until it reads."""
     peer = socket.socket()

@@ -10,7 +10,8 @@ import threading
 import time
 
 import pytest
-from gateway_parts import CHANGE, RUNNING, Asking, eventually, heard, many, problem
+from gateway_parts import (CHANGE, RUNNING, Asking, eventually, heard, many, problem, reader,
+                           uploading)
 
 
 def test_claims_reach_the_database_and_nothing_stays_in_the_session(start_gateway, database, mint):
@@ -61,10 +62,7 @@ def test_an_error_at_commit_is_no_success(gateway, database, mint):
 
 
 def test_a_client_that_goes_away_takes_its_query_with_it(gateway, database, blocked, mint):
-    body = json.dumps({"last_server_seq_seen": 0, "changes": [CHANGE]})
-    with socket.create_connection(("127.0.0.1", gateway.port)) as peer:
-        peer.sendall((f"POST /sync/upload HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
-                      f"Authorization: Bearer {mint('ann', 'phone')}\r\n\r\n{body}").encode())
+    with uploading(gateway, mint("ann", "phone")):
         assert eventually(lambda: database.value(RUNNING) == 1)
     assert eventually(lambda: database.value(RUNNING) == 0)
     assert eventually(lambda: any(line.get("code") == "client_gone" for line in gateway.log()))
@@ -80,13 +78,10 @@ def test_a_cancellation_that_comes_too_early_is_repeated(start_gateway, database
     backends = [pid for (pid,) in database.rows(
         "SELECT pid FROM pg_stat_activity WHERE application_name = 'rowsync-gateway' "
         "AND datname = current_database()")]
-    body = json.dumps({"last_server_seq_seen": 0, "changes": [CHANGE]})
     for pid in backends:
         os.kill(pid, signal.SIGSTOP)
     try:
-        with socket.create_connection(("127.0.0.1", gateway.port)) as peer:
-            peer.sendall((f"POST /sync/upload HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}"
-                          f"\r\nAuthorization: Bearer {mint('ann', 'phone')}\r\n\r\n{body}").encode())
+        with uploading(gateway, mint("ann", "phone")):
             assert eventually(lambda: b'rowsync_pool_busy{pool="requests"} 1' in gateway.request(
                 "GET", "/metrics").body)
         assert eventually(lambda: b'rowsync_pool_cancels_total{pool="requests"} 1' in
@@ -271,28 +266,45 @@ class Unhearing:
             peer.close()
 
 
-def test_a_cancellation_that_never_returns_costs_no_connection(start_gateway, cluster, database,
-                                                               mint):
+@pytest.fixture
+def unhearing(cluster, database):
+    """Such a way, and the gateway's DSN over it."""
     way = Unhearing(cluster)
-    gateway = start_gateway(
-        ROWSYNC_LOOPS=1, ROWSYNC_POOL_SIZE=1, ROWSYNC_CONNECT_TIMEOUT=500,
-        DATABASE_URL=f"postgresql://business_gateway@127.0.0.1:{way.port}/{database.name}"
-        "?sslmode=disable&gssencmode=disable")
+    way.dsn = (f"postgresql://business_gateway@127.0.0.1:{way.port}/{database.name}"
+               "?sslmode=disable&gssencmode=disable")
+    yield way
+    way.close()
+
+
+def test_a_cancellation_that_never_returns_costs_no_connection_and_holds_up_no_end(
+        start_gateway, database, unhearing, mint):
+    gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_POOL_SIZE=1, ROWSYNC_CONNECT_TIMEOUT=500,
+                            DATABASE_URL=unhearing.dsn)
     assert gateway.upload(mint("ann", "phone"), [CHANGE]).status == 200
     holder = database.connect()
     holder.autocommit = False
     holder.cursor().execute("SELECT FROM rowsync.scope WHERE name = 'ann' FOR UPDATE")
     try:
-        body = json.dumps({"last_server_seq_seen": 0, "changes": [CHANGE]})
-        with socket.create_connection(("127.0.0.1", gateway.port)) as peer:
-            peer.sendall((f"POST /sync/upload HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
-                          f"Authorization: Bearer {mint('ann', 'phone')}\r\n\r\n{body}").encode())
+        with uploading(gateway, mint("ann", "phone")):
             assert eventually(lambda: database.value(RUNNING) == 1)
-        assert eventually(lambda: way.held)
+        assert eventually(lambda: unhearing.held)
         assert gateway.upload(mint("bob", "phone"), []).status == 200
+        gateway.server.send_signal(signal.SIGTERM)
+        assert gateway.server.wait(20) == 0
     finally:
         holder.close()
-        way.close()
+
+
+def test_a_cancellation_that_never_returns_holds_up_no_other(start_gateway, database, unhearing,
+                                                             blocked, mint):
+    gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_REPLICA_URL=unhearing.dsn)
+    uploads = RUNNING + " AND query LIKE '%rowsync.upload(%'"
+    with reader(gateway, "/sync/download", mint("ann", "phone")):
+        assert eventually(lambda: database.value(RUNNING) == 1)
+    assert eventually(lambda: unhearing.held)
+    with uploading(gateway, mint("bob", "phone")):
+        assert eventually(lambda: database.value(uploads) == 1)
+    assert eventually(lambda: database.value(uploads) == 0)
 
 
 def test_waiting_for_a_connection_has_an_end(start_gateway, database, blocked, mint):

@@ -4,7 +4,6 @@
  * 0x7f stands for a good token, which no fuzzer would find. Whatever is answered begins as an
  * answer does, with a status that the gateway has.
  */
-#include "canceller.h"
 #include "log.h"
 #include "router.h"
 
@@ -60,7 +59,6 @@ start(void)
     if (server == NULL)
         abort();
     atexit(remove_socket);
-    canceller_start();
     server_start(server);
 }
 
