@@ -10,12 +10,17 @@
 
 #include "access/transam.h"
 #include "access/tupdesc.h"
+#include "catalog/pg_trigger.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
 #include "executor/spi.h"
 #include "nodes/bitmapset.h"
 #include "optimizer/plancat.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/memutils.h"
 #include "utils/queryenvironment.h"
+#include "utils/rel.h"
 #include "utils/tuplestore.h"
 
 #include "apply.h"
@@ -39,8 +44,15 @@ typedef struct ApplyPlan
     int *column; /* column index of each, without the scope */
 } ApplyPlan;
 
+#define BATCH_NAME "rowsync_batch"
+
 static get_relation_info_hook_type next_relation_info = NULL;
+static ExecutorStart_hook_type next_executor_start = NULL;
 static bool expecting_growth = false;
+
+/* The statement that is to leave foreign keys unchecked, known by its rows; set for each anew. */
+static const Tuplestorestate *unchecked_rows = NULL;
+static const List *unchecked_constraints = NIL;
 
 /*
  * Plans are kept, and those of foreign keys and triggers too: what is planned while an upload
@@ -68,12 +80,47 @@ expect_growth(PlannerInfo *root, Oid relid, bool inhparent, RelOptInfo *rel)
     }
 }
 
+/*
+ * Switches the checks of some foreign keys off for one statement of apply_rows, and for no other
+ * that its triggers run: its own copy of the triggers' descriptions says that they are disabled.
+ */
+static void
+leave_unchecked(QueryDesc *query, int flags)
+{
+    EphemeralNamedRelation batch = NULL;
+    ListCell *cell;
+
+    if (next_executor_start != NULL)
+        next_executor_start(query, flags);
+    else
+        standard_ExecutorStart(query, flags);
+    if (unchecked_rows != NULL && query->queryEnv != NULL)
+        batch = get_ENR(query->queryEnv, BATCH_NAME);
+    if (batch == NULL || batch->reldata != unchecked_rows)
+        return;
+    foreach (cell, query->estate->es_opened_result_relations)
+    {
+        TriggerDesc *triggers = ((ResultRelInfo *)lfirst(cell))->ri_TrigDesc;
+
+        for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+        {
+            Trigger *trigger = &triggers->triggers[i];
+
+            if (trigger->tgfoid == F_RI_FKEY_CHECK_INS &&
+                list_member_oid(unchecked_constraints, trigger->tgconstraint))
+                trigger->tgenabled = TRIGGER_DISABLED;
+        }
+    }
+}
+
 /* Called once, when the library is loaded. */
 void
 apply_init(void)
 {
     next_relation_info = get_relation_info_hook;
     get_relation_info_hook = expect_growth;
+    next_executor_start = ExecutorStart_hook;
+    ExecutorStart_hook = leave_unchecked;
 }
 
 /* Whether statements planned from now on are to expect large tables. */
@@ -172,7 +219,7 @@ static void
 register_batch(EphemeralNamedRelation batch, ApplyPlan *plan, Tuplestorestate *rows)
 {
     memset(batch, 0, sizeof(*batch));
-    batch->md.name = "rowsync_batch";
+    batch->md.name = BATCH_NAME;
     batch->md.reliddesc = InvalidOid;
     batch->md.tupdesc = plan->batch;
     batch->md.enrtype = ENR_NAMED_TUPLESTORE;
@@ -234,9 +281,12 @@ find_plan(SyncedTable *table, ApplyKind kind, Bitmapset *columns, EphemeralNamed
  * Writes rows of one table that share their kind and columns, in the given scope. Must be called
  * inside SPI. Errors are the table's own: constraints, triggers, policies, missing rights. A row
  * that does not exist in the scope, or that a policy hides, is not written, without an error.
+ * unchecked: constraints of foreign keys that the caller checks instead of PostgreSQL, for rows
+ * that are inserted.
  */
 void
-apply_rows(SyncedTable *table, ApplyRow *const *rows, int nrows, const char *scope)
+apply_rows(SyncedTable *table, ApplyRow *const *rows, int nrows, const char *scope,
+           const List *unchecked)
 {
     Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
     EphemeralNamedRelationData batch;
@@ -258,11 +308,13 @@ apply_rows(SyncedTable *table, ApplyRow *const *rows, int nrows, const char *sco
         }
         tuplestore_putvalues(store, plan->batch, values, nulls);
     }
+    unchecked_constraints = unchecked;
+    unchecked_rows = unchecked == NIL ? NULL : store;
     result = SPI_execute_plan(plan->plan, NULL, NULL, false, 0);
     if (result < 0)
         elog(ERROR, "could not write to %s: %s", table->qualified_name,
              SPI_result_code_string(result));
-    SPI_unregister_relation("rowsync_batch");
+    SPI_unregister_relation(BATCH_NAME);
     tuplestore_end(store);
     pfree(values);
     pfree(nulls);

@@ -26,6 +26,7 @@ typedef struct ApplyRow
 
 void apply_init(void);
 void apply_expect_growth(bool expecting);
-void apply_rows(SyncedTable *table, ApplyRow *const *rows, int nrows, const char *scope);
+void apply_rows(SyncedTable *table, ApplyRow *const *rows, int nrows, const char *scope,
+                const List *unchecked);
 
 #endif

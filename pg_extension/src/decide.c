@@ -300,7 +300,7 @@ complete_parents(Upload *upload, Change *change)
             if (parts[i] == NULL)
                 parts[i] = &json_null;
         }
-        (void)change_add_parent(change, parent, parts, table->columns[reference->columns[0]].name);
+        (void)change_add_parent(change, reference, parent, parts);
     }
 }
 

@@ -240,7 +240,7 @@ rowsync_write_row(PG_FUNCTION_ARGS)
     }
     if (SPI_connect() != SPI_OK_CONNECT)
         elog(ERROR, "could not connect to SPI");
-    apply_rows(table, rows, 1, scope);
+    apply_rows(table, rows, 1, scope, NIL);
     if (SPI_processed == 0)
         ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
                         errmsg("a policy or a trigger of %s kept the row from being written",

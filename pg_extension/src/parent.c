@@ -3,8 +3,12 @@
  *
  * The foreign key alone would be satisfied by a row of another scope, whose existence would so
  * become known. What this upload knows of a row counts first. Any other row is looked up in its own
- * table, by primary key and scope: the foreign key will look at the same place in a moment, whereas
- * a look into row_meta would be one more. What is not found there, row_meta decides about.
+ * table, by primary key and scope; what is not found there, row_meta decides about.
+ *
+ * PostgreSQL checks a foreign key with a query for each row, which costs more than writing the row
+ * does. So the first attempt to write new rows does without: with those checks switched off, the
+ * rows' parents are looked up once, for the scope and for the foreign key, and locked. If one is
+ * not there, the attempt is undone and everything looked at and checked in the ordinary way.
  */
 #include "postgres.h"
 
@@ -19,8 +23,8 @@
 
 /* Notes the parent that parts, in the order of its key, name. No parent if one of them is null. */
 bool
-change_add_parent(Change *change, SyncedTable *parent, const JsonValue *const *parts,
-                  const char *column)
+change_add_parent(Change *change, const SyncedReference *reference, SyncedTable *parent,
+                  const JsonValue *const *parts)
 {
     Parent *added = &change->parents[change->nparents];
     const char *error = NULL;
@@ -33,10 +37,12 @@ change_add_parent(Change *change, SyncedTable *parent, const JsonValue *const *p
     added->values = palloc(parent->nkeys * sizeof(Datum));
     if (!rowkey_from_values(parent, parts, added->values, &added->key, &error))
     {
-        change_refuse(change, REASON_BAD_PAYLOAD, error, column);
+        change_refuse(change, REASON_BAD_PAYLOAD, error,
+                      change->table->columns[reference->columns[0]].name);
         return false;
     }
     added->table = parent;
+    added->direct = reference->direct;
     change->nparents++;
     return true;
 }
@@ -53,12 +59,12 @@ typedef struct ParentTable
 
 /* Opens a table of parents. */
 static ParentTable *
-open_parents(SyncedTable *table)
+open_parents(SyncedTable *table, LOCKMODE lock)
 {
     ParentTable *parents = palloc0(sizeof(ParentTable));
 
     parents->table = table;
-    parents->relation = table_open(table->relid, AccessShareLock);
+    parents->relation = table_open(table->relid, lock);
     if (parents->relation->rd_rel->relkind != RELKIND_RELATION)
         return parents;
     parents->index = index_open(table->key_index, AccessShareLock);
@@ -106,7 +112,7 @@ stands_in_table(ParentTable *parents, const Parent *parent, const char *scope)
 
 /* The table among those open, opened if it is not there yet. */
 static ParentTable *
-find_table(List **open, SyncedTable *table)
+find_table(List **open, SyncedTable *table, LOCKMODE lock)
 {
     ParentTable *parents;
     ListCell *cell;
@@ -117,20 +123,43 @@ find_table(List **open, SyncedTable *table)
         if (parents->table == table)
             return parents;
     }
-    parents = open_parents(table);
+    parents = open_parents(table, lock);
     *open = lappend(*open, parents);
     return parents;
 }
 
+/* Closes them all. */
+static void
+close_tables(List *open)
+{
+    ListCell *cell;
+
+    foreach (cell, open)
+        close_parents(lfirst(cell));
+    list_free(open);
+}
+
+/*
+ * Whether a parent that nobody knows of need not be looked for before the change is written: then
+ * upload_hold_parents looks for it, once for the scope and for the foreign key. Where each
+ * statement must not see more than the one before, PostgreSQL's own check knows better.
+ */
+bool
+parent_can_wait(const Change *change, const Parent *parent)
+{
+    return parent->direct && parent->row == NULL && change->apply.kind == APPLY_INSERT &&
+           !IsolationUsesXactSnapshot();
+}
+
 /*
  * Finds the rows that changes refer to: parent->row becomes what this upload knows of the row, or
- * NULL where it stands in its table. One that comes with the wave may be a guess.
+ * NULL where it stands in its table, or where it can wait, unless all are to be looked for. One
+ * that comes with the wave may be a guess.
  */
 void
-upload_find_parents(Upload *upload, Change **changes, int count)
+upload_find_parents(Upload *upload, Change **changes, int count, bool all)
 {
     List *open = NIL;
-    ListCell *cell;
 
     for (int i = 0; i < count; i++)
     {
@@ -142,16 +171,114 @@ upload_find_parents(Upload *upload, Change **changes, int count)
 
             CHECK_FOR_INTERRUPTS();
             parent->row = changelog_peek(upload->log, table_id, parent->key);
-            if (parent->row != NULL)
+            if (parent->row != NULL || (!all && parent_can_wait(changes[i], parent)))
                 continue;
-            parents = find_table(&open, parent->table);
+            parents = find_table(&open, parent->table, AccessShareLock);
             if (parents->index == NULL || !stands_in_table(parents, parent, upload->user_id))
                 parent->row = changelog_row(upload->log, table_id, parent->key);
         }
     }
-    foreach (cell, open)
-        close_parents(lfirst(cell));
-    list_free(open);
+    close_tables(open);
+}
+
+/*
+ * The foreign keys that each of these new rows of one table gives whole and that are direct, as a
+ * list of constraints: upload_hold_parents can check them.
+ */
+List *
+upload_direct_references(Change **changes, int count)
+{
+    SyncedTable *table = changes[0]->table;
+    List *direct = NIL;
+
+    for (int r = 0; r < table->nreferences && !IsolationUsesXactSnapshot(); r++)
+    {
+        SyncedReference *reference = &table->references[r];
+        bool whole = reference->direct;
+
+        for (int i = 0; i < count && whole; i++)
+        {
+            for (int k = 0; k < reference->nkeys; k++)
+                whole = whole && changes[i]->given[reference->columns[k]] != NULL;
+        }
+        if (whole)
+            direct = lappend_oid(direct, reference->constraint_oid);
+    }
+    return direct;
+}
+
+/* Orders parents by table and key. */
+static int
+compare_parents(const void *a, const void *b)
+{
+    const Parent *left = *(Parent *const *)a;
+    const Parent *right = *(Parent *const *)b;
+
+    if (left->table->table_id != right->table->table_id)
+        return left->table->table_id < right->table->table_id ? -1 : 1;
+    return rowkey_compare(left->key, right->key);
+}
+
+/* Locks the row that was found as a foreign key does; false if it has changed meanwhile. */
+static bool
+hold_row(ParentTable *parents)
+{
+    ItemPointerData tid = parents->slot->tts_tid;
+    TM_FailureData failure;
+
+    return table_tuple_lock(parents->relation, &tid, GetActiveSnapshot(), parents->slot,
+                            GetCurrentCommandId(false), LockTupleKeyShare, LockWaitBlock,
+                            TUPLE_LOCK_FLAG_LOCK_UPDATE_IN_PROGRESS, &failure) == TM_Ok;
+}
+
+/*
+ * What PostgreSQL's check of a foreign key does for each new row with a query, for many at once: to
+ * be called when an attempt has written its rows, with that check switched off for the references
+ * that upload_direct_references gave. Whether the direct parents of all new rows live in this
+ * scope; they are then locked, so that nobody takes them away before we commit. If not, nothing is
+ * said: the rows must be written again, with everything looked at and checked by PostgreSQL.
+ */
+bool
+upload_hold_parents(Upload *upload, Change **changes, int count)
+{
+    Parent **sorted;
+    List *open = NIL;
+    bool there = true;
+    int total = 0;
+
+    for (int i = 0; i < count; i++)
+        total += changes[i]->nparents;
+    if (total == 0)
+        return true;
+    sorted = palloc(total * sizeof(Parent *));
+    total = 0;
+    for (int i = 0; i < count; i++)
+    {
+        if (changes[i]->apply.kind != APPLY_INSERT)
+            continue;
+        there = there && !changes[i]->strays;
+        for (int p = 0; p < changes[i]->nparents; p++)
+        {
+            if (changes[i]->parents[p].direct)
+                sorted[total++] = &changes[i]->parents[p];
+        }
+    }
+    qsort(sorted, total, sizeof(Parent *), compare_parents);
+    PushActiveSnapshot(GetTransactionSnapshot());
+    for (int i = 0; i < total && there; i++)
+    {
+        ParentTable *parents;
+
+        CHECK_FOR_INTERRUPTS();
+        if (i > 0 && compare_parents(&sorted[i - 1], &sorted[i]) == 0)
+            continue;
+        parents = find_table(&open, sorted[i]->table, RowShareLock);
+        there = stands_in_table(parents, sorted[i], upload->user_id) && hold_row(parents);
+    }
+    close_tables(open);
+    PopActiveSnapshot();
+    pfree(sorted);
+    return there;
 }
 
 /* Appends "schema.table:key" of a missing parent as a JSON string. */

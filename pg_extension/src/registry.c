@@ -492,6 +492,35 @@ load_uniques(SyncedTable *table, Relation relation)
     list_free(indexes);
 }
 
+/*
+ * Whether a foreign key is of the plain kind: between two tables without partitions, its columns of
+ * the same types as the key's, and not MATCH FULL.
+ */
+static bool
+is_direct(Relation child, Relation parent, const ForeignKeyCacheInfo *info)
+{
+    HeapTuple tuple = SearchSysCache1(CONSTROID, ObjectIdGetDatum(info->conoid));
+    Form_pg_constraint constraint;
+    bool direct;
+
+    if (!HeapTupleIsValid(tuple))
+        return false;
+    constraint = (Form_pg_constraint)GETSTRUCT(tuple);
+    direct = child->rd_rel->relkind == RELKIND_RELATION &&
+             parent->rd_rel->relkind == RELKIND_RELATION &&
+             constraint->confmatchtype == FKCONSTR_MATCH_SIMPLE;
+    for (int k = 0; k < info->nkeys && direct; k++)
+    {
+        Form_pg_attribute from = TupleDescAttr(RelationGetDescr(child), info->conkey[k] - 1);
+        Form_pg_attribute to = TupleDescAttr(RelationGetDescr(parent), info->confkey[k] - 1);
+
+        direct = from->atttypid == to->atttypid && from->atttypmod == to->atttypmod &&
+                 from->attcollation == to->attcollation;
+    }
+    ReleaseSysCache(tuple);
+    return direct;
+}
+
 /* Foreign keys to registered tables. */
 static void
 load_references(SyncedTable *table, Relation relation)
@@ -531,6 +560,7 @@ load_references(SyncedTable *table, Relation relation)
             }
             index_close(index, AccessShareLock);
         }
+        reference->direct = is_direct(relation, parent, info);
         table_close(parent, AccessShareLock);
         if (!whole_key)
             ereport(ERROR,

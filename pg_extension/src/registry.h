@@ -79,6 +79,7 @@ typedef struct SyncedReference
     Oid parent_relid;
     int nkeys;
     int *columns; /* indexes into the child's columns */
+    bool direct;  /* one look at the parent's key tells all that PostgreSQL's check does */
 } SyncedReference;
 
 /* A unique constraint other than the key. */

@@ -134,8 +134,7 @@ take_parents(Change *change)
             parts[i] = change->given[reference->columns[i]];
             whole = parts[i] != NULL;
         }
-        if (whole &&
-            !change_add_parent(change, parent, parts, table->columns[reference->columns[0]].name))
+        if (whole && !change_add_parent(change, reference, parent, parts))
             return false;
     }
     return true;

@@ -45,8 +45,6 @@ upload_settle_guesses(Upload *upload, Change **changes, int *count)
             change_decide(upload, change);
             if (change->status == STATUS_OPEN && change->action == ACTION_LOG_ONLY)
                 upload_log_change(upload, change);
-            if (change->status == STATUS_OPEN)
-                upload_find_parents(upload, &change, 1);
         }
         change->guessed = false;
         if (change->status == STATUS_OPEN)
@@ -81,7 +79,7 @@ process_wave(Upload *upload, Change **wave, int count)
         }
     }
     /* Parents are looked up before the order is made of them. */
-    upload_find_parents(upload, open, nopen);
+    upload_find_parents(upload, open, nopen, false);
     if (nopen > 0)
         upload_write_wave(upload, open, nopen);
     for (int i = 0; i < count; i++)

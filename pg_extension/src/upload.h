@@ -45,6 +45,7 @@ typedef struct Parent
     SyncedTable *table;
     RowKey key;
     Datum *values; /* of the key */
+    bool direct;   /* see SyncedReference */
     RowState *row; /* NULL until its change is decided, and where the row stands in its table */
 } Parent;
 
@@ -74,6 +75,7 @@ typedef struct Change
     bool written;                /* the last attempt wrote the row */
     bool moved;                  /* the last attempt wrote it, but into another scope */
     bool differs;                /* the row as stored differs from what was sent */
+    bool strays;                 /* and refers to another row than what was sent */
     int unit;                    /* changes of one unit are written together or not at all */
     /* the answer */
     ChangeStatus status;
@@ -123,9 +125,12 @@ uint32 change_content_crc(const Change *change);
 void change_answer_again(Upload *upload, Change *change, const KnownChange *known);
 void change_answer_pruned(Upload *upload, Change *change);
 /* parent.c */
-bool change_add_parent(Change *change, SyncedTable *parent, const JsonValue *const *parts,
-                       const char *column);
-void upload_find_parents(Upload *upload, Change **changes, int count);
+bool change_add_parent(Change *change, const SyncedReference *reference, SyncedTable *parent,
+                       const JsonValue *const *parts);
+bool parent_can_wait(const Change *change, const Parent *parent);
+void upload_find_parents(Upload *upload, Change **changes, int count, bool all);
+List *upload_direct_references(Change **changes, int count);
+bool upload_hold_parents(Upload *upload, Change **changes, int count);
 bool parent_is_there(Upload *upload, Parent *parent);
 bool change_parents_there(Upload *upload, Change *change);
 /* handover.c */

@@ -111,6 +111,7 @@ typedef struct Attempt
     Upload *upload;
     Change **changes;
     int count;
+    bool holds; /* looks for direct parents when the rows are written, not before */
     bool probe; /* write, but leave deferred constraints unchecked and roll back */
 } Attempt;
 
@@ -191,6 +192,33 @@ stored_differs(Change *change, TupleTableSlot *old, TupleTableSlot *new)
                  (!isnull && !datum_image_eq(value, old->tts_values[att], column->codec.typbyval,
                                              column->codec.typlen)))
             return true;
+    }
+    return false;
+}
+
+/* Whether a row as stored refers to another one than what was sent, by a direct reference. */
+static bool
+strays(const Change *change, TupleTableSlot *new)
+{
+    SyncedTable *table = change->table;
+
+    for (int r = 0; r < table->nreferences; r++)
+    {
+        SyncedReference *reference = &table->references[r];
+
+        for (int k = 0; k < reference->nkeys && reference->direct; k++)
+        {
+            int i = reference->columns[k];
+            SyncedColumn *column = &table->columns[i];
+            int att = column->attnum - 1;
+
+            if (change->given[i] != NULL &&
+                (new->tts_isnull[att] != change->apply.nulls[i] ||
+                 (!new->tts_isnull[att] &&
+                  !datum_image_eq(new->tts_values[att], change->apply.values[i],
+                                  column->codec.typbyval, column->codec.typlen))))
+                return true;
+        }
     }
     return false;
 }
@@ -340,6 +368,8 @@ observe(void *arg, SyncedTable *table, const char *scope, RowKey key, TupleTable
     /* A trigger may write to the row again: each of its writes counts. */
     if (new != NULL && !change->differs)
         change->differs = stored_differs(change, old, new);
+    if (new != NULL && change->differs)
+        change->strays = change->strays || strays(change, new);
     if (new != NULL && table->nreferences > 0)
         note_references(upload, change, old, new);
 }
@@ -380,7 +410,7 @@ write_attempt(void *arg)
     for (int i = 0; i < attempt->count; i++)
     {
         sorted[i] = attempt->changes[i];
-        sorted[i]->written = sorted[i]->moved = sorted[i]->differs = false;
+        sorted[i]->written = sorted[i]->moved = sorted[i]->differs = sorted[i]->strays = false;
     }
     qsort(sorted, attempt->count, sizeof(Change *), compare_statements);
     if (SPI_connect() != SPI_OK_CONNECT)
@@ -388,6 +418,7 @@ write_attempt(void *arg)
     set_constraints(true);
     for (int first = 0; first < attempt->count;)
     {
+        bool holds = attempt->holds && sorted[first]->apply.kind == APPLY_INSERT;
         int last = first;
 
         while (last < attempt->count && same_statement(sorted[first], sorted[last]))
@@ -395,13 +426,16 @@ write_attempt(void *arg)
             rows[last - first] = &sorted[last]->apply;
             last++;
         }
-        apply_rows(sorted[first]->table, rows, last - first, attempt->upload->user_id);
+        apply_rows(sorted[first]->table, rows, last - first, attempt->upload->user_id,
+                   holds ? upload_direct_references(sorted + first, last - first) : NIL);
         first = last;
     }
-    if (!attempt->probe)
+    if (attempt->holds)
+        all_written = upload_hold_parents(attempt->upload, sorted, attempt->count);
+    if (!attempt->probe && all_written)
         set_constraints(false);
     SPI_finish();
-    if (!attempt->probe)
+    if (!attempt->probe && all_written)
         check_references(attempt->upload);
     for (int i = 0; i < attempt->count && !attempt->probe; i++)
         all_written = all_written && sorted[i]->written && !sorted[i]->moved;
@@ -558,9 +592,9 @@ harvest(Upload *upload, int64 start)
 
 /* Writes changes together. If it works they are logged; if not, nothing has happened. */
 static bool
-attempt(Upload *upload, Change **changes, int count, ErrorData **error)
+make_attempt(Attempt *work, ErrorData **error)
 {
-    Attempt work = {upload, changes, count, false};
+    Upload *upload = work->upload;
     int64 start = capture_end();
     volatile bool done = false;
 
@@ -568,7 +602,7 @@ attempt(Upload *upload, Change **changes, int count, ErrorData **error)
     apply_expect_growth(true);
     PG_TRY();
     {
-        done = in_subtransaction(write_attempt, &work, error);
+        done = in_subtransaction(write_attempt, work, error);
     }
     PG_FINALLY();
     {
@@ -581,6 +615,15 @@ attempt(Upload *upload, Change **changes, int count, ErrorData **error)
     else if (*error != NULL && (*error)->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
         upload->waited_in_vain = true;
     return done;
+}
+
+/* The same, with everything looked at before. */
+static bool
+attempt(Upload *upload, Change **changes, int count, ErrorData **error)
+{
+    Attempt work = {upload, changes, count, false, false};
+
+    return make_attempt(&work, error);
 }
 
 /* Tells the changes of a unit why it could not be written. */
@@ -630,7 +673,7 @@ write_members(Upload *upload, Change **changes, int count)
     for (int i = 0; i < count; i++)
     {
         Change *change = changes[i];
-        Attempt probe = {upload, &changes[i], 1, true};
+        Attempt probe = {upload, &changes[i], 1, false, true};
 
         change->status = STATUS_OPEN;
         change->circular = change->nwaits > 0;
@@ -780,22 +823,26 @@ write_in_pieces(Upload *upload, Change **changes, int count)
     }
 }
 
-/* Whether the parents of all changes are there, and some of the changes are guessed to be new. */
+/*
+ * Whether something about the changes has not been looked at, a row that is guessed to be new or a
+ * parent that is expected to be there, and what is known does not speak against them.
+ */
 static bool
 can_guess(Upload *upload, Change **changes, int count)
 {
-    bool guessed = false;
+    bool guesses = false;
 
     for (int i = 0; i < count; i++)
     {
+        guesses = guesses || changes[i]->guessed;
         for (int p = 0; p < changes[i]->nparents; p++)
         {
             if (!parent_is_there(upload, &changes[i]->parents[p]))
                 return false;
+            guesses = guesses || parent_can_wait(changes[i], &changes[i]->parents[p]);
         }
-        guessed = guessed || changes[i]->guessed;
     }
-    return guessed;
+    return guesses;
 }
 
 /*
@@ -807,20 +854,24 @@ upload_write_wave(Upload *upload, Change **changes, int count)
 {
     ErrorData *error;
     int left = 0;
+    Attempt guess = {upload, changes, count, true, false};
     bool tried = can_guess(upload, changes, count);
 
     sort_wave(changes, count);
-    if (tried && attempt(upload, changes, count, &error))
+    if (tried && make_attempt(&guess, &error))
         return;
+    /* An error of the tables would come again, if it was not about a guess. */
+    tried = tried && error != NULL;
     if (upload_settle_guesses(upload, changes, &count))
         tried = false;
+    upload_find_parents(upload, changes, count, true);
     /* Parents first, so that who misses a parent is known to its own children. */
     for (int i = 0; i < count; i++)
     {
         if (change_parents_there(upload, changes[i]))
             changes[left++] = changes[i];
     }
-    if (left == 0 || (!tried && attempt(upload, changes, left, &error)))
+    if (left == 0 || ((!tried || left < count) && attempt(upload, changes, left, &error)))
         return;
     if (left == 1)
     {

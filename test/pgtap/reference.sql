@@ -22,7 +22,7 @@ CREATE TABLE app.inside (id text PRIMARY KEY, code text REFERENCES app.outside O
 CREATE TABLE app.stock (id text PRIMARY KEY, code text REFERENCES app.outside ON DELETE RESTRICT);
 DO $$ BEGIN PERFORM rowsync.register_table(c) FROM unnest('{app.place,"\"Other\".\"Visit\"",app.rank,app.pupil,app.badge,app.trail,app.inside,app.stock}'::regclass[]) AS c; END $$;
 INSERT INTO app.outside VALUES ('a'), ('b');
-SELECT plan(42);
+SELECT plan(49);
 
 -- One change of app.* or, by its name, of "Other"."Visit".
 CREATE FUNCTION t.visit(id bigint, op text, pk text, version bigint, payload text) RETURNS text LANGUAGE sql AS $$
@@ -115,6 +115,34 @@ SET rowsync.scope = 'ann';
 INSERT INTO app.stock VALUES ('s1', 'z');
 SELECT is(refusal($$DELETE FROM app.outside$$) LIKE '23503: %', true, 'ON DELETE RESTRICT holds');
 SELECT is(news(), 'INSERT s1 {"id": "s1", "code": "z"}', 'and of what it refused nothing is captured');
+-- A new row's parents are looked for when it has been written, as it was sent. What triggers make of the
+-- row or of its parent meanwhile is PostgreSQL's to check.
+CREATE TABLE app.owner (id text PRIMARY KEY, note text);
+CREATE TABLE app.pet (id text PRIMARY KEY, owner_id text NOT NULL REFERENCES app.owner);
+SELECT rowsync.register_table('app.owner') + rowsync.register_table('app.pet') > 0 AS registered \gset
+CREATE FUNCTION t.meddle() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_TABLE_NAME = 'owner' THEN
+        DELETE FROM app.owner WHERE id = NEW.id AND NEW.note = 'vanishes';
+    ELSIF NEW.owner_id LIKE '%>%' THEN
+        NEW.owner_id := split_part(NEW.owner_id, '>', 2);
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER meddle BEFORE INSERT ON app.pet FOR EACH ROW EXECUTE FUNCTION t.meddle();
+CREATE TRIGGER meddle AFTER INSERT ON app.owner FOR EACH ROW EXECUTE FUNCTION t.meddle();
+SELECT is(up('ann', 'phone', change(80, 'INSERT', 'owner', 'o1', 0, '{}'), change(81, 'INSERT', 'owner', 'o1>o9', 0, '{}'), change(82, 'INSERT', 'owner', 'o1>o1', 0, '{}')) LIKE '%invalid%', false, 'owners');
+SELECT is(fault(answer('ann', 'phone', change(83, 'INSERT', 'pet', 'p1', 0, '{"owner_id":"o1>o9"}'))),
+          'fk_missing | a row that this change refers to is not there yet | {"missing": [], "constraint": "pet_owner_id_fkey"}',
+          'a trigger lets the row refer to nobody');
+SELECT is(up('ann', 'phone', change(84, 'INSERT', 'pet', 'p2', 0, '{"owner_id":"o1>o1"}'), change(85, 'INSERT', 'pet', 'p3', 0, '{"owner_id":"o1"}')) ~ '^84 applied \d+ \+row, 85 applied \d+$', true, 'to somebody else');
+SELECT is(up('ann', 'phone', change(86, 'INSERT', 'pet', 'p4', 0, '{"owner_id":"o2"}'), change(87, 'INSERT', 'owner', 'o2', 0, '{"note":"vanishes"}')) ~ '^86 invalid fk_missing, 87 applied \d+$', true,
+          'a trigger takes the parent away before the child comes');
+SELECT is(up('bob', 'phone', change(3, 'INSERT', 'owner', 'o3', 0, '{}')), '3 applied 3', 'an owner of another user');
+SELECT is(answer('ann', 'phone', change(88, 'INSERT', 'pet', 'p5', 0, '{"owner_id":"o3"}'), change(89, 'INSERT', 'pet', 'p6', 0, '{"owner_id":"o1"}')) #> '{statuses,0,invalid}',
+          '{"reason":"fk_missing","details":{"missing":["app.owner:o3"]}}'::jsonb, 'is missing');
+SELECT results_eq('SELECT p.id, o._rowsync_scope FROM app.pet AS p LEFT JOIN app.owner AS o ON o.id = p.owner_id ORDER BY 1',
+                  $$VALUES ('p2', 'ann'), ('p3', 'ann'), ('p6', 'ann')$$, 'every pet has an owner of its user');
 SELECT is_empty('SELECT unsound()', 'log, versions and tables agree');
 SELECT is_empty('SELECT * FROM rowsync.verify()', 'verify finds nothing');
 SELECT finish();
