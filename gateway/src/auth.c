@@ -5,6 +5,7 @@
  * looking one up tells nothing about others by its timing, and no token stays in memory.
  */
 #include "auth.h"
+#include "log.h"
 
 #include <errno.h>
 #include <openssl/crypto.h>
@@ -83,6 +84,9 @@ auth_load_keys(const struct config *config, char *error, size_t error_size)
     if (keys == NULL)
         snprintf(error, error_size, "%s: %s",
                  config->jwks_file == NULL ? "jwt_secret" : config->jwks_file, reason);
+    else if (jwt_keys_skipped(keys)[0] != '\0')
+        log_message(LOG_WARNING, "keys_skipped", "%s: %s", config->jwks_file,
+                    jwt_keys_skipped(keys));
     free(set);
     return keys;
 }

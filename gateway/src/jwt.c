@@ -12,8 +12,11 @@
 #include <jose/b64.h>
 #include <jose/jwk.h>
 #include <jose/jws.h>
+#include <jose/openssl.h>
 #include <limits.h>
 #include <math.h>
+#include <openssl/err.h>
+#include <openssl/evp.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,8 +24,10 @@
 /* More keys than that is no rotation but a mistake, and every token without `kid` may try all. */
 #define KEYS_MAX 32
 
-/* The longest HMAC secret that libjose takes, in bytes. */
+/* The longest HMAC secret that libjose takes, and the largest RSA modulus that OpenSSL does; bytes.
+ */
 #define SECRET_MAX 1024
+#define MODULUS_MAX 2048
 
 /* What an algorithm asks of its key. */
 static const struct algorithm
@@ -54,6 +59,7 @@ struct key
 struct jwt_keys
 {
     atomic_int references;
+    char skipped[256]; /* which keys of the set are not here, and why */
     size_t count;
     struct key keys[KEYS_MAX];
 };
@@ -109,12 +115,76 @@ meant_for_verifying(const json_t *jwk)
     return false;
 }
 
-/* Adds a key of a JWK Set. A key for another purpose is skipped; one that is broken refuses all. */
+/*
+ * Reads a public key by OpenSSL, which knows whether it is one: a point on the curve, an odd
+ * modulus and exponent, and no exponent of 1, with which everybody can sign. False: it is broken.
+ */
+static bool
+measure_public_key(struct key *key)
+{
+    EVP_PKEY *public = jose_openssl_jwk_to_EVP_PKEY(NULL, key->jwk);
+    EVP_PKEY_CTX *context = public == NULL ? NULL : EVP_PKEY_CTX_new(public, NULL);
+    bool good = context != NULL;
+
+    if (good)
+        key->size = (size_t)EVP_PKEY_bits(public) / 8;
+    if (good && key->size <= MODULUS_MAX)
+        good = EVP_PKEY_public_check(context) == 1;
+    EVP_PKEY_CTX_free(context);
+    EVP_PKEY_free(public);
+    ERR_clear_error();
+    return good;
+}
+
+/* What keeps a key from verifying anything; NULL: nothing. Fills in its size. */
+static const char *
+fault_of(struct key *key)
+{
+    bool secret = strcmp(key->type, "oct") == 0;
+    bool known = false;
+    bool fits = false;
+
+    key->size = SIZE_MAX;
+    for (size_t i = 0; i < ALGORITHM_COUNT; i++)
+        known = known || key_fits(key, &algorithms[i]);
+    if (!known)
+        return "is of a kind that no algorithm here uses";
+    if (secret)
+        key->size = decoded_size(key->jwk, "k");
+    else if (!measure_public_key(key))
+        return "is broken";
+    for (size_t i = 0; i < ALGORITHM_COUNT; i++)
+        fits = fits || key_fits(key, &algorithms[i]);
+    if (fits && key->size <= (secret ? SECRET_MAX : MODULUS_MAX))
+        return NULL;
+    return "is too short or too long";
+}
+
+/* Remembers why a key of the set is of no use. */
+static void
+skip_key(struct jwt_keys *keys, size_t number, const char *fault)
+{
+    size_t used = strlen(keys->skipped);
+
+    snprintf(keys->skipped + used, sizeof(keys->skipped) - used, "%skey %zu %s",
+             used == 0 ? "" : "; ", number, fault);
+}
+
+/*
+ * Adds a key of a JWK Set. One for another purpose is skipped, and so is one of no use, with a
+ * note: its issuer may well sign with another (RFC 7517, 5). False with the cause: all are refused.
+ */
 static bool
 add_key(struct jwt_keys *keys, json_t *jwk, size_t number, char *error, size_t error_size)
 {
-    struct key *key = &keys->keys[keys->count];
-    bool usable = false;
+    struct key key = {
+        .jwk = jwk,
+        .id = json_string_value(json_object_get(jwk, "kid")),
+        .type = json_string_value(json_object_get(jwk, "kty")),
+        .curve = json_string_value(json_object_get(jwk, "crv")),
+        .algorithm = json_string_value(json_object_get(jwk, "alg")),
+    };
+    const char *fault;
 
     if (!json_is_object(jwk))
     {
@@ -123,24 +193,12 @@ add_key(struct jwt_keys *keys, json_t *jwk, size_t number, char *error, size_t e
     }
     if (!meant_for_verifying(jwk))
         return true;
-    if (keys->count == KEYS_MAX)
-    {
-        snprintf(error, error_size, "more than %d keys", KEYS_MAX);
-        return false;
-    }
-    *key = (struct key){
-        .jwk = jwk,
-        .id = json_string_value(json_object_get(jwk, "kid")),
-        .type = json_string_value(json_object_get(jwk, "kty")),
-        .curve = json_string_value(json_object_get(jwk, "crv")),
-        .algorithm = json_string_value(json_object_get(jwk, "alg")),
-    };
-    if (key->type == NULL)
+    if (key.type == NULL)
     {
         snprintf(error, error_size, "key %zu has no \"kty\"", number);
         return false;
     }
-    if (strcmp(key->type, "oct") != 0 && json_object_get(jwk, "d") != NULL)
+    if (strcmp(key.type, "oct") != 0 && json_object_get(jwk, "d") != NULL)
     {
         snprintf(error, error_size,
                  "key %zu has a private part (\"d\"): the gateway needs, and should hold, only the "
@@ -148,21 +206,19 @@ add_key(struct jwt_keys *keys, json_t *jwk, size_t number, char *error, size_t e
                  number);
         return false;
     }
-    key->size = decoded_size(jwk, strcmp(key->type, "oct") == 0 ? "k" : "n");
-    for (size_t i = 0; i < ALGORITHM_COUNT; i++)
-        usable = usable || key_fits(key, &algorithms[i]);
-    if (strcmp(key->type, "oct") == 0 && key->size > SECRET_MAX)
-        usable = false;
-    if (!usable)
+    fault = fault_of(&key);
+    if (fault != NULL)
     {
-        snprintf(error, error_size,
-                 "key %zu fits none of HS256/384/512 (oct, 32 to 1024 bytes), RS/PS256/384/512 "
-                 "(RSA, at least 2048 bits), ES256/384/512 (EC P-256, P-384, P-521)",
-                 number);
+        skip_key(keys, number, fault);
+        return true;
+    }
+    if (keys->count == KEYS_MAX)
+    {
+        snprintf(error, error_size, "more than %d keys", KEYS_MAX);
         return false;
     }
     json_incref(jwk);
-    keys->count++;
+    keys->keys[keys->count++] = key;
     return true;
 }
 
@@ -218,13 +274,20 @@ jwt_keys_create(const char *secret, const char *jwks, size_t jwks_size, char *er
         good = add_key_set(keys, jwks, jwks_size, error, error_size);
     if (good && keys->count == 0)
     {
-        snprintf(error, error_size, "no key that could verify a signature");
+        snprintf(error, error_size, "no key that could verify a signature%s%s",
+                 keys->skipped[0] == '\0' ? "" : ": ", keys->skipped);
         good = false;
     }
     if (good)
         return keys;
     jwt_keys_release(keys);
     return NULL;
+}
+
+const char *
+jwt_keys_skipped(const struct jwt_keys *keys)
+{
+    return keys->skipped;
 }
 
 struct jwt_keys *

@@ -22,12 +22,16 @@
 struct jwt_keys;
 
 /*
- * Builds the keys from a shared secret (NULL: none) and the text of a JWK Set (NULL: none). Returns
- * NULL with the cause in `error`: a key that is malformed, too short, private where it should be
- * public, or of a kind no algorithm here uses. One reference belongs to the caller.
+ * Builds the keys from a shared secret (NULL: none) and the text of a JWK Set (NULL: none). Keys of
+ * the set that are broken, too short, or of a kind no algorithm here uses are skipped. Returns NULL
+ * with the cause in `error`: no such set, a private key where a public one should be, too many, or
+ * none left. One reference belongs to the caller.
  */
 struct jwt_keys *jwt_keys_create(const char *secret, const char *jwks, size_t jwks_size,
                                  char *error, size_t error_size);
+
+/* Which keys of the set were skipped, and why, for people; empty: none. */
+const char *jwt_keys_skipped(const struct jwt_keys *keys);
 
 /* References are counted atomically: loops keep old keys while a reload brings new ones. */
 struct jwt_keys *jwt_keys_hold(struct jwt_keys *keys);

@@ -136,9 +136,12 @@ def test_keys_from_a_jwk_set_and_their_rotation(start_gateway, mint, tmp_path):
             "three": ec.generate_private_key(ec.SECP384R1()),
             "four": ec.generate_private_key(ec.SECP521R1())}
     path = tmp_path / "keys.json"
+    # Issuers publish keys for others too.
     path.write_text(json.dumps({"keys": [public(key, name) for name, key in keys.items()
-                                         if name != "two"]}))
+                                         if name != "two"] + [{"kty": "OKP", "crv": "Ed25519"}]}))
     gateway = start_gateway(ROWSYNC_JWKS_FILE=path, ROWSYNC_JWT_SECRET=None)
+    assert [line["message"] for line in gateway.log() if line["event"] == "keys_skipped"] == \
+        [f"{path}: key 4 is of a kind that no algorithm here uses"]
 
     def ask(algorithm, name, kid=True):
         token = jwt.encode({"sub": "ann", "did": "phone", "exp": int(time.time()) + 100},

@@ -339,10 +339,6 @@ refuses_keys(const char *secret, const char *set, const char *message, const cha
 static void
 test_keys(void)
 {
-    static const char fits_none[] =
-        "key 1 fits none of HS256/384/512 (oct, 32 to 1024 bytes), RS/PS256/384/512 (RSA, at "
-        "least 2048 bits), ES256/384/512 (EC P-256, P-384, P-521)";
-
     refuses_keys(NULL, "{", "line 1, column 1: string or '}' expected near end of file",
                  "a set that is no JSON");
     refuses_keys(NULL, "{}", "no JWK Set: a JSON object with an array \"keys\" is needed",
@@ -350,18 +346,69 @@ test_keys(void)
     refuses_keys(NULL, "{\"keys\":[]}", "no key that could verify a signature", "no key");
     refuses_keys(NULL, "{\"keys\":[7]}", "key 1 is no JSON object", "a key that is a number");
     refuses_keys(NULL, "{\"keys\":[{}]}", "key 1 has no \"kty\"", "a key without kind");
-    refuses_keys(NULL, "{\"keys\":[{\"kty\":\"oct\",\"k\":\"AAAA\"}]}", fits_none,
+    refuses_keys(NULL, "{\"keys\":[{\"kty\":\"oct\",\"k\":\"AAAA\"}]}",
+                 "no key that could verify a signature: key 1 is too short or too long",
                  "a short secret");
-    refuses_keys(NULL, "{\"keys\":[{\"kty\":\"EC\",\"crv\":\"P-192\"}]}", fits_none,
-                 "a curve of no use");
-    refuses_keys(NULL, "{\"keys\":[{\"kty\":\"RSA\",\"n\":\"AAAA\",\"e\":\"AQAB\"}]}", fits_none,
-                 "a short RSA key");
+    refuses_keys(
+        NULL, "{\"keys\":[{\"kty\":\"EC\",\"crv\":\"P-192\"}]}",
+        "no key that could verify a signature: key 1 is of a kind that no algorithm here uses",
+        "a curve of no use");
+    refuses_keys(NULL, "{\"keys\":[{\"kty\":\"RSA\",\"n\":\"AAAA\",\"e\":\"AQAB\"}]}",
+                 "no key that could verify a signature: key 1 is broken", "a short RSA key");
     refuses_keys(NULL, "{\"keys\":[{\"kty\":\"RSA\",\"n\":\"AAAA\",\"d\":\"AQAB\"}]}",
                  "key 1 has a private part (\"d\"): the gateway needs, and should hold, only the "
                  "public one",
                  "a private key");
     refuses_keys(NULL, "{\"keys\":[{\"kty\":\"oct\",\"use\":\"enc\"}]}",
                  "no key that could verify a signature", "a key for encryption only");
+}
+
+/* The public part of a key with one member changed, or taken away where the value is NULL. */
+static json_t *
+altered(const json_t *key, const char *name, const char *value)
+{
+    json_t *copy = json_deep_copy(key);
+
+    if (!jose_jwk_pub(NULL, copy))
+        abort();
+    json_object_del(copy, "key_ops");
+    json_object_del(copy, name);
+    if (value != NULL)
+        json_object_set_new(copy, name, json_string(value));
+    return copy;
+}
+
+/* What is of no use is skipped, and the good key beside it is taken. */
+static void
+test_skipped(void)
+{
+    json_t *good = generate("ES256", NULL);
+    json_t *rsa = generate("RS256", NULL);
+    json_t *set = json_pack("{s:[o,o,o,o,o,o,{s:s,s:s},{s:s,s:s},o]}", "keys",
+                            altered(rsa, "e", "AQ"), altered(rsa, "e", NULL),
+                            altered(good, "y", json_string_value(json_object_get(good, "x"))),
+                            altered(good, "x", NULL), altered(good, "crv", "secp256k1"),
+                            altered(rsa, "alg", "RSA-OAEP"), "kty", "OKP", "crv", "Ed25519", "kty",
+                            "oct", "k", "AAAA", altered(good, "kid", "good"));
+    char *text = json_dumps(set, 0);
+    struct jwt_keys *keys = jwt_keys_create(NULL, text, strlen(text), error, sizeof(error));
+
+    is(keys == NULL ? error : jwt_keys_skipped(keys),
+       "key 1 is broken; key 2 is broken; key 3 is broken; key 4 is broken; "
+       "key 5 is of a kind that no algorithm here uses; "
+       "key 6 is of a kind that no algorithm here uses; "
+       "key 7 is of a kind that no algorithm here uses; key 8 is too short or too long",
+       "keys of no use are skipped, and said to be");
+    if (keys != NULL)
+    {
+        is(verdict(keys, sign("{\"sub\":\"ann\",\"exp\":1000100}", "ES256", good, NULL)), "",
+           "the key beside them is good");
+        jwt_keys_release(keys);
+    }
+    free(text);
+    json_decref(set);
+    json_decref(good);
+    json_decref(rsa);
 }
 
 /* The cache must not change any verdict, and never outlive a token. */
@@ -423,6 +470,7 @@ main(void)
     test_role();
     test_forms();
     test_keys();
+    test_skipped();
     test_cache();
     return done();
 }
