@@ -38,7 +38,7 @@ CREATE OR REPLACE FUNCTION rowsync.grant_operator(operator_role regrole) RETURNS
 BEGIN
     PERFORM rowsync._grant(operator_role, ARRAY[
         'rowsync.verify(text)', 'rowsync.problem_kinds()', 'rowsync.prune(interval, interval, text)',
-        'rowsync.declare_restored(text)', 'rowsync.row_history(regclass, text)',
+        'rowsync.declare_restored(text, timestamptz)', 'rowsync.row_history(regclass, text)',
         'rowsync.restore_row(regclass, text, bigint, text)', 'rowsync._row_history(regclass, bytea)',
         'rowsync._kept_version(regclass, text, bigint, text)',
         'rowsync._write_row(regclass, text, text, boolean)', 'rowsync._parse_key(regclass, text)',

@@ -185,7 +185,7 @@ rowsync_detach(rowsync *client, int force)
                        "DELETE FROM _sync_rejected; DELETE FROM _sync_overwritten;"
                        "UPDATE _sync_client_info SET user_id = NULL, url = NULL, hydrated = 0,"
                        " last_server_seq_seen = 0, current_window_until = 0, epoch = 0,"
-                       " last_upload = 0");
+                       " epochs = '', last_upload = 0");
     if ((code = rs_end(client, code)) != ROWSYNC_OK)
         return code;
     forget_token(client);

@@ -159,9 +159,11 @@ struct rowsync
     int64_t window_until;
     int hydrated;  /* 0 not yet, 1 begun by the log, 2 done, 3 to be done again after a push */
     int64_t epoch; /* of the server's log when it was last read; 0: not yet told */
+    char *epochs;  /* all of its epochs, as the snapshot told them; "": it did not */
     int64_t last_upload; /* where the server's log stood after what this file knows to have sent */
     bool forgetful;      /* the source has sent more than that: own changes are fetched too */
-    int64_t new_epoch;   /* the server was restored from a backup and says this one; else 0 */
+    bool restored;       /* the server was restored from a backup: its log is another one */
+    int64_t new_epoch;   /* of that log; 0: the server knows nothing yet */
     bool cautious;       /* deletions are kept aside, see orphans_stuck() */
     bool actions;        /* this transaction's rows changed others too: see capture_actions() */
     int64_t bytes;       /* of bodies that went either way, in this call */
@@ -390,7 +392,8 @@ rowsync_code push_all(rowsync *client, const rowsync_sync_options *options, rows
 rowsync_code take_row(rowsync *client, Table *table, const Key *key, const RowState *state,
                       rowsync_report *report);
 rowsync_code has_edits(rowsync *client, const Table *table, const Key *key, bool *edited);
-rowsync_code note_epoch(rowsync *client, int64_t epoch);
+rowsync_code log_continues(rowsync *client, int64_t epoch, int64_t head);
+rowsync_code note_epoch(rowsync *client, int64_t epoch, Slice epochs);
 rowsync_code move_cursor(rowsync *client, int64_t cursor, int64_t window_until, int hydrated);
 rowsync_code note_last_upload(rowsync *client, int64_t last_upload);
 

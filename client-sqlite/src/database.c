@@ -35,6 +35,7 @@ static const char schema_sql[] =
     " hydrated INTEGER NOT NULL DEFAULT 0,"
     " format INTEGER NOT NULL DEFAULT 1,"
     " epoch INTEGER NOT NULL DEFAULT 0,"
+    " epochs TEXT NOT NULL DEFAULT '',"
     " last_upload INTEGER NOT NULL DEFAULT 0,"
     " user_id TEXT, source_id TEXT, url TEXT);"
     "INSERT OR IGNORE INTO _sync_client_info (id, next_change_id)"
@@ -94,8 +95,8 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
     [SQL_APPLY_ON] = "UPDATE _sync_client_info SET apply_mode = 1",
     [SQL_APPLY_OFF] = "UPDATE _sync_client_info SET apply_mode = 0",
     [SQL_INFO] = "SELECT url, user_id, source_id, last_server_seq_seen, current_window_until,"
-                 " hydrated, format, epoch, last_upload FROM _sync_client_info",
-    [SQL_EPOCH] = "UPDATE _sync_client_info SET epoch = ?1",
+                 " hydrated, format, epoch, last_upload, epochs FROM _sync_client_info",
+    [SQL_EPOCH] = "UPDATE _sync_client_info SET epoch = ?1, epochs = ?2",
     [SQL_CURSOR] = "UPDATE _sync_client_info SET last_server_seq_seen = ?1,"
                    " current_window_until = ?2, hydrated = ?3",
     [SQL_LAST_UPLOAD] = "UPDATE _sync_client_info SET last_upload = ?1",
@@ -454,7 +455,8 @@ rs_load_info(rowsync *client)
                        "The database has the tables of a newer rowsync.");
     else if (!replace_text(&client->url, statement, 0) ||
              !replace_text(&client->user_id, statement, 1) ||
-             !replace_text(&client->source_id, statement, 2))
+             !replace_text(&client->source_id, statement, 2) ||
+             !replace_text(&client->epochs, statement, 9))
         code = rs_nomem(client);
     else
     {
@@ -492,7 +494,7 @@ rs_enter(rowsync *client, bool writes)
     __atomic_store_n(&client->cancelled, 0, __ATOMIC_RELAXED);
     client->overwritten = client->renewed = client->bytes = 0;
     client->cautious = false;
-    client->new_epoch = 0;
+    client->restored = false;
     buffer_clear(&client->message);
     buffer_clear(&client->hint);
     if (client->stuck)
@@ -591,6 +593,7 @@ rowsync_close(rowsync *client)
     rs_free(client->url);
     rs_free(client->user_id);
     rs_free(client->source_id);
+    rs_free(client->epochs);
     buffer_free(&client->message);
     buffer_free(&client->hint);
     buffer_free(&client->scratch);

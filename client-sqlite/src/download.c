@@ -17,9 +17,9 @@ typedef struct Page
     Slice changes;
     int64_t next_after;
     int64_t window_until;
-    int64_t epoch;       /* 0: not told, as the next */
-    int64_t last_upload; /* where the log stood after the last upload of this source */
-    int64_t head;        /* where it ends; 0: not told, or a server that knows nothing yet */
+    int64_t epoch;       /* -1: not told; 0: the server knows nothing yet */
+    int64_t last_upload; /* where the log stood after the last upload of this source; 0: not told */
+    int64_t head;        /* where it ends; -1: not told */
     bool has_more;
 } Page;
 
@@ -41,12 +41,12 @@ read_page(rowsync *client, const Exchange *answer, int64_t after, int64_t until,
         return rs_fail(client, ROWSYNC_PROTOCOL, "Is the URL that of a rowsync gateway?",
                        "The answer to a download after %lld is no page of changes.",
                        (long long)after);
-    if (!scan_int64(fields[4], &page->epoch) || page->epoch < 0)
-        page->epoch = 0;
+    if (!scan_int64(fields[4], &page->epoch))
+        page->epoch = -1;
     if (!scan_int64(fields[5], &page->last_upload) || page->last_upload < 0)
         page->last_upload = 0;
-    if (!scan_int64(fields[6], &page->head) || page->head < 0)
-        page->head = 0;
+    if (!scan_int64(fields[6], &page->head))
+        page->head = -1;
     page->changes = fields[0];
     return ROWSYNC_OK;
 }
@@ -179,31 +179,45 @@ fetch(rowsync *client, const rowsync_sync_options *options, int64_t after, int64
                        "The server answered %ld to a download.", answer->status);
     if (code != ROWSYNC_OK || (code = read_page(client, answer, after, until, page)) != ROWSYNC_OK)
         return code;
-    if (page->epoch == 0 || client->epoch == 0 || page->epoch == client->epoch)
-    {
-        if (page->head > 0 && page->head < after)
-            return rs_fail(client, ROWSYNC_REFUSED, HINT_RESTORED,
-                           "The server's log ends at %lld, this database has read it up to %lld.",
-                           (long long)page->head, (long long)after);
-        if (include_self || client->forgetful || page->last_upload <= client->last_upload)
-            return ROWSYNC_OK;
-        client->forgetful = true;
-        return fetch(client, options, after, until, include_self, answer, page);
-    }
-    client->new_epoch = page->epoch;
-    return rs_fail(client, ROWSYNC_PRUNED, "Hydrate the database from a snapshot.",
-                   "The server was restored from a backup; its log is another one now.");
+    if ((code = log_continues(client, page->epoch, page->head)) != ROWSYNC_OK || include_self ||
+        client->forgetful || page->last_upload <= client->last_upload)
+        return code;
+    client->forgetful = true;
+    return fetch(client, options, after, until, include_self, answer, page);
 }
 
-/* Remembers which log the cursor counts in. */
+/*
+ * Is the server's log the one that was read here? It has another epoch where a backup was restored,
+ * and that was declared; where it was not, it may end too early. -1: the server does not tell.
+ */
 rowsync_code
-note_epoch(rowsync *client, int64_t epoch)
+log_continues(rowsync *client, int64_t epoch, int64_t head)
+{
+    if (epoch >= 0 && client->epoch != 0 && epoch != client->epoch)
+    {
+        client->restored = true;
+        client->new_epoch = epoch;
+        return rs_fail(client, ROWSYNC_PRUNED, "Hydrate the database from a snapshot.",
+                       "The server was restored from a backup; its log is another one now.");
+    }
+    if (head >= 0 && head < client->cursor)
+        return rs_fail(client, ROWSYNC_REFUSED, HINT_RESTORED,
+                       "The server's log ends at %lld, this database has read it up to %lld.",
+                       (long long)head, (long long)client->cursor);
+    return ROWSYNC_OK;
+}
+
+/* Remembers which log the cursor counts in, and its epochs as a snapshot tells them. */
+rowsync_code
+note_epoch(rowsync *client, int64_t epoch, Slice epochs)
 {
     sqlite3_stmt *statement = rs_statement(client, SQL_EPOCH);
 
     if (statement == NULL)
         return client->code;
     sqlite3_bind_int64(statement, 1, epoch);
+    sqlite3_bind_text64(statement, 2, epochs.data != NULL ? epochs.data : "", epochs.length,
+                        SQLITE_TRANSIENT, SQLITE_UTF8);
     return rs_finish(client, statement, "noting the epoch");
 }
 
@@ -269,7 +283,7 @@ take_pages(rowsync *client, const rowsync_sync_options *options, bool hydrate, E
         return rs_give_up(client);
     }
     if (code == ROWSYNC_OK && page->epoch > 0 && client->epoch == 0)
-        code = note_epoch(client, page->epoch);
+        code = note_epoch(client, page->epoch, (Slice){0});
     if (code == ROWSYNC_OK && !page->has_more && page->last_upload > client->last_upload &&
         page->last_upload <= page->window_until)
         code = note_last_upload(client, page->last_upload);

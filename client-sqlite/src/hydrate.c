@@ -31,6 +31,7 @@ typedef struct Hydration
     bool begun;      /* the transaction is open */
     Target *targets; /* one for each table of the snapshot */
     int target_count;
+    int64_t shared; /* of a restored server: up to there its log is the one that was read here */
     sqlite3_stmt *version; /* notes the version of a row that has none */
     Buffer indexes;        /* the statements that make the dropped ones again */
     Buffer object;
@@ -151,6 +152,30 @@ prepare_insert(rowsync *client, const SnapshotTable *source, Target *target)
     return code;
 }
 
+/*
+ * Sees whether the snapshot is of the log that was read here. Another process may meanwhile have
+ * taken in what a restored server has.
+ */
+static rowsync_code
+see_log(Hydration *hydration, const Snapshot *snapshot)
+{
+    rowsync *client = hydration->client;
+    int64_t epoch = 0;
+    rowsync_code code = query_int(client, "SELECT epoch FROM _sync_client_info", 0, &epoch);
+
+    if (code != ROWSYNC_OK)
+        return code;
+    if (snapshot->epoch >= 0 && epoch == client->epoch &&
+        log_continues(client, snapshot->epoch, snapshot->seq) != ROWSYNC_OK && !client->restored)
+        return client->code;
+    client->code = ROWSYNC_OK;
+    if (snapshot->epoch >= 0)
+        client->new_epoch = snapshot->epoch;
+    client->restored = client->restored && epoch == client->epoch;
+    hydration->shared = snapshot_shared(snapshot);
+    return ROWSYNC_OK;
+}
+
 /* The header has come: begins the transaction, and sees how each table is to be filled. */
 static rowsync_code
 prepare_targets(void *context, Snapshot *snapshot)
@@ -164,8 +189,10 @@ prepare_targets(void *context, Snapshot *snapshot)
     if ((code = rs_begin(client)) != ROWSYNC_OK)
         return code;
     hydration->begun = true;
+    if ((code = see_log(hydration, snapshot)) != ROWSYNC_OK)
+        return code;
     /* What was kept of the log that is gone would pass for newer than anything of this one. */
-    if (client->new_epoch != 0 &&
+    if (client->restored &&
         (code = rs_exec(client, "DELETE FROM _sync_held WHERE state <> 1")) != ROWSYNC_OK)
         return code;
     if ((hydration->targets = rs_realloc(NULL, size)) == NULL)
@@ -304,11 +331,10 @@ take_in(Hydration *hydration, const Snapshot *snapshot, int number, int64_t vers
     if (object->failed)
         return rs_nomem(client);
     state.payload = (Slice){object->data, object->length};
-    code = client->new_epoch != 0
-               ? take_restored(client, source->table, &snapshot->key, &state, snapshot->shared,
-                               hydration->report)
-               : (source->table->refill ? take_refilled : take_row)(
-                     client, source->table, &snapshot->key, &state, hydration->report);
+    code = client->restored ? take_restored(client, source->table, &snapshot->key, &state,
+                                            hydration->shared, hydration->report)
+                            : (source->table->refill ? take_refilled : take_row)(
+                                  client, source->table, &snapshot->key, &state, hydration->report);
     if (code != ROWSYNC_OK || hydration->targets[number].plain)
         return code;
     if ((seen = rs_statement(client, SQL_SEEN_PUT)) == NULL)
@@ -375,7 +401,6 @@ static rowsync_code
 settle_unseen(const Hydration *hydration, const Snapshot *snapshot)
 {
     rowsync *client = hydration->client;
-    bool restored = client->new_epoch != 0;
     sqlite3_stmt *statement = NULL;
     rowsync_report ignored = {0};
     Key key = {0};
@@ -402,8 +427,8 @@ settle_unseen(const Hydration *hydration, const Snapshot *snapshot)
 
             if ((code = key_column(client, statement, 0, &key)) != ROWSYNC_OK)
                 break;
-            if (restored && (snapshot->shared == INT64_MAX || version > snapshot->shared))
-                code = take_lost(client, table, &key, snapshot->shared, deleted);
+            if (client->restored && (hydration->shared == INT64_MAX || version > hydration->shared))
+                code = take_lost(client, table, &key, hydration->shared, deleted);
             else if (!deleted)
                 code = take_row(client, table, &key, &gone, &ignored);
         }
@@ -434,8 +459,8 @@ complete(const Hydration *hydration, const Snapshot *snapshot)
     rowsync *client = hydration->client;
     rowsync_code code = settle_unseen(hydration, snapshot);
 
-    if (code == ROWSYNC_OK && client->new_epoch != 0)
-        code = note_epoch(client, client->new_epoch);
+    if (code == ROWSYNC_OK && (client->restored || snapshot->epoch >= 0))
+        code = note_epoch(client, client->new_epoch, snapshot->epochs);
     if (code == ROWSYNC_OK)
         code = restore_schema(hydration);
     if (code == ROWSYNC_OK)
@@ -523,7 +548,7 @@ hydrate_snapshot(rowsync *client, const rowsync_sync_options *options, bool *abs
     buffer_free(&restore);
     if (code == ROWSYNC_OK)
     {
-        client->new_epoch = 0;
+        client->restored = false;
         code = rs_load_info(client);
     }
     return code;

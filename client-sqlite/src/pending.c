@@ -432,6 +432,8 @@ batch_fill(rowsync *client, Queue *queue, Batch *batch, int limit, int64_t *reje
     buffer_clear(&batch->body);
     buffer_text(&batch->body, "{\"last_server_seq_seen\":");
     buffer_int(&batch->body, client->cursor);
+    buffer_text(&batch->body, ",\"epoch\":");
+    buffer_int(&batch->body, client->epoch);
     buffer_text(&batch->body, ",\"changes\":[");
     code = capture_snapshot(client);
     while (code == ROWSYNC_OK && batch->count < limit && batch->body.length < BODY_TARGET)

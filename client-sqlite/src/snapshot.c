@@ -1,7 +1,7 @@
 /*
  * snapshot.c - the snapshot stream: one JSON text a line, read as it comes.
  *
- *   {"seq":45,"restores":[],"tables":[{"schema":"s","table":"t","key":["id"],"columns":["id","name"]}]}
+ *   {"seq":45,"epochs":[],"tables":[{"schema":"s","table":"t","key":["id"],"columns":["id","name"]}]}
  *   [0,43,"550e…","Ann"]                     table (its place in the header), version, values
  *   {"end":true,"rows":1,"digest":"…"}
  *
@@ -162,40 +162,79 @@ read_table(Snapshot *snapshot, Slice text, SnapshotTable *source)
     return source->table != NULL ? match_columns(client, source) : ROWSYNC_OK;
 }
 
-/*
- * Reads where the log stood at each restore: the least of those since the epoch that was read here
- * is where the history ends that is the same on both sides. False where it is no array of numbers.
- */
+/* Reads the next [epoch, head] of a list; false at its end, or where there is something else. */
 static bool
-read_restores(Snapshot *snapshot, Slice text)
+next_epoch(JsonReader *list, bool first, int64_t *epoch, int64_t *head)
 {
-    JsonReader array = scan_reader(text);
     Slice element;
-    int64_t head, shared = INT64_MAX;
-    int count;
+    JsonReader pair;
 
-    snapshot->shared = INT64_MAX;
-    if (text.data == NULL)
-        return true;
-    if (!scan_enter(&array, '['))
+    if (!scan_next_element(list, first, &element))
         return false;
-    for (count = 0; scan_next_element(&array, count == 0, &element);)
+    pair = scan_reader(element);
+    return scan_enter(&pair, '[') && scan_next_element(&pair, true, &element) &&
+           scan_int64(element, epoch) && *epoch > 0 && scan_next_element(&pair, false, &element) &&
+           scan_int64(element, head) && *head >= 0 && !scan_next_element(&pair, false, &element) &&
+           scan_finish(&pair);
+}
+
+/* Reads the epochs of the server's log, of which the last one is the present. */
+static bool
+read_epochs(Snapshot *snapshot)
+{
+    JsonReader list = scan_reader(snapshot->epochs);
+    int64_t head;
+    bool first;
+
+    snapshot->epoch = snapshot->epochs.data != NULL ? 0 : -1;
+    if (snapshot->epochs.data == NULL)
+        return true;
+    if (!scan_enter(&list, '['))
+        return false;
+    for (first = true; next_epoch(&list, first, &snapshot->epoch, &head); first = false)
+        ;
+    return scan_finish(&list);
+}
+
+/*
+ * Of a server that was restored from a backup: up to where its log is the one that was read here.
+ * That is where the first restore began of those that only one of the two has seen. INT64_MAX where
+ * the snapshot does not tell, 0 where the log was begun anew. Epochs count up: where only the last
+ * one is known here, those up to it are common.
+ */
+int64_t
+snapshot_shared(const Snapshot *snapshot)
+{
+    const rowsync *client = snapshot->client;
+    bool told = client->epochs != NULL && client->epochs[0] != '\0';
+    JsonReader mine =
+        scan_reader((Slice){told ? client->epochs : "", told ? strlen(client->epochs) : 0});
+    JsonReader theirs = scan_reader(snapshot->epochs);
+    bool mine_left = told && scan_enter(&mine, '['), theirs_left = scan_enter(&theirs, '[');
+    int64_t my_epoch, my_head, their_epoch, their_head, shared = INT64_MAX;
+    bool first, common = true;
+
+    if (snapshot->epoch <= 0)
+        return snapshot->epoch < 0 ? INT64_MAX : 0;
+    for (first = true; mine_left || theirs_left; first = false)
     {
-        if (!scan_int64(element, &head) || head < 0)
-            return false;
-        if (++count >= snapshot->client->epoch && head < shared)
-            shared = head;
+        mine_left = mine_left && next_epoch(&mine, first, &my_epoch, &my_head);
+        theirs_left = theirs_left && next_epoch(&theirs, first, &their_epoch, &their_head);
+        common = common && theirs_left &&
+                 (told ? mine_left && my_epoch == their_epoch : their_epoch <= client->epoch);
+        if (!common && mine_left && my_head < shared)
+            shared = my_head;
+        if (!common && theirs_left && their_head < shared)
+            shared = their_head;
     }
-    if (count >= snapshot->client->new_epoch - 1)
-        snapshot->shared = shared;
-    return scan_finish(&array);
+    return shared;
 }
 
 /* Reads the first line. */
 static rowsync_code
 read_header(Snapshot *snapshot, Slice line)
 {
-    static const char *const names[] = {"seq", "tables", "restores"};
+    static const char *const names[] = {"seq", "tables", "epochs"};
     Slice fields[3], element;
     JsonReader array;
     rowsync_code code = ROWSYNC_OK;
@@ -205,8 +244,10 @@ read_header(Snapshot *snapshot, Slice line)
     if (snapshot->header.failed)
         return rs_nomem(snapshot->client);
     if (!scan_fields((Slice){snapshot->header.data, snapshot->header.length}, names, fields, 3) ||
-        !scan_int64(fields[0], &snapshot->seq) || snapshot->seq < 0 || fields[1].data == NULL ||
-        !read_restores(snapshot, fields[2]))
+        !scan_int64(fields[0], &snapshot->seq) || snapshot->seq < 0 || fields[1].data == NULL)
+        return broken(snapshot);
+    snapshot->epochs = fields[2];
+    if (!read_epochs(snapshot))
         return broken(snapshot);
     array = scan_reader(fields[1]);
     if (!scan_enter(&array, '['))
@@ -412,13 +453,17 @@ snapshot_read(Snapshot *snapshot, int max_tries, bool *absent)
 {
     rowsync *client = snapshot->client;
     Exchange answer = {.stream = take_piece, .stream_context = snapshot};
+    Buffer path = {0};
     rowsync_code code;
 
     *absent = false;
     digest_start(&snapshot->digest);
     if (snapshot->digest.failed)
         return rs_nomem(client);
-    code = rs_request(client, "GET", "/sync/snapshot", NULL, max_tries, &answer);
+    buffer_printf(&path, "/sync/snapshot?seen=%lld", (long long)client->cursor);
+    code = path.failed ? rs_nomem(client)
+                       : rs_request(client, "GET", path.data, NULL, max_tries, &answer);
+    buffer_free(&path);
     buffer_free(&answer.body);
     if (code == ROWSYNC_OK && answer.status != 200)
         *absent = true;

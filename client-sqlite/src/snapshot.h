@@ -35,7 +35,8 @@ struct Snapshot
     rowsync *client;
     SnapshotTaker taker;
     int64_t seq;
-    int64_t shared; /* of a restored server: what both know ends there; INT64_MAX: not told */
+    int64_t epoch; /* of the server's log; 0: it knows nothing yet; -1: not told */
+    Slice epochs;  /* all of them, each with the head that it began with; no slice: not told */
     SnapshotTable *tables;
     int table_count;
     int64_t rows; /* read so far */
@@ -52,6 +53,7 @@ struct Snapshot
 };
 
 rowsync_code snapshot_read(Snapshot *snapshot, int max_tries, bool *absent);
+int64_t snapshot_shared(const Snapshot *snapshot);
 void snapshot_free(Snapshot *snapshot);
 
 #endif

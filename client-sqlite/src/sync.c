@@ -89,7 +89,7 @@ run(rowsync *client, const rowsync_sync_options *given, rowsync_report *report, 
          * Away for longer than the server keeps its log, or the log is not the one that was read:
          * what it has now is taken whole. What only this device has is sent again.
          */
-        bool restored = client->new_epoch != 0;
+        bool restored = client->restored;
 
         client->code = ROWSYNC_OK;
         if ((code = hydrate_snapshot(client, &options, &absent, report)) == ROWSYNC_OK && absent)

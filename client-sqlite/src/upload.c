@@ -270,27 +270,32 @@ take_status(rowsync *client, const Batch *batch, Change *change, const Status *s
 
 /*
  * Reads the answer: the statuses, one for each change in order, and up to where this file knows
- * what its source has uploaded once they are taken in.
+ * what its source has uploaded once they are taken in. A server that has another log than the one
+ * that was read here decides nothing.
  */
 static rowsync_code
 read_answer(rowsync *client, const Batch *batch, const Exchange *answer, Status *statuses,
             int64_t *known)
 {
-    static const char *const names[] = {"accepted", "statuses", "highest_server_seq",
-                                        "last_upload"};
-    Slice fields[4], element;
+    static const char *const names[] = {"accepted", "statuses", "highest_server_seq", "last_upload",
+                                        "epoch"};
+    Slice fields[5], element;
     JsonReader reader;
-    int64_t head, before;
-    bool accepted;
+    int64_t head = -1, before, epoch = -1;
+    bool accepted = true;
     int count = 0;
 
     *known = client->last_upload;
-    if (scan_fields((Slice){buffer_string(&answer->body), answer->body.length}, names, fields, 4) &&
+    if (scan_fields((Slice){buffer_string(&answer->body), answer->body.length}, names, fields, 5) &&
         fields[1].data != NULL)
     {
+        scan_boolean(fields[0], &accepted);
+        scan_int64(fields[2], &head);
+        scan_int64(fields[4], &epoch);
+        if (!accepted && log_continues(client, epoch, head) != ROWSYNC_OK)
+            return client->code;
         /* Uploads before this one that the file does not know of are left for the pull to find. */
-        if (scan_boolean(fields[0], &accepted) && accepted && scan_int64(fields[2], &head) &&
-            scan_int64(fields[3], &before) && before <= *known && head > *known)
+        if (accepted && scan_int64(fields[3], &before) && before <= *known && head > *known)
             *known = head;
         reader = scan_reader(fields[1]);
         if (scan_enter(&reader, '['))

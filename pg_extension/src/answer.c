@@ -82,11 +82,13 @@ append_invalid(StringInfo out, Change *change)
 void
 upload_append_answer(StringInfo out, Upload *upload)
 {
-    appendStringInfo(out,
-                     "{\"accepted\":%s,\"highest_server_seq\":" INT64_FORMAT
-                     ",\"last_upload\":" INT64_FORMAT ",\"statuses\":[",
-                     upload->accepted ? "true" : "false", upload->scope.head,
-                     upload->source.last_upload);
+    appendStringInfo(
+        out,
+        "{\"accepted\":%s,\"highest_server_seq\":" INT64_FORMAT ",\"last_upload\":" INT64_FORMAT,
+        upload->accepted ? "true" : "false", upload->scope.head, upload->source.last_upload);
+    if (!upload->accepted)
+        appendStringInfo(out, ",\"epoch\":" INT64_FORMAT, upload->scope.epoch);
+    appendStringInfoString(out, ",\"statuses\":[");
     for (int i = 0; i < upload->nchanges; i++)
     {
         Change *change = &upload->changes[i];

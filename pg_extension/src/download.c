@@ -272,7 +272,7 @@ check_argument(bool ok, const char *message)
 Datum
 rowsync_download(PG_FUNCTION_ARGS)
 {
-    DownloadPage page = {.scope.epoch = 1};
+    DownloadPage page = {0};
 
     check_argument(!PG_ARGISNULL(0) && !PG_ARGISNULL(1), "user_id and source_id must not be null");
     page.user_id = text_to_cstring(PG_GETARG_TEXT_PP(0));

@@ -298,6 +298,12 @@ top_field_end(Parse *parse, const char *name)
             parse->request->last_server_seq_seen < 0)
             refuse("last_server_seq_seen must be a whole number, 0 or more");
     }
+    else if (strcmp(name, "epoch") == 0)
+    {
+        value = ended_value(parse->lex, parse->value_start[parse->depth], &parse->scalar);
+        if (!whole_number(&value, &parse->request->epoch) || parse->request->epoch < 0)
+            refuse("epoch must be a whole number, 0 or more");
+    }
     else if (strcmp(name, "atomic") == 0)
     {
         value = ended_value(parse->lex, parse->value_start[parse->depth], &parse->scalar);
@@ -501,6 +507,7 @@ request_parse(const char *text, int len, Request *request)
     const char *first = text;
 
     request->last_server_seq_seen = 0;
+    request->epoch = 0;
     request->atomic = false;
     request->nchanges = 0;
     parse.capacity = 64;

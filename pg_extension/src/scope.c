@@ -38,6 +38,9 @@ typedef struct KnownScope
 
 static HTAB *known_scopes = NULL;
 
+/* What a timestamp of PostgreSQL is more since 1970, in microseconds. */
+#define UNIX_TO_POSTGRES ((POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)
+
 /* Refuses an id that is empty or too long; what names it in the message. */
 void
 check_id(const char *what, const char *id)
@@ -156,6 +159,7 @@ scope_find_or_create(const char *name)
     int64 scope_id = scope_find(name);
     Store store;
     StoreRow *row;
+    Datum began[2];
 
     if (scope_id != 0)
         return scope_id;
@@ -169,9 +173,13 @@ scope_find_or_create(const char *name)
         row->values[SCOPE_ID - 1] = Int64GetDatum(scope_id);
         row->values[SCOPE_HEAD - 1] = Int64GetDatum(0);
         row->values[SCOPE_FLOOR - 1] = Int64GetDatum(0);
-        row->values[SCOPE_EPOCH - 1] = Int64GetDatum(1);
+        /* As declare_restored numbers them: a scope that is made anew is not the one that was. */
+        began[0] = Int64GetDatum(GetCurrentTimestamp() + UNIX_TO_POSTGRES);
+        began[1] = Int64GetDatum(0);
+        row->values[SCOPE_EPOCH - 1] = began[0];
         row->values[SCOPE_NAME - 1] = CStringGetTextDatum(name);
-        row->values[SCOPE_RESTORES - 1] = PointerGetDatum(construct_empty_array(INT8OID));
+        row->values[SCOPE_EPOCHS - 1] = PointerGetDatum(construct_array(
+            began, lengthof(began), INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
         store_close(&store);
         CommandCounterIncrement();
     }
@@ -215,21 +223,22 @@ scope_read(int64 scope_id, Snapshot snapshot, Scope *scope)
 }
 
 /*
- * The heads that a scope was restored to, as snapshot sees them: an array of bigint in the current
- * memory context, which for a scope that is not there has no elements.
+ * The epochs of a scope as snapshot sees them, each with where the log stood when it began: an
+ * array of bigint in the current memory context, which for a scope that is not there has no
+ * elements.
  */
 ArrayType *
-scope_restores(int64 scope_id, Snapshot snapshot)
+scope_epochs(int64 scope_id, Snapshot snapshot)
 {
     Store store;
-    ArrayType *restores;
+    ArrayType *epochs;
 
     store_open(&store, REL_SCOPE, REL_SCOPE_PKEY, AccessShareLock);
-    restores = find_by_id(&store, snapshot, scope_id)
-                   ? DatumGetArrayTypePCopy(store_value(&store, SCOPE_RESTORES))
-                   : construct_empty_array(INT8OID);
+    epochs = find_by_id(&store, snapshot, scope_id)
+                 ? DatumGetArrayTypePCopy(store_value(&store, SCOPE_EPOCHS))
+                 : construct_empty_array(INT8OID);
     store_close(&store);
-    return restores;
+    return epochs;
 }
 
 /* Locks a scope until the end of the transaction and reads its latest state. */

@@ -21,8 +21,8 @@ enum
     SCOPE_FLOOR,
     SCOPE_EPOCH,
     SCOPE_NAME,
-    SCOPE_RESTORES,
-    SCOPE_NATTS = SCOPE_RESTORES
+    SCOPE_EPOCHS,
+    SCOPE_NATTS = SCOPE_EPOCHS
 };
 
 enum
@@ -61,7 +61,7 @@ typedef struct Source
 int64 scope_find(const char *name);
 int64 scope_find_or_create(const char *name);
 bool scope_read(int64 scope_id, Snapshot snapshot, Scope *scope);
-ArrayType *scope_restores(int64 scope_id, Snapshot snapshot);
+ArrayType *scope_epochs(int64 scope_id, Snapshot snapshot);
 void scope_lock(int64 scope_id, Scope *scope);
 void scope_set_head(int64 scope_id, int64 head);
 void scope_forget(void);

@@ -1,7 +1,7 @@
 /*
  * snapshot.c: rowsync.snapshot, the live rows of a scope at one point in time, as lines of JSON.
  *
- *   {"seq":45,"schema_version":1,"restores":[33],
+ *   {"seq":45,"schema_version":1,"epochs":[[1764140400000000,0]],
  *    "tables":[{"schema":"s","table":"t","key":["id"],"columns":["id","name"]}]}   (one line)
  *   [0,43,"550e…","Ann"]           table (its place in the header), version, values
  *   {"end":true,"rows":1,"digest":"…"}
@@ -84,15 +84,16 @@ static void
 append_header(Stream *stream)
 {
     StringInfo out = &stream->chunk;
-    Datum *heads;
-    int nheads;
+    Datum *epochs;
+    int count;
 
-    appendStringInfo(out, "{\"seq\":" INT64_FORMAT ",\"schema_version\":%d,\"restores\":[",
+    appendStringInfo(out, "{\"seq\":" INT64_FORMAT ",\"schema_version\":%d,\"epochs\":[",
                      stream->scope.head, registry_schema_version());
-    deconstruct_array(scope_restores(stream->scope.scope_id, stream->snapshot), INT8OID,
-                      sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE, &heads, NULL, &nheads);
-    for (int i = 0; i < nheads; i++)
-        appendStringInfo(out, i > 0 ? "," INT64_FORMAT : INT64_FORMAT, DatumGetInt64(heads[i]));
+    deconstruct_array(scope_epochs(stream->scope.scope_id, stream->snapshot), INT8OID,
+                      sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE, &epochs, NULL, &count);
+    for (int i = 0; i + 1 < count; i += 2)
+        appendStringInfo(out, "%s[" INT64_FORMAT "," INT64_FORMAT "]", i > 0 ? "," : "",
+                         DatumGetInt64(epochs[i]), DatumGetInt64(epochs[i + 1]));
     appendStringInfoString(out, "],\"tables\":[");
     for (int t = 0; t < stream->ntables; t++)
     {

@@ -341,16 +341,26 @@ process_request(Upload *upload)
     return upload->request.atomic ? process_undoably(upload) : process_all(upload);
 }
 
-/* Answers every change of a request that has too many. */
+/* Answers every change of a request of which nothing is done. */
 static void
-refuse_all(Upload *upload)
+refuse_all(Upload *upload, InvalidReason reason, const char *message)
 {
-    const char *message = psprintf("%d changes in one request are more than %d: send fewer",
-                                   upload->nchanges, rowsync_max_changes);
-
     for (int i = 0; i < upload->nchanges; i++)
-        change_refuse(&upload->changes[i], REASON_BATCH_TOO_LARGE, message, NULL);
+        change_refuse(&upload->changes[i], reason, message, NULL);
     upload->accepted = false;
+}
+
+/*
+ * Whether the source has read the log that there is, as far as it says. If not, a backup was
+ * restored: its versions name other changes than ours, and no change can be decided by them.
+ */
+static bool
+knows_this_log(const Upload *upload)
+{
+    const Request *request = &upload->request;
+
+    return request->epoch == 0 || (request->epoch == upload->scope.epoch &&
+                                   request->last_server_seq_seen <= upload->scope.head);
 }
 
 /* Applies a request in a scope of its own lock and snapshot. */
@@ -363,6 +373,13 @@ run(Upload *upload)
     scope_lock(scope_find_or_create(upload->user_id), &upload->scope);
     PushActiveSnapshot(GetTransactionSnapshot());
     source_find_or_create(upload->scope.scope_id, upload->source_id, &upload->source);
+    if (!knows_this_log(upload))
+    {
+        refuse_all(upload, REASON_INTERNAL_ERROR,
+                   "the server was restored from a backup: read its log anew");
+        PopActiveSnapshot();
+        return;
+    }
     highest_id = upload->source.last_change_id;
 
     upload->context = CurrentMemoryContext;
@@ -424,7 +441,9 @@ rowsync_upload(PG_FUNCTION_ARGS)
 
         if (scope_id != 0)
             (void)scope_read(scope_id, GetActiveSnapshot(), &upload.scope);
-        refuse_all(&upload);
+        refuse_all(&upload, REASON_BATCH_TOO_LARGE,
+                   psprintf("%d changes in one request are more than %d: send fewer",
+                            upload.nchanges, rowsync_max_changes));
     }
     else
     {

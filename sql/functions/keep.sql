@@ -84,18 +84,27 @@ $$;
 COMMENT ON FUNCTION rowsync.prune(interval, interval, text) IS
 'Removes superseded changes and tombstones that are older than keep and that every source seen within give_up has read; a source not seen for so long must hydrate again. Keeps the latest change of every live row. user_id: that user''s scope alone. Returns a line for each scope that it moved: run it daily. Its locks last until the end of the transaction.';
 
-CREATE OR REPLACE FUNCTION rowsync.declare_restored(user_id text DEFAULT NULL)
+CREATE OR REPLACE FUNCTION rowsync.declare_restored(user_id text DEFAULT NULL, restored_at timestamptz DEFAULT NULL)
     RETURNS bigint
     LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
-    WITH moved AS (
-        UPDATE rowsync.scope AS s SET epoch = s.epoch + 1, restores = s.restores || s.head
+    WITH ended AS (
+        SELECT s.scope_id, greatest(s.epoch + 1, (extract(epoch FROM statement_timestamp()) * 1000000)::bigint) AS epoch,
+               CASE WHEN restored_at IS NULL THEN s.head
+                    ELSE greatest(s.floor, coalesce((SELECT l.seq FROM rowsync.change_log AS l
+                                                      WHERE l.scope_id = s.scope_id AND l.ts < restored_at
+                                                      ORDER BY l.seq DESC LIMIT 1), 0)) END AS head
+          FROM rowsync.scope AS s
          WHERE declare_restored.user_id IS NULL OR s.name = declare_restored.user_id
+           FOR NO KEY UPDATE
+    ), moved AS (
+        UPDATE rowsync.scope AS s SET epoch = e.epoch, epochs = s.epochs || ARRAY[e.epoch, e.head]
+          FROM ended AS e WHERE e.scope_id = s.scope_id
         RETURNING 1)
     SELECT count(*) FROM moved
 $$;
-COMMENT ON FUNCTION rowsync.declare_restored(text) IS
-'After restoring a backup, before anything is written: bumps the epoch of all scopes (or of one user''s) and notes where their logs stand, so that devices that are ahead of the server notice and bring back what it lost. Returns the number of scopes.';
+COMMENT ON FUNCTION rowsync.declare_restored(text, timestamptz) IS
+'After restoring a backup, before anything is written: begins a new epoch in all scopes (or in one user''s) and notes where their logs stand, so that devices that are ahead of the server notice and bring back what it lost. restored_at: when it was restored, if it has been written to since, so that what is later counts as written after the backup. Returns the number of scopes.';
 
 -- row_history and restore_row read the key with the rights of the caller: the type of a key may be a
 -- domain, and its CHECK is code of the table's owner.

@@ -6,7 +6,7 @@ CREATE TABLE rowsync.scope (
     floor    bigint NOT NULL DEFAULT 0,
     epoch    bigint NOT NULL DEFAULT 1,
     name     text   NOT NULL COLLATE "C",
-    restores bigint[] NOT NULL DEFAULT '{}',
+    epochs   bigint[] NOT NULL DEFAULT '{}',
     CONSTRAINT scope_pkey PRIMARY KEY (scope_id),
     CONSTRAINT scope_name_key UNIQUE (name)
 ) WITH (fillfactor = 50);
@@ -15,6 +15,6 @@ COMMENT ON TABLE rowsync.scope IS 'Units of isolation and of ordering, one for e
 COMMENT ON COLUMN rowsync.scope.scope_id IS 'Short name of the scope in the other tables';
 COMMENT ON COLUMN rowsync.scope.head IS 'Number of the latest change; 0 = none yet';
 COMMENT ON COLUMN rowsync.scope.floor IS 'Changes up to here may have been pruned';
-COMMENT ON COLUMN rowsync.scope.epoch IS 'Grows when history may have been rewound by a restored backup';
+COMMENT ON COLUMN rowsync.scope.epoch IS 'Which log it is: another number when history may have been rewound by a restored backup. Microseconds since 1970, so that no two restores have the same';
 COMMENT ON COLUMN rowsync.scope.name IS 'The user: the token''s sub, and the value of the scope column of business rows';
-COMMENT ON COLUMN rowsync.scope.restores IS 'For each epoch that has ended, the head of the backup that the next one began with';
+COMMENT ON COLUMN rowsync.scope.epochs IS 'Each epoch, followed by the head that it began with; the present one is the last';

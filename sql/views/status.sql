@@ -65,7 +65,7 @@ COMMENT ON VIEW rowsync.scope_status IS 'Each scope in numbers. Counts rows: nam
 COMMENT ON COLUMN rowsync.scope_status.scope IS 'The user';
 COMMENT ON COLUMN rowsync.scope_status.head IS 'Number of the latest change';
 COMMENT ON COLUMN rowsync.scope_status.floor IS 'Changes up to here may be pruned';
-COMMENT ON COLUMN rowsync.scope_status.epoch IS 'Grows with declare_restored';
+COMMENT ON COLUMN rowsync.scope_status.epoch IS 'Which log it is; another number after declare_restored';
 COMMENT ON COLUMN rowsync.scope_status.sources IS 'Installations that have synced';
 COMMENT ON COLUMN rowsync.scope_status.live_rows IS 'Rows that are there';
 COMMENT ON COLUMN rowsync.scope_status.tombstones IS 'Deleted rows that are still remembered';

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import tempfile
 
 import pytest
 from client_parts import add_user, everything, key, name_of
@@ -17,7 +18,7 @@ def tool(database, name, *arguments):
 def backup(database, tmp_path):
     """`backup()` dumps the database; what it returns puts the database back to that, under its name."""
     def dump():
-        path = str(tmp_path / "backup")
+        path = tempfile.mktemp(dir=tmp_path)
         tool(database, "pg_dump", "-Fc", "-f", path, database.dsn)
 
         def restore():
@@ -39,10 +40,21 @@ def cron(database, user, name):
     database.rows("UPDATE business.users SET name = %s WHERE id = %s", name, key(user))
 
 
+def heads(database):
+    """Where the log stood when each epoch of the one scope began; epochs count up."""
+    (epoch, epochs), = database.rows("SELECT epoch, epochs FROM rowsync.scope")
+    assert epochs[::2] == sorted(set(epochs[::2])) and epochs[-2] == epoch
+    return epochs[1::2]
+
+
+@pytest.mark.parametrize("pending", [False, True])
 @pytest.mark.parametrize("policy, row", [
     ("server", ("cron", 1)), ("client", ("phone", 2)), ("merge", ("cron", 2)), ("manual", ("phone", 2))])
-def test_a_lost_edit_meets_one_of_the_restored_server(device, database, backup, policy, row):
-    """The phone's edit was acknowledged as version 2, and what the server did later is version 2 too."""
+def test_a_lost_edit_meets_one_of_the_restored_server(device, database, backup, policy, row, pending):
+    """The phone's edit was acknowledged as version 2, and what the server did later is version 2 too.
+
+    Pending: what the phone uploads next was made on that version 2.
+    """
     phone, tablet = device("ann", "phone"), device("ann", "tablet")
     phone.run("track", "users", "--schema", "business", "--policy", policy)
     add_user(phone, "ann")
@@ -50,10 +62,13 @@ def test_a_lost_edit_meets_one_of_the_restored_server(device, database, backup, 
     restore = backup()
     edit(phone, "ann", "phone")
     phone.sync()
+    if pending:
+        edit(phone, "ann", "phone", 3)
+        row = (row[0], 3 if row[1] == 2 else row[1])
     restore()
     assert database.value("SELECT rowsync.declare_restored()") == 1
     cron(database, "ann", "cron")
-    assert database.rows("SELECT head, epoch, restores FROM rowsync.scope") == [(2, 2, [1])]
+    assert heads(database) == [0, 1]
     done = phone.run("sync", "--json", check=False)
     report = json.loads(done.stdout)
     assert phone.rows("SELECT name, updated_at FROM users") == [row]
@@ -68,7 +83,7 @@ def test_a_lost_edit_meets_one_of_the_restored_server(device, database, backup, 
     elif policy == "client":
         assert kept == []
     else:
-        assert [(one["name"], one["updated_at"]) for one in kept] == [("phone", 2)]
+        assert [(one["name"], one["updated_at"]) for one in kept] == [("phone", 2 + pending)]
         assert report["overwritten"] == 1
     tablet.sync()
     phone.sync()
@@ -185,6 +200,149 @@ def test_a_restore_that_nobody_declared(device, database, backup):
     assert database.value("SELECT name FROM business.users") == "phone"
 
 
+def test_nothing_is_uploaded_before_it_is_declared(device, database, backup):
+    """An edit on a version that the server has lost, and one of a row that it knows."""
+    phone = device("ann", "phone")
+    for name in ("ann", "bea"):
+        add_user(phone, name)
+    phone.sync()
+    restore = backup()
+    edit(phone, "ann", "phone")
+    phone.sync()
+    restore()
+    phone.rows("UPDATE users SET updated_at = 3")
+    for command in ("sync", "push"):
+        refused = phone.run(command, check=False)
+        assert refused.returncode == 1 and "rowsync.declare_restored()" in refused.stderr
+    assert database.value("SELECT head FROM rowsync.scope") == 2
+    database.rows("SELECT rowsync.declare_restored()")
+    phone.run("push")
+    assert sorted(database.rows("SELECT name, updated_at FROM business.users")) == [("bea", 3), ("phone", 3)]
+
+
+def test_one_backup_restored_twice(device, database, backup):
+    """What came after the first restore is lost as well; the number of an epoch is not used again."""
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    for name in ("ann", "bea"):
+        add_user(phone, name)
+    phone.sync()
+    restore = backup()
+    restore()
+    database.rows("SELECT rowsync.declare_restored()")
+    phone.sync()
+    edit(phone, "ann", "phone")
+    phone.sync()
+    restore()
+    database.rows("SELECT rowsync.declare_restored()")
+    assert heads(database) == [0, 2]
+    cron(database, "bea", "cron")
+    for one in (phone, tablet):
+        one.sync()
+    assert sorted(tablet.rows("SELECT name FROM users")) == [("cron",), ("phone",)]
+    assert everything(phone) == everything(tablet)
+    assert phone.run("verify", "--server").returncode == 0
+
+
+def test_the_wrong_backup_first(device, database, backup):
+    """The older of two backups, then the newer: what both sides know ends at the older one."""
+    phone = device("ann", "phone")
+    add_user(phone, "ann")
+    phone.sync()
+    older = backup()
+    cron(database, "ann", "cron")
+    newer = backup()
+    older()
+    database.rows("SELECT rowsync.declare_restored()")
+    phone.sync()
+    edit(phone, "ann", "phone")
+    phone.sync()
+    newer()
+    database.rows("SELECT rowsync.declare_restored()")
+    assert heads(database) == [0, 2]
+    phone.sync()
+    assert name_of(phone, "ann") == "cron"
+    assert [json.loads(payload)["name"] for (payload,) in phone.rows(
+        "SELECT payload FROM _sync_overwritten")] == ["phone"]
+
+
+@pytest.mark.parametrize("first", ["phone", "tablet"])
+def test_a_backup_from_before_the_user_was_there(device, database, backup, first):
+    """The scope begins anew, and nobody needs to declare anything. Whoever comes first has the rows; what the
+    other one has of them is kept where it differs."""
+    restore = backup()
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    for name in ("ann", "bea"):
+        add_user(phone, name)
+    for one in (phone, tablet):
+        one.sync()
+    restore()
+    edit(phone, "ann", "phone")
+    add_user(tablet, "new")
+    if first == "tablet":
+        tablet.sync()
+    for one in (phone, tablet, phone):
+        one.sync()
+    won, lost = ("phone", "ann") if first == "phone" else ("ann", "phone")
+    assert {name for (name,) in database.rows("SELECT name FROM business.users")} == {won, "bea", "new"}
+    assert everything(phone) == everything(tablet)
+    assert heads(database) == [0]
+    second = tablet if first == "phone" else phone
+    assert [json.loads(payload)["name"] for (payload,) in second.rows(
+        "SELECT payload FROM _sync_overwritten")] == [lost]
+    for one in (phone, tablet):
+        assert one.run("verify", "--server").returncode == 0
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_declared_late(device, database, backup, told):
+    """Devices have gone on with the restored server. A lost edit of a row that was written since gives way,
+    unless one says since when."""
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    for name in ("ann", "bea", "carl"):
+        add_user(phone, name)
+    for one in (phone, tablet):
+        one.sync()
+    restore = backup()
+    edit(phone, "ann", "phone")
+    edit(phone, "carl", "phone's carl")
+    phone.sync()
+    restore()
+    restored_at = database.value("SELECT clock_timestamp()")
+    edit(tablet, "ann", "tablet")
+    tablet.sync()
+    for name in ("bea", "bea's"):
+        cron(database, "bea", name)
+    phone.sync()
+    database.rows("SELECT rowsync.declare_restored(restored_at => %s)", restored_at if told else None)
+    assert heads(database) == [0, 3 if told else 6]
+    for one in (phone, tablet, phone):
+        one.sync()
+    assert everything(phone) == everything(tablet)
+    assert set(phone.rows("SELECT name FROM users")) == {
+        ("tablet",), ("bea's",), ("phone's carl",)}
+    assert [json.loads(payload)["name"] for (payload,) in phone.rows(
+        "SELECT payload FROM _sync_overwritten")] == (["phone"] if told else [])
+    assert phone.run("verify", "--server").returncode == 0
+
+
+def test_a_new_hydration_of_a_restored_server(device, database, backup):
+    """Asked for before anything else has told that it was restored."""
+    phone = device("ann", "phone")
+    add_user(phone, "ann")
+    phone.sync()
+    restore = backup()
+    add_user(phone, "made")
+    phone.sync()
+    restore()
+    refused = phone.run("hydrate", check=False)
+    assert refused.returncode == 1 and "rowsync.declare_restored()" in refused.stderr
+    database.rows("SELECT rowsync.declare_restored()")
+    phone.run("hydrate")
+    assert name_of(phone, "made") == "made"
+    phone.sync()
+    assert database.value("SELECT count(*) FROM business.users") == 2
+
+
 def test_restored_twice_before_the_device_comes(device, database, backup):
     """What both know ends at the older of the two backups."""
     phone = device("ann", "phone")
@@ -198,7 +356,7 @@ def test_restored_twice_before_the_device_comes(device, database, backup):
     cron(database, "ann", "cron")
     backup()()
     database.rows("SELECT rowsync.declare_restored()")
-    assert database.value("SELECT restores FROM rowsync.scope") == [1, 2]
+    assert heads(database) == [0, 1, 2]
     phone.sync()
     assert name_of(phone, "ann") == "cron"
     assert [json.loads(payload)["name"] for (payload,) in phone.rows(

@@ -39,7 +39,7 @@ def test_every_public_function_is_documented_as_it_is(database):
         documented[name] = arguments, result or "void"
     assert set(documented) == {name for name, _, _ in functions}
     for name, arguments, result in functions:
-        arguments = re.sub(r"::[a-z]+", "", re.sub(r", (\w+ \w+ DEFAULT)", r", \1", arguments))
+        arguments = re.sub(r"::[a-z ]+", "", re.sub(r", (\w+ \w+ DEFAULT)", r", \1", arguments))
         assert documented[name][0] == arguments, name
         told = documented[name][1]
         if result.startswith("TABLE("):

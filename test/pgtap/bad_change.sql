@@ -125,7 +125,7 @@ SET rowsync.max_changes = 2;
 SELECT is(answer('ann', 'phone', change(11, 'INSERT', 'users', 'a', 0, '{"name":"x"}'),
                  change(12, 'INSERT', 'users', 'b', 0, '{"name":"x"}'),
                  change(13, 'INSERT', 'users', 'c', 0, '{"name":"x"}')),
-          (SELECT jsonb_build_object('accepted', false, 'highest_server_seq', 3, 'last_upload', 0, 'statuses', jsonb_agg(jsonb_build_object(
+          (SELECT jsonb_build_object('accepted', false, 'highest_server_seq', 3, 'last_upload', 0, 'epoch', (SELECT epoch FROM rowsync.scope WHERE name = 'ann'), 'statuses', jsonb_agg(jsonb_build_object(
                'source_change_id', id, 'status', 'invalid',
                'message', '3 changes in one request are more than 2: send fewer',
                'invalid', '{"reason":"batch_too_large","details":{"limit":2}}'::jsonb)))

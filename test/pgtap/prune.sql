@@ -3,7 +3,7 @@
 \ir include/helpers.sql
 \ir include/app.sql
 SET rowsync.scope = 'ann';
-SELECT plan(65);
+SELECT plan(75);
 
 SELECT is(up('ann', 'phone', change(1, 'INSERT', 'users', 'u1', 0, '{"name":"A"}')), '1 applied 1', 'seq 1');
 SELECT is(up('ann', 'phone', change(2, 'UPDATE', 'users', 'u1', 0, '{"name":"B"}')), '2 applied 2', 'seq 2');
@@ -70,15 +70,32 @@ SELECT is_empty('SELECT * FROM rowsync.verify()', 'verify finds nothing wrong wi
 
 -- A restored backup.
 SELECT is(rowsync.declare_restored('ann'), 1::bigint, 'declare_restored for one user');
-SELECT is((SELECT string_agg(name || ' ' || epoch, ', ' ORDER BY name) FROM rowsync.scope), 'ann 2, bob 1', 'begins a new epoch');
+SELECT is((SELECT string_agg(name || ' ' || cardinality(epochs), ', ' ORDER BY name) FROM rowsync.scope), 'ann 4, bob 2', 'begins a new epoch');
 SELECT is(rowsync.declare_restored(), 2::bigint, 'and for all');
-SELECT is(rowsync.download('ann', 'phone', 9)::jsonb -> 'epoch', '3'::jsonb, 'which devices see');
-SELECT results_eq($$SELECT name, restores[1:] FROM rowsync.scope ORDER BY name$$,
-                  $$SELECT name, CASE name WHEN 'ann' THEN ARRAY[head, head] ELSE ARRAY[head] END FROM rowsync.scope ORDER BY name$$, 'each notes where the log stood');
+SELECT is((SELECT string_agg((epochs[1] < epochs[3])::text || (epochs[3] < coalesce(epochs[5], epoch + 1)), ' ') FROM rowsync.scope), 'truetrue truetrue', 'none has the number of another');
+SELECT is((rowsync.download('ann', 'phone', 9)::jsonb -> 'epoch')::bigint, (SELECT epochs[5] FROM rowsync.scope WHERE name = 'ann'), 'which devices see');
+SELECT results_eq('SELECT ARRAY[epochs[2], epochs[4], epochs[6]] FROM rowsync.scope ORDER BY name',
+                  $$SELECT ARRAY[0, head, CASE name WHEN 'ann' THEN head END] FROM rowsync.scope ORDER BY name$$, 'each notes where the log stood');
 INSERT INTO app.users (id, name) VALUES ('u10', 'Z');
-SELECT is((SELECT split_part(string_agg(s, ''), E'\n', 1)::jsonb -> 'restores' FROM rowsync.snapshot('ann', 'phone') s), '[10, 10]'::jsonb,
-          'which the snapshot tells, also after a write');
-SELECT is((SELECT split_part(string_agg(s, ''), E'\n', 1)::jsonb -> 'restores' FROM rowsync.snapshot('nobody', 'phone') s), '[]'::jsonb, 'of a scope that is not there, none');
+SELECT is((SELECT split_part(string_agg(s, ''), E'\n', 1)::jsonb -> 'epochs' FROM rowsync.snapshot('ann', 'phone') s),
+          (SELECT format('[[%s,0],[%s,10],[%s,10]]', epochs[1], epochs[3], epochs[5])::jsonb FROM rowsync.scope WHERE name = 'ann'), 'which the snapshot tells, also after a write');
+SELECT is((SELECT split_part(string_agg(s, ''), E'\n', 1)::jsonb -> 'epochs' FROM rowsync.snapshot('nobody', 'phone') s), '[]'::jsonb, 'of a scope that is not there, none');
+SELECT is(rowsync.declare_restored('bob', restored_at => ts), 1::bigint, 'declared late') FROM rowsync.change_log JOIN rowsync.scope USING (scope_id) WHERE name = 'bob' AND seq = 3;
+SELECT is((SELECT epochs[6] FROM rowsync.scope WHERE name = 'bob'), 2::bigint, 'what is no older than the restore is later than the backup');
+SELECT is(rowsync.declare_restored('bob', restored_at => '-infinity') + rowsync.declare_restored('ann', restored_at => '-infinity'), 2::bigint, 'before anything was written');
+SELECT results_eq('SELECT epochs[cardinality(epochs)] FROM rowsync.scope ORDER BY name', 'SELECT floor FROM rowsync.scope ORDER BY name', 'the log begins there');
+
+-- An upload of a source that has read another log, or further than this one goes, is not decided.
+CREATE FUNCTION up_of(log bigint, seen bigint) RETURNS jsonb LANGUAGE sql VOLATILE AS $$
+    SELECT rowsync.upload('ann', 'phone', format('{"epoch":%s,"last_server_seq_seen":%s,"changes":[%s]}', log, seen, change(90, 'INSERT', 'users', 'u90', 0, '{"name":"Z"}')))::jsonb
+$$;
+SELECT is(up_of(epochs[5], 0), format('{"accepted":false,"highest_server_seq":%s,"last_upload":9,"epoch":%s,"statuses":[{"source_change_id":90,"status":"invalid",
+            "message":"the server was restored from a backup: read its log anew","invalid":{"reason":"internal_error","details":{
+            "error":"the server was restored from a backup: read its log anew"}}}]}', head, epoch)::jsonb, 'of another epoch') FROM rowsync.scope WHERE name = 'ann';
+SELECT is(up_of(epoch, head + 1) -> 'accepted', 'false', 'that has read further') FROM rowsync.scope WHERE name = 'ann';
+SELECT is(brief(up_of(epoch, head)), '90 applied 12', 'of this one') FROM rowsync.scope WHERE name = 'ann';
+SELECT is(up_of(0, 99) #>> '{statuses,0,status}', 'applied', 'of a client that does not know which');
+SELECT is_empty($$SELECT * FROM rowsync.source WHERE source_id = 'phone' AND last_download > 12$$, 'and notes nothing');
 
 -- restore_row is an ordinary write: the table's own trigger finds by the caller's search_path what it
 -- finds otherwise.

@@ -100,33 +100,40 @@ test_stubborn_tables(void)
 }
 
 /*
- * The header of a snapshot says where the log stood at the restores. NULL: it is refused. `unseen`
- * is what becomes of the rows that the server does not have: "only" and "early" are here, "late"
- * and "long" were deleted.
+ * The header of a snapshot tells the epochs of the log, known as those in `mine` here ("": the last
+ * one alone). NULL for what is pending afterwards: the header is refused. `unseen` is what becomes
+ * of the rows that the server does not have: "only" and "early" are here, "late" and "long" were
+ * deleted.
  */
 static void
-test_restores(const char *restores, const char *dirty, const char *unseen, const char *what)
+test_epochs(const char *mine, const char *theirs, const char *dirty, const char *unseen,
+            const char *what)
 {
-    char snapshot[4096];
+    char snapshot[4096], start[1024];
 
-    snprintf(snapshot, sizeof(snapshot), "200 {\"restores\":%s,%s%s%s", restores,
+    snprintf(snapshot, sizeof(snapshot), "200 {\"epochs\":%s,%s%s%s", theirs,
              strchr(HEADER, '{') + 1, ROWS, END);
-    fresh("INSERT INTO users VALUES ('only', 'O', 0), ('b', 'newer', 1), ('a', 'other', 2),"
-          " ('early', 'E', 4);"
-          "DELETE FROM _sync_dirty; INSERT INTO _sync_version VALUES (1, 'only', 50, 0),"
-          " (1, 'b', 60, 0), (1, 'a', 3, 0), (1, 'early', 1, 0), (1, 'late', 61, 1),"
-          " (1, 'long', 2, 1); UPDATE _sync_client_info SET hydrated = 2, epoch = 1,"
-          " last_server_seq_seen = 61");
+    snprintf(start, sizeof(start),
+             "INSERT INTO users VALUES ('only', 'O', 0), ('b', 'newer', 1), ('a', 'other', 2),"
+             " ('early', 'E', 4);"
+             "DELETE FROM _sync_dirty; INSERT INTO _sync_version VALUES (1, 'only', 50, 0),"
+             " (1, 'b', 60, 0), (1, 'a', 3, 0), (1, 'early', 1, 0), (1, 'late', 61, 1),"
+             " (1, 'long', 2, 1); UPDATE _sync_client_info SET hydrated = 2, epoch = 2,"
+             " epochs = '%s', last_server_seq_seen = 61",
+             mine);
+    fresh(start);
     ok((pull(
-            "{\"changes\":[],\"has_more\":false,\"next_after\":61,\"window_until\":61,\"epoch\":2}",
+            "{\"changes\":[],\"has_more\":false,\"next_after\":61,\"window_until\":61,\"epoch\":9}",
             snapshot, NOTHING_NEW) == ROWSYNC_OK) == (dirty != NULL),
        "%s", what);
     is(rows(db, "SELECT pk, base_version, changed FROM _sync_dirty ORDER BY pk"),
-       dirty != NULL ? dirty : "", restores);
+       dirty != NULL ? dirty : "", theirs);
     if (dirty != NULL)
         is(rows(db, "SELECT pk, server_version, deleted FROM _sync_version WHERE table_id = 1 AND"
                     " length(pk) > 1 ORDER BY pk"),
            unseen, "and what is known of the rows that are not there");
+    is(rows(db, "SELECT epochs FROM _sync_client_info"), dirty != NULL ? theirs : mine,
+       "what the server says is noted");
     close_client(client, db);
 }
 
@@ -170,18 +177,27 @@ test_snapshot(void)
        "the cursor counts in the new log");
     close_client(client, db);
 
-    test_restores("[2]", "a,2,-1|b,2,-1|only,0,-1", "early,2,1|long,2,1|only,2,1",
-                  "what is later than the backup is sent again");
-    test_restores("[59,2]", "a,2,-1|b,2,-1|only,0,-1", "early,2,1|long,2,1|only,2,1",
-                  "the least of the restores counts");
-    test_restores("[3]", "b,3,-1|only,0,-1", "early,2,1|long,2,1|only,3,1",
-                  "what is not is the server's");
-    test_restores("[]", "b,4,-1|early,0,-1|only,0,-1", "",
-                  "where they are not told, versions are compared");
-    test_restores("[0]", "a,0,-1|b,0,-1|early,0,-1|only,0,-1", "", "a backup of nothing");
-    test_restores("[\"2\"]", NULL, "", "what is no number");
-    test_restores("[-1]", NULL, "", "what is no place in a log");
-    test_restores("2", NULL, "", "what is no array");
+    test_epochs("", "[[1,0],[2,0],[9,2]]", "a,2,-1|b,2,-1|only,0,-1", "early,2,1|long,2,1|only,2,1",
+                "what is later than the backup is sent again");
+    test_epochs("", "[[1,0],[2,0],[7,59],[9,2]]", "a,2,-1|b,2,-1|only,0,-1",
+                "early,2,1|long,2,1|only,2,1", "the least of the restores counts");
+    test_epochs("", "[[1,0],[2,1],[9,3]]", "b,3,-1|only,0,-1", "early,2,1|long,2,1|only,3,1",
+                "what is not is the server's");
+    test_epochs("[[1,0],[2,1]]", "[[1,0],[2,1],[9,3]]", "b,3,-1|only,0,-1",
+                "early,2,1|long,2,1|only,3,1", "restores that both have seen do not count");
+    test_epochs("[[1,0],[2,2]]", "[[1,0],[9,59]]", "a,2,-1|b,2,-1|only,0,-1",
+                "early,2,1|long,2,1|only,2,1", "one that the server has lost does");
+    test_epochs("[[1,0],[2,3]]", "[[9,0]]", "a,0,-1|b,0,-1|early,0,-1|only,0,-1", "",
+                "a log that was begun anew has nothing that both know");
+    test_epochs("", "[]", "a,0,-1|b,0,-1|early,0,-1|only,0,-1", "",
+                "nor has one that is not there");
+    test_epochs("", "[[\"9\",2]]", NULL, "", "what is no number");
+    test_epochs("", "[[9,-1]]", NULL, "", "what is no place in a log");
+    test_epochs("", "[[0,0]]", NULL, "", "what is no epoch");
+    test_epochs("", "[[9]]", NULL, "", "what is no pair");
+    test_epochs("", "[[9,2,2]]", NULL, "", "three");
+    test_epochs("", "[9]", NULL, "", "no list of pairs");
+    test_epochs("", "2", NULL, "", "what is no array");
 
     fresh("INSERT INTO users VALUES ('old', 'O', 0); DELETE FROM _sync_dirty; INSERT INTO"
           " _sync_version VALUES (1, 'old', 2, 0); UPDATE _sync_client_info SET hydrated = 2");

@@ -27,7 +27,7 @@ DIFFERENCES = [
     (r"CREATE OR REPLACE VIEW rowsync.table_status.*?;(\nCOMMENT[^\n]*rowsync.table_status[^\n]*;)+", ""),
     (r", rowsync.table_status TO %s", " TO %s"),
     (r"CREATE OR REPLACE FUNCTION rowsync.declare_restored\(.*?\$\$;\nCOMMENT .*?;", ""),
-    (r"\n *'rowsync.declare_restored\(text\)',", ""),
+    (r"\n *'rowsync.declare_restored\(text, timestamptz\)',", ""),
     (r"WHERE s.name = ANY \(user_ids\)", "WHERE s.name = ANY (user_ids) AND s.head > 0"),
     (r"REVOKE ALL ON ALL FUNCTIONS IN SCHEMA rowsync FROM PUBLIC;",
      "CREATE FUNCTION rowsync.obsolete() RETURNS integer LANGUAGE sql AS 'SELECT 1';\n"),
