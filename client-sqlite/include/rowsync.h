@@ -366,7 +366,9 @@ extern "C"
 
     /*
      * Settles a conflict of a table whose policy is ROWSYNC_MANUAL: by ROWSYNC_SERVER_WINS,
-     * ROWSYNC_CLIENT_WINS or ROWSYNC_MERGE. `pk` as rowsync_list() has it.
+     * ROWSYNC_CLIENT_WINS or ROWSYNC_MERGE. `pk` as rowsync_list() has it. A deletion of the server
+     * that cannot be done here yet, because rows that are not synced refer to the row, is done by
+     * the pull that finds them gone.
      */
     rowsync_code rowsync_resolve(rowsync *client, const char *table, const char *pk,
                                  rowsync_policy how);
@@ -374,7 +376,11 @@ extern "C"
     /* Sends a dead letter again with the next push; `table` and `pk` NULL: all of them. */
     rowsync_code rowsync_requeue(rowsync *client, const char *table, const char *pk);
 
-    /* Gives a dead letter up: the row becomes what the server last had. NULL as above. */
+    /*
+     * Gives a dead letter up: the row becomes what the server last had. NULL as above. Fails with
+     * ROWSYNC_DATABASE, and leaves all as it was, where a row must go that rows of a table which is
+     * not tracked refer to.
+     */
     rowsync_code rowsync_discard(rowsync *client, const char *table, const char *pk);
 
     /*

@@ -155,10 +155,7 @@ delete_rows(rowsync *client)
         }
     }
     if (client->code == ROWSYNC_OK && (!complete || rs_orphans(client)))
-        rs_fail(client, ROWSYNC_DATABASE,
-                "Delete the rows that refer to them first, or let their reference say ON DELETE"
-                " CASCADE or SET NULL.",
-                "Rows of a table that is not tracked refer to the user's, which cannot go.");
+        orphans_fail(client, "the user's");
     buffer_free(&sql);
     rs_free(done);
     return client->code;

@@ -359,6 +359,7 @@ rowsync_code key_respell(rowsync *client, Table *table, Slice id, Key *key);
 /* orphan.c */
 bool rs_orphans(rowsync *client);
 bool orphans_stuck(rowsync *client);
+rowsync_code orphans_fail(rowsync *client, const char *whose);
 rowsync_code take_out_orphans(rowsync *client);
 
 /* transport.c */

@@ -422,6 +422,7 @@ rowsync_resolve(rowsync *client, const char *table_name, const char *pk, rowsync
     RowState theirs;
     const char *problem;
     int state = 0;
+    bool again = false;
     rowsync_code code = rs_enter(client, true);
 
     if (code != ROWSYNC_OK)
@@ -441,13 +442,16 @@ rowsync_resolve(rowsync *client, const char *table_name, const char *pk, rowsync
         return rs_fail(client, ROWSYNC_MISUSE, "Take it from _sync_conflict.",
                        "\"%s\" is no key of \"%s\".", pk != NULL ? pk : "", table_name);
     }
-    if ((code = rs_begin(client)) == ROWSYNC_OK)
+    do
     {
+        if ((code = rs_begin(client)) != ROWSYNC_OK)
+            break;
         if (!held_get(client, change.table, &change.key, &theirs, &state, &text) || state != 1)
             code = client->code != ROWSYNC_OK
                        ? client->code
                        : rs_fail(client, ROWSYNC_MISUSE, "See _sync_conflict.",
                                  "The row %s of \"%s\" waits for no decision.", pk, table_name);
+        buffer_clear(&local);
         if (code == ROWSYNC_OK)
             code = change_payload(client, &change, &local, true, &problem);
         if (code == ROWSYNC_OK)
@@ -455,8 +459,10 @@ rowsync_resolve(rowsync *client, const char *table_name, const char *pk, rowsync
                           (Slice){buffer_string(&local), local.length}, how);
         if (code == ROWSYNC_OK)
             code = take_out_orphans(client);
-        code = rs_end(client, code);
-    }
+        /* A row that has to go and cannot is held as deleted, as a pull would. */
+        again = orphans_stuck(client);
+        code = again ? rs_give_up(client) : rs_end(client, code);
+    } while (again && code == ROWSYNC_OK);
     buffer_free(&text);
     buffer_free(&local);
     key_free(&change.key);

@@ -38,6 +38,16 @@ orphans_stuck(rowsync *client)
     return true;
 }
 
+/* Rows that are `whose` have to go, and cannot. */
+rowsync_code
+orphans_fail(rowsync *client, const char *whose)
+{
+    return rs_fail(client, ROWSYNC_DATABASE,
+                   "Delete the rows that refer to them first, or let their reference say ON DELETE"
+                   " CASCADE or SET NULL.",
+                   "Rows of a table that is not tracked refer to %s, which cannot go.", whose);
+}
+
 /*
  * SELECT the columns FROM "child" t WHERE a reference of t has no parent. Empty where the table
  * refers to nothing. A NULL in a reference refers to nothing either.

@@ -5,31 +5,74 @@
 
 #include <string.h>
 
+/* Puts the mark of a dead letter back on its row. */
+static rowsync_code
+requeue(rowsync *client, const Change *change, sqlite3_stmt *letter)
+{
+    int64_t id = 0;
+    sqlite3_stmt *put;
+
+    if (take_change_id(client, &id) != ROWSYNC_OK ||
+        (put = rs_statement(client, SQL_DIRTY_PUT)) == NULL)
+        return client->code;
+    sqlite3_bind_int64(put, 1, change->table->id);
+    key_bind(put, 2, &change->key);
+    sqlite3_bind_int64(put, 3, id);
+    sqlite3_bind_int64(put, 4, change->base_version);
+    sqlite3_bind_int64(put, 5, sqlite3_column_int64(letter, 3));
+    sqlite3_bind_text(put, 6, (const char *)sqlite3_column_text(letter, 4), -1, SQLITE_TRANSIENT);
+    return rs_finish(client, put, "queueing a refused change");
+}
+
 /*
- * Walks the dead letters of one row or of all. To requeue, the mark is put back on the row as it is
- * now; to discard, the row becomes what the server last said, or what it was before the refused
- * DELETE, or goes where the server never had it.
+ * Gives a dead letter up: the row becomes what the server last said, or goes where the server never
+ * had it. *refused where it cannot go, because of a row that refers to it.
  */
 static rowsync_code
-walk_rejected(rowsync *client, const char *table_name, const char *pk, bool requeue)
+discard(rowsync *client, const Change *change, bool *refused)
+{
+    const RowState none = {0, true, {0}};
+    bool applied;
+
+    *refused = false;
+    if (held_apply(client, change->table, &change->key, &applied) != ROWSYNC_OK)
+        return client->code;
+    if (!applied && change->base_version == 0)
+    {
+        if (row_put(client, change->table, &change->key, &none, refused) != ROWSYNC_OK || *refused)
+            return client->code;
+    }
+    else if (!applied)
+    {
+        /* The server's content is not at hand: it comes with the next hydration, which finds the
+         * row to be of no version yet, or removes it where it is gone there. */
+        if (rs_exec(client, "UPDATE _sync_client_info SET hydrated = 3 WHERE hydrated = 2") !=
+                ROWSYNC_OK ||
+            row_drop(client, SQL_VERSION_DROP, change->table, &change->key) != ROWSYNC_OK ||
+            row_set_version(client, change->table, &change->key, 0, false) != ROWSYNC_OK)
+            return client->code;
+    }
+    return row_drop(client, SQL_DIRTY_DROP, change->table, &change->key);
+}
+
+/*
+ * Walks the dead letters of one row or of all. *seen is their number, *left that of those which
+ * cannot be given up before others are.
+ */
+static rowsync_code
+walk(rowsync *client, const char *table_name, const char *pk, bool again, int64_t *seen,
+     int64_t *left)
 {
     sqlite3_stmt *statement = NULL;
-    rowsync_code code = rs_enter(client, true);
-    int64_t seen = 0;
     Change change = {0};
+    rowsync_code code = rs_prepare(
+        client,
+        "SELECT r.table_id, r.pk, r.base_version, r.changed, r.old_row FROM _sync_rejected r JOIN"
+        " _sync_table t USING (table_id) WHERE (?1 IS NULL OR t.table_name = ?1) AND (?2 IS NULL OR"
+        " pk_text = ?2) ORDER BY r.change_id",
+        &statement);
 
-    if (code != ROWSYNC_OK)
-        return code;
-    if (table_name != NULL && table_here(client, table_name) == NULL)
-        return client->code;
-    if ((code = rs_begin(client)) != ROWSYNC_OK)
-        return code;
-    code = rs_prepare(client,
-                      "SELECT r.table_id, r.pk, r.base_version, r.changed, r.old_row, r.op"
-                      " FROM _sync_rejected r JOIN _sync_table t USING (table_id)"
-                      " WHERE (?1 IS NULL OR t.table_name = ?1) AND (?2 IS NULL OR pk_text = ?2)"
-                      " ORDER BY r.change_id",
-                      &statement);
+    *seen = *left = 0;
     if (code == ROWSYNC_OK)
     {
         sqlite3_bind_text(statement, 1, table_name, -1, SQLITE_STATIC);
@@ -37,91 +80,65 @@ walk_rejected(rowsync *client, const char *table_name, const char *pk, bool requ
     }
     while (code == ROWSYNC_OK && rs_row(client, statement))
     {
-        bool applied = false;
+        bool refused = false;
 
-        seen++;
+        ++*seen;
         change.table = table_by_id(client, sqlite3_column_int64(statement, 0));
-        if (change.table == NULL || !change.table->exists ||
-            (code = key_column(client, statement, 1, &change.key)) != ROWSYNC_OK)
+        if ((code = key_column(client, statement, 1, &change.key)) != ROWSYNC_OK)
+            break;
+        change.base_version = sqlite3_column_int64(statement, 2);
+        if (change.table == NULL)
             continue;
-        if (requeue)
-        {
-            int64_t id = 0;
-            sqlite3_stmt *put;
-
-            code = take_change_id(client, &id);
-            if (code != ROWSYNC_OK || (put = rs_statement(client, SQL_DIRTY_PUT)) == NULL)
-                break;
-            sqlite3_bind_int64(put, 1, change.table->id);
-            key_bind(put, 2, &change.key);
-            sqlite3_bind_int64(put, 3, id);
-            sqlite3_bind_int64(put, 4, sqlite3_column_int64(statement, 2));
-            sqlite3_bind_int64(put, 5, sqlite3_column_int64(statement, 3));
-            sqlite3_bind_text(put, 6, (const char *)sqlite3_column_text(statement, 4), -1,
-                              SQLITE_TRANSIENT);
-            code = rs_finish(client, put, "queueing a refused change");
-        }
-        else
-        {
-            code = held_apply(client, change.table, &change.key, &applied);
-            if (code == ROWSYNC_OK && !applied && sqlite3_column_int64(statement, 2) == 0)
-            {
-                RowState none = {0, true, {0}};
-                bool refused;
-
-                /* The server never had it. */
-                code = row_put(client, change.table, &change.key, &none, &refused);
-            }
-            else if (code == ROWSYNC_OK && !applied)
-            {
-                /* The server's content is not at hand: it comes with the next hydration, which
-                 * finds the row to be of no version yet, or removes it where it is gone there. */
-                code =
-                    rs_exec(client, "UPDATE _sync_client_info SET hydrated = 3 WHERE hydrated = 2");
-                if (code == ROWSYNC_OK)
-                    code = row_drop(client, SQL_VERSION_DROP, change.table, &change.key);
-                if (code == ROWSYNC_OK)
-                    code = row_set_version(client, change.table, &change.key, 0, false);
-            }
-            if (code == ROWSYNC_OK)
-                code = row_drop(client, SQL_DIRTY_DROP, change.table, &change.key);
-        }
+        if (change.table->exists)
+            code = again ? requeue(client, &change, statement) : discard(client, &change, &refused);
+        *left += refused;
+        if (code == ROWSYNC_OK && !refused)
+            code = row_drop(client, SQL_REJECTED_DROP, change.table, &change.key);
     }
     sqlite3_finalize(statement);
     key_free(&change.key);
-    code = client->code;
+    return client->code;
+}
+
+/* Requeues (`again`) or discards. */
+static rowsync_code
+settle_letters(rowsync *client, const char *table_name, const char *pk, bool again)
+{
+    rowsync_code code = rs_enter(client, true);
+    int64_t seen, left, before = 0;
+
+    if (code != ROWSYNC_OK)
+        return code;
+    if (table_name != NULL && table_here(client, table_name) == NULL)
+        return client->code;
+    if ((code = rs_begin(client)) != ROWSYNC_OK)
+        return code;
+    code = walk(client, table_name, pk, again, &seen, &left);
     if (code == ROWSYNC_OK && seen == 0 && pk != NULL)
         code = rs_fail(client, ROWSYNC_MISUSE, "See _sync_rejected.",
                        "The row %s of \"%s\" was not refused.", pk, table_name);
-    if (code == ROWSYNC_OK)
+    /* A row goes once those that refer to it are gone, which may be dead letters too. */
+    while (code == ROWSYNC_OK && left > 0 && left != before)
     {
-        code = rs_prepare(client,
-                          "DELETE FROM _sync_rejected WHERE (?2 IS NULL OR pk_text = ?2) AND"
-                          " (?1 IS NULL OR table_id = (SELECT table_id FROM _sync_table WHERE"
-                          " table_name = ?1))",
-                          &statement);
-        if (code == ROWSYNC_OK)
-        {
-            sqlite3_bind_text(statement, 1, table_name, -1, SQLITE_STATIC);
-            sqlite3_bind_text(statement, 2, pk, -1, SQLITE_STATIC);
-            code = rs_finish(client, statement, "forgetting refusals");
-            sqlite3_finalize(statement);
-        }
+        before = left;
+        code = walk(client, table_name, pk, again, &seen, &left);
     }
     /* Rows that refer to what was given up become dead letters of their own. */
     if (code == ROWSYNC_OK)
         code = take_out_orphans(client);
+    if (code == ROWSYNC_OK && (left > 0 || rs_orphans(client)))
+        code = orphans_fail(client, "what is discarded");
     return rs_end(client, code);
 }
 
 rowsync_code
 rowsync_requeue(rowsync *client, const char *table, const char *pk)
 {
-    return walk_rejected(client, table, pk, true);
+    return settle_letters(client, table, pk, true);
 }
 
 rowsync_code
 rowsync_discard(rowsync *client, const char *table, const char *pk)
 {
-    return walk_rejected(client, table, pk, false);
+    return settle_letters(client, table, pk, false);
 }

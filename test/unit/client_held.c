@@ -5,12 +5,13 @@
  */
 #include "client.h"
 
-/* Notes have users, and lines have notes; drafts are not tracked. */
+/* Notes and pins have users, and lines have notes; drafts are not tracked. */
 static const char sql[] =
     "CREATE TABLE users (id TEXT PRIMARY KEY NOT NULL, name TEXT UNIQUE);"
     "CREATE TABLE notes (id TEXT PRIMARY KEY NOT NULL, u TEXT REFERENCES users ON DELETE CASCADE,"
     " t TEXT UNIQUE);"
     "CREATE TABLE lines (id TEXT PRIMARY KEY NOT NULL, n TEXT REFERENCES notes ON DELETE CASCADE);"
+    "CREATE TABLE pins (id TEXT PRIMARY KEY NOT NULL, u TEXT REFERENCES users ON DELETE RESTRICT);"
     "CREATE TABLE drafts (id INTEGER PRIMARY KEY, u TEXT REFERENCES users, n TEXT REFERENCES "
     "notes);";
 static const char known[] =
@@ -35,7 +36,7 @@ static rowsync_report report;
 static void
 fresh(const char *more)
 {
-    static const char *const tables[] = {"users", "notes", "lines"};
+    static const char *const tables[] = {"users", "notes", "lines", "pins"};
     rowsync_transport transport = {&script, scripted, NULL};
     rowsync_options options = {.transport = &transport};
     size_t i;
@@ -129,10 +130,79 @@ test_discard(void)
     close_client(client, db);
 }
 
+/* A row has to go that others refer to: the app is told, and nothing is half done. */
+static void
+test_discard_what_cannot_go(void)
+{
+    fresh("INSERT INTO users VALUES ('n', 'N'); INSERT INTO drafts VALUES (1, 'n', NULL)");
+    refuse("users", "n", "INSERT", "0");
+    ok(rowsync_discard(client, "users", "n") == ROWSYNC_DATABASE &&
+           strstr(rowsync_message(client), "refer to what is discarded, which cannot go") != NULL,
+       "a table that is not tracked refers to it");
+    is(rows(db, "SELECT (SELECT count(*) FROM users WHERE id = 'n'), (SELECT pk FROM"
+                " _sync_rejected)"),
+       "1,n", "it stays as it was");
+    app(db, "DELETE FROM drafts");
+    ok(rowsync_discard(client, "users", "n") == ROWSYNC_OK, "until nothing refers to it");
+    is(rows(db, "SELECT (SELECT count(*) FROM users WHERE id = 'n'), (SELECT count(*) FROM"
+                " _sync_rejected), (SELECT count(*) FROM _sync_edited)"),
+       "0,0,0", "then it goes");
+    close_client(client, db);
+
+    fresh("INSERT INTO users VALUES ('n', 'N'); INSERT INTO notes VALUES ('m', 'n', '9');"
+          "INSERT INTO drafts VALUES (1, NULL, 'm')");
+    refuse("users", "n", "INSERT", "0");
+    ok(rowsync_discard(client, NULL, NULL) == ROWSYNC_DATABASE, "or to a row that would go along");
+    is(rows(db, "SELECT id FROM notes ORDER BY id"), "m|x", "that stays too");
+    close_client(client, db);
+
+    fresh("INSERT INTO users VALUES ('n', 'N'); INSERT INTO pins VALUES ('p', 'n')");
+    refuse("users", "n", "INSERT", "0");
+    refuse("pins", "p", "INSERT", "0");
+    ok(rowsync_discard(client, NULL, NULL) == ROWSYNC_OK, "children are given up before parents");
+    is(rows(db, "SELECT (SELECT count(*) FROM users WHERE id = 'n'), (SELECT count(*) FROM pins),"
+                " (SELECT count(*) FROM _sync_rejected)"),
+       "0,0,0", "and all is gone");
+    close_client(client, db);
+}
+
+/* The same where the app decides for the server, which has deleted the row. */
+static void
+test_resolve_what_cannot_go(void)
+{
+    static const char *const drafts[] = {"(1, 'a', NULL)", "(1, NULL, 'x')"};
+    char text[512];
+    size_t i;
+
+    for (i = 0; i < 2; i++)
+    {
+        snprintf(text, sizeof(text),
+                 "UPDATE users SET name = 'mine' WHERE id = 'a'; INSERT INTO drafts VALUES %s;"
+                 "INSERT INTO _sync_held VALUES (1, 'a', 'a', 1, 12, 1, NULL)",
+                 drafts[i]);
+        fresh(text);
+        ok(rowsync_resolve(client, "users", "a", ROWSYNC_SERVER_WINS) == ROWSYNC_OK,
+           "decided for a deletion that cannot be done yet");
+        is(rows(db, "SELECT (SELECT count(*) FROM users WHERE id = 'a'), (SELECT count(*) FROM"
+                    " _sync_edited), (SELECT count(*) FROM _sync_overwritten), state, deleted FROM"
+                    " _sync_held"),
+           "1,0,1,2,1", "it is held, the edit is done with");
+        app(db, "DELETE FROM drafts");
+        pull(PAGE("12", ""), NULL);
+        is(rows(db,
+                "SELECT (SELECT group_concat(id) FROM users), (SELECT count(*) FROM _sync_held),"
+                " (SELECT count(*) FROM _sync_edited)"),
+           "b,0,0", "and done when nothing refers to the row");
+        close_client(client, db);
+    }
+}
+
 int
 main(void)
 {
     test_verify();
     test_discard();
+    test_discard_what_cannot_go();
+    test_resolve_what_cannot_go();
     return done();
 }
