@@ -323,6 +323,35 @@ def test_a_clone_that_fails_leaves_nothing(device, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == []
 
 
+WAITS = """
+#include <stdio.h>
+static int waits;
+int usleep(unsigned us) { waits += us > 0; return 0; }
+__attribute__((destructor)) static void tell(void) { fprintf(stderr, "waits: %d\\n", waits); }
+"""
+
+
+@pytest.mark.skipif("SANITIZE" in os.environ, reason="the sanitizer's library has to come first")
+@pytest.mark.parametrize("how", ["PRAGMA locking_mode = EXCLUSIVE", "BEGIN IMMEDIATE"])
+def test_a_locked_file_is_waited_for_once(device, tmp_path, how):
+    """Half a minute, which is 3000 waits of 10 ms; here they take no time."""
+    phone, shim = device("ann", "phone", attached=False), tmp_path / "waits.so"
+    phone.app.execute("CREATE TABLE users (id TEXT PRIMARY KEY, name TEXT, email TEXT)")
+    phone.run("init")
+    phone.run("track", "users")
+    phone.close()
+    subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-o", shim, "-"], input=WAITS, text=True,
+                   check=True)
+    holder = sqlite3.connect(phone.path, isolation_level=None)
+    holder.execute(how)
+    holder.execute("INSERT INTO users VALUES ('a', 'a', 'a')")
+    done = phone.start("verify", LD_PRELOAD=str(shim))
+    _, told = done.communicate()
+    holder.close()
+    assert done.returncode == 1 and "Another connection holds" in told, told
+    assert "waits: 3000\n" in told, told
+
+
 def test_a_clone_that_is_killed_is_begun_anew(device, blocked):
     phone, laptop = device("ann", "phone"), device("ann", "laptop", attached=False)
     side = laptop.path.with_name(laptop.path.name + "-clone")

@@ -78,11 +78,19 @@ session_open(Session *session, int creates)
         return -1;
     }
     sqlite3_busy_handler(session->db, wait_for_lock, NULL);
-    if (sqlite3_exec(session->db, "PRAGMA schema_version", NULL, NULL, NULL) == SQLITE_NOTADB)
+    switch (sqlite3_exec(session->db, "PRAGMA schema_version", NULL, NULL, NULL))
     {
-        snprintf(message, sizeof(message), "%.1000s is not a SQLite database.", file);
-        complain(session, "database", message, "Name the app's database file.");
-        return -1;
+        case SQLITE_NOTADB:
+            snprintf(message, sizeof(message), "%.1000s is not a SQLite database.", file);
+            complain(session, "database", message, "Name the app's database file.");
+            return -1;
+        case SQLITE_BUSY: /* whoever holds it even against readers was waited for just now */
+            snprintf(message, sizeof(message), "Another connection holds %.1000s.", file);
+            complain(session, "busy", message,
+                     "Close it, or let it end what it does; then try again.");
+            return -1;
+        default:
+            break;
     }
     /* Keys are spread over the whole file: a small cache would read its pages again and again. */
     sqlite3_exec(session->db, "PRAGMA foreign_keys = ON; PRAGMA cache_size = -65536", NULL, NULL,
