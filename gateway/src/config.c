@@ -291,6 +291,23 @@ origins_valid(const char *origins)
     }
 }
 
+/* Blanks what libpq quotes: that may be part of a password. Single characters tell nothing. */
+static void
+hide_quotations(char *reason)
+{
+    char *from = strchr(reason, '"');
+
+    while (from != NULL)
+    {
+        char *to = strchr(from + 1, '"');
+        size_t size = to == NULL ? strlen(from + 1) : (size_t)(to - from - 1);
+
+        if (size > 1)
+            memset(from + 1, '*', size);
+        from = to == NULL ? NULL : strchr(to + 1, '"');
+    }
+}
+
 /* Is this setting's value something that libpq understands? */
 static bool
 check_conninfo(const char *name, const char *conninfo, char *error, size_t error_size)
@@ -299,6 +316,8 @@ check_conninfo(const char *name, const char *conninfo, char *error, size_t error
     char *reason = NULL;
 
     options = PQconninfoParse(conninfo, &reason);
+    if (reason != NULL)
+        hide_quotations(reason);
     if (options == NULL)
         refuse(error, error_size, "%s is no libpq connection string: %.200s", name,
                reason == NULL ? "out of memory" : reason);

@@ -8,6 +8,9 @@
 
 #include <string.h>
 
+/* The longest origin that is repeated where nobody has parsed the request. */
+#define ORIGIN_MAX 255
+
 /* Does the list name this origin? */
 static bool
 allows(const char *origins, h2o_iovec_t origin)
@@ -26,6 +29,9 @@ allows(const char *origins, h2o_iovec_t origin)
     }
     return false;
 }
+
+/* What a page may see of an answer beside the few headers that it always may. */
+#define EXPOSED "rowsync-request-id, retry-after, etag, allow"
 
 /* The request's origin where it may read answers, else nothing. */
 static h2o_iovec_t
@@ -53,8 +59,25 @@ cors_answer(struct request *request)
         return;
     h2o_add_header_by_str(&req->pool, &req->res.headers, H2O_STRLIT("access-control-allow-origin"),
                           0, NULL, origin.base, origin.len);
-    request_header(request, "access-control-expose-headers",
-                   "rowsync-request-id, retry-after, etag, allow");
+    request_header(request, "access-control-expose-headers", EXPOSED);
+}
+
+void
+cors_write(const struct config *config, const struct wire_head *head, struct text *text)
+{
+    if (config->cors_origins == NULL)
+        return;
+    text_string(text, "Vary: origin\r\n");
+    if (head->origin == NULL || head->origin_size > ORIGIN_MAX ||
+        !allows(config->cors_origins, h2o_iovec_init(head->origin, head->origin_size)))
+        return;
+    for (size_t i = 0; i < head->origin_size; i++)
+        if (head->origin[i] <= ' ' || head->origin[i] > '~')
+            return;
+    text_format(text,
+                "Access-Control-Allow-Origin: %.*s\r\n"
+                "Access-Control-Expose-Headers: " EXPOSED "\r\n",
+                (int)head->origin_size, head->origin);
 }
 
 void

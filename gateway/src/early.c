@@ -6,6 +6,7 @@
  * sees it, and answers past h2o where nothing good can come of the rest.
  */
 #include "early.h"
+#include "cors.h"
 #include "log.h"
 #include "router.h"
 #include "wire.h"
@@ -49,9 +50,11 @@ record(struct connection *connection, const struct problem *problem, const char 
 static void
 refuse(struct connection *connection, const struct problem *problem)
 {
-    static const size_t room = PROBLEM_BODY_MAX + 512;
+    static const size_t room = PROBLEM_BODY_MAX + 1024;
+    const h2o_buffer_t *input = connection->socket->input;
     char *body = h2o_mem_alloc(PROBLEM_BODY_MAX);
     int status = problem_status(problem->code);
+    struct wire_head head;
     struct text text;
     h2o_iovec_t bytes;
     size_t size;
@@ -71,6 +74,8 @@ refuse(struct connection *connection, const struct problem *problem)
         text_format(&text, "WWW-Authenticate: %s\r\n", request_challenge(problem->code));
     if (problem->retry_after != 0)
         text_format(&text, "Retry-After: %d\r\n", problem->retry_after);
+    wire_scan(input->bytes, input->size, &head);
+    cors_write(connection->loop->config, &head, &text);
     text_string(&text, "\r\n");
     text_append(&text, body, size);
     free(body);

@@ -421,7 +421,8 @@ on_send(h2o_ostream_t *self, h2o_req_t *req, h2o_iovec_t *parts, size_t count,
     if (stream->closed)
         return;
     stream->parts = h2o_mem_alloc_pool(&req->pool, sizeof(*parts) * (count + 1));
-    memcpy(stream->parts, parts, sizeof(*parts) * count);
+    if (count != 0)
+        memcpy(stream->parts, parts, sizeof(*parts) * count);
     stream->part_count = count;
     stream->part = stream->at = 0;
     stream->state = state;

@@ -8,11 +8,13 @@
 #include "server.h"
 #include "tls.h"
 
+#include <fcntl.h>
 #include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define EXIT_USAGE 2
 
@@ -162,6 +164,19 @@ run(const char *path, struct generation **current, struct jwt_keys *keys, SSL_CT
     return EXIT_SUCCESS;
 }
 
+/* Descriptors 0 to 2 are opened where whoever started us closed them: no socket shall get these. */
+static void
+keep_standard_files(void)
+{
+    int descriptor;
+
+    do
+        descriptor = open("/dev/null", O_RDWR);
+    while (descriptor >= 0 && descriptor <= STDERR_FILENO);
+    if (descriptor >= 0)
+        close(descriptor);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -183,6 +198,7 @@ main(int argc, char **argv)
     int option;
     int status;
 
+    keep_standard_files();
     while ((option = getopt_long(argc, argv, "c:Vh", options, NULL)) != -1)
     {
         switch (option)

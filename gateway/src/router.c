@@ -303,6 +303,7 @@ on_refusal(h2o_filter_t *self, h2o_req_t *req, h2o_ostream_t **slot)
     char *body = request_memory(request, PROBLEM_BODY_MAX);
 
     (void)self;
+    cors_answer(request);
     refused_as(req->res.status, req->conn->ctx->globalconf->max_request_entity_size, &problem);
     request->problem = problem.code;
     text_begin(&text, body, PROBLEM_BODY_MAX);

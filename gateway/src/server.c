@@ -21,6 +21,9 @@
 /* Milliseconds between sweeps: the precision of all connection timeouts. */
 #define SWEEP_MS 100
 
+/* h2o's one timeout, longer than any that can be configured: the sweep keeps those. */
+#define REQUEST_MS (24 * 3600 * 1000)
+
 /* Descriptors that the process, and each loop, need beside those of clients and of the database. */
 #define DESCRIPTORS 32
 #define LOOP_DESCRIPTORS 16
@@ -324,9 +327,7 @@ server_create(const struct config *config, struct jwt_keys *keys, SSL_CTX *tls,
     h2o_config_init(&server->global);
     server->global.server_name = h2o_iovec_init(H2O_STRLIT(""));
     server->global.max_request_entity_size = (size_t)config->body_limit;
-    /* The sweep keeps the real times; this is what h2o may not fall below. */
-    server->global.http1.req_timeout =
-        (uint64_t)(config->header_timeout + config->body_timeout + config->idle_timeout) + 5000;
+    server->global.http1.req_timeout = REQUEST_MS;
     server->global.http1.upgrade_to_http2 = 0;
     configure(&server->global, config);
     for (unsigned i = 0; i < count; i++)

@@ -15,9 +15,9 @@ names(const char *line, size_t size, const char *name)
     return size > length && strncasecmp(line, name, length) == 0 && line[length] == ':';
 }
 
-/* Notes what stands behind an Authorization header's colon, without the spaces around it. */
+/* Notes what stands behind a header's colon, without the spaces around it. */
 static void
-take_value(const char *line, size_t size, struct wire_head *head)
+take_value(const char *line, size_t size, const char **value, size_t *value_size)
 {
     const char *at = memchr(line, ':', size);
     const char *end = line + size;
@@ -27,8 +27,8 @@ take_value(const char *line, size_t size, struct wire_head *head)
     while (at < end && (*at == ' ' || *at == '\t'));
     while (end > at && (end[-1] == ' ' || end[-1] == '\t'))
         end--;
-    head->authorization = at;
-    head->authorization_size = (size_t)(end - at);
+    *value = at;
+    *value_size = (size_t)(end - at);
 }
 
 void
@@ -65,7 +65,9 @@ wire_scan(const char *bytes, size_t size, struct wire_head *head)
         if (!first && names(line, length, "host"))
             head->hosts++;
         if (!first && names(line, length, "authorization"))
-            take_value(line, length, head);
+            take_value(line, length, &head->authorization, &head->authorization_size);
+        if (!first && names(line, length, "origin"))
+            take_value(line, length, &head->origin, &head->origin_size);
         first = false;
     }
 }

@@ -20,6 +20,8 @@ struct wire_head
     size_t hosts;     /* Host headers */
     const char *authorization; /* value of the last Authorization header; NULL: there is none */
     size_t authorization_size;
+    const char *origin; /* likewise */
+    size_t origin_size;
     bool folded; /* a line begins with white space (obsolete folding) */
 };
 

@@ -244,6 +244,13 @@ def flood(client, data):
         return False
 
 
+def resident(gateway):
+    """Resident memory of the gateway, in kB."""
+    with open(f"/proc/{gateway.server.pid}/status", encoding="ascii") as status:
+        (size,) = [int(line.split()[1]) for line in status if line.startswith("VmRSS")]
+    return size
+
+
 @pytest.mark.parametrize("piecewise", [False, True])
 @pytest.mark.parametrize("good", [False, True])
 def test_a_rapid_reset_attack_is_cut(speak, tmp_path, mint, good, piecewise):
@@ -402,4 +409,62 @@ def test_sigterm_lets_requests_in_hand_end(speak, database, blocked, mint):
     while not client.streams[watching][2]:
         assert client.read()
     assert b"event: reconnect" in client.streams[watching][1]
+    assert gateway.server.wait(20) == 0
+
+
+def test_a_body_under_way_is_no_idle_connection(speak, mint):
+    gateway, connect = speak(ROWSYNC_IDLE_TIMEOUT=300)
+    client = connect()
+    stream = client.send("POST", "/sync/upload", mint("ann", "phone"), b"{", end=False)
+    time.sleep(0.8)
+    # Nor does SIGTERM cut it.
+    gateway.server.send_signal(signal.SIGTERM)
+    time.sleep(0.8)
+    client.h2.send_data(stream, b"}", end_stream=True)
+    client.flush()
+    assert client.answer(stream).body["code"] == "invalid_request"
+    assert gateway.server.wait(20) == 0
+
+
+def test_a_head_that_unpacks_without_end_costs_no_memory(speak):
+    """A field in HPACK's table, named again by one byte each: 12,000 of them in 16 KB."""
+    gateway, connect = speak(ROWSYNC_MEMORY_LIMIT=2000000)
+    clients = [connect() for _ in range(5)]
+    before = resident(gateway)
+    for client in clients:
+        block = client.h2.encoder.encode(
+            [(":method", "GET"), (":path", "/healthz"), (":scheme", "https"), (":authority", "x")])
+        value = b"A" * 4000
+        block += b"\x40\x0ccache-digest\x7f" + bytes([(4000 - 127) % 128 + 128, 4000 // 128 - 1])
+        block += value + b"\xbe" * 12000
+        # Their bodies are still to come.
+        with contextlib.suppress(OSError):
+            client.socket.sendall(frame(1, 4, 1, block[:16384]))
+            for stream in range(3, 199, 2):
+                client.socket.sendall(frame(1, 4, stream, b"\x82\x84\x87" + b"\xbe" * 16000))
+    for _ in range(5):
+        assert connect().ask("GET", "/healthz").status == 200
+    assert resident(gateway) < before + 10000
+
+
+def test_data_for_requests_that_are_no_more_is_not_answered_without_end(speak):
+    gateway, connect = speak(ROWSYNC_HTTP2_RESETS=50)
+    client = connect()
+    assert client.ask("GET", "/healthz").status == 200
+    before = resident(gateway)
+    flood(client, frame(0, 0, 1, b"x") * 500000)
+    assert connect().ask("GET", "/healthz").status == 200
+    assert resident(gateway) < before + 10000
+
+
+def test_a_head_without_an_end_does_not_hold_up_the_process(speak, database, blocked, mint):
+    gateway, connect = speak(ROWSYNC_DRAIN_TIMEOUT=1500)
+    client = connect()
+    client.send("POST", "/sync/upload", mint("ann", "phone"),
+                json.dumps({"last_server_seq_seen": 0, "changes": [CHANGE]}).encode())
+    client.socket.sendall(frame(1, 1, 3, b"\x82\x84\x87"))
+    gateway.server.send_signal(signal.SIGTERM)
+    time.sleep(1.2)
+    with contextlib.suppress(OSError):
+        client.socket.sendall(frame(9, 4, 3, b"\x86"))
     assert gateway.server.wait(20) == 0

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import os
 import re
 import signal
 import socket
@@ -36,6 +37,11 @@ def test_the_command_line(tmp_path):
                ROWSYNC_TLS_KEY="none", **good)
     assert done.returncode == 2
     assert done.stderr.startswith(f"rowsync-gateway: {tmp_path}/none: ")
+    for url in ("postgresql://gw:se%cret@h/app", "postgresql://gw:secret@[::1/app",
+                "password=very secret"):
+        done = run("--check-config", DATABASE_URL=url, ROWSYNC_JWT_SECRET="s" * 32)
+        assert done.stderr.startswith("rowsync-gateway: database_url is no libpq connection string:")
+        assert "cret" not in done.stderr
     done = run("--check-config", ROWSYNC_TLS_KEY="none", **good)
     assert done.stderr == ("rowsync-gateway: tls_certificate and tls_key belong together: one of "
                            "them is not set\n")
@@ -266,3 +272,28 @@ def test_the_units_are_sound_and_the_service_is_shut_in(tmp_path):
     done = subprocess.run(["systemd-analyze", "security", "--offline=true", "--threshold=13",
                            tmp_path / service], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_socket_takes_the_place_of_a_closed_standard_file(start_gateway):
+    """What writes to standard error must not write to a client."""
+    for redirection in ("2>&-", "0<&- 2>&-"):
+        gateway = start_gateway(wrapper=["/bin/sh", "-c", f'exec "$0" "$@" {redirection}'])
+        for number in (0, 1, 2):
+            assert not os.readlink(f"/proc/{gateway.server.pid}/fd/{number}").startswith(
+                ("socket:", "anon_inode:", "pipe:"))
+        assert gateway.request("GET", "/healthz").status == 200
+
+
+def test_timeouts_that_sighup_raises_are_kept(start_gateway, tmp_path):
+    """Also by libh2o, which has one of its own for all of them."""
+    config = tmp_path / "gateway.json"
+    config.write_text('{"header_timeout": 100, "body_timeout": 100, "idle_timeout": 100}')
+    gateway = start_gateway(arguments=["--config", str(config)])
+    config.write_text("{}")
+    gateway.reload()
+    assert eventually(lambda: any(line["event"] == "reloaded" for line in gateway.log()))
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", gateway.port)) as peer:
+        for pause in (5.5, 0):
+            peer.request("GET", "/healthz")
+            assert peer.getresponse().read()
+            time.sleep(pause)

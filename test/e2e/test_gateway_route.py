@@ -5,7 +5,7 @@ import http.client
 import json
 
 import pytest
-from gateway_parts import ROUTES, many, problem
+from gateway_parts import ROUTES, many, problem, talk
 
 
 @pytest.mark.parametrize("method, path, allow", [
@@ -165,3 +165,18 @@ def test_pages_of_configured_origins_may_ask_and_no_others(start_gateway, gatewa
     everyone = start_gateway(ROWSYNC_CORS_ORIGINS="*")
     assert ask(everyone, "https://any.example").headers["access-control-allow-origin"] == \
         "https://any.example"
+
+
+def test_pages_can_read_what_is_refused_before_a_handler_sees_it(start_gateway, mint):
+    """Else they would see a failing network instead of a body too large or a token that ran out."""
+    gateway = start_gateway(ROWSYNC_CORS_ORIGINS="https://app.example", ROWSYNC_BODY_LIMIT=2000000)
+    for origin, allowed in (("https://app.example", True), ("https://evil.example", False)):
+        head = f"POST /sync/upload HTTP/1.1\r\nHost: x\r\nOrigin: {origin}\r\n".encode()
+        for lines, body, status in (
+                (b"Content-Length: 3000000\r\n\r\n", b"", 413),
+                (b"Content-Length: 9\r\nExpect: more\r\n\r\n", b"", 417),
+                (b"Content-Length: 1900000\r\n\r\n", b"x" * 1000000, 401)):
+            answer = talk(gateway, head + lines + body).partition(b"\r\n\r\n")[0].lower()
+            assert answer.startswith(f"http/1.1 {status} ".encode())
+            assert b"\r\nvary: origin" in answer
+            assert (f"access-control-allow-origin: {origin}".encode() in answer) == allowed

@@ -36,6 +36,8 @@ main(void)
     ok(head.lengths == 0 && head.encodings == 0, "what is in the body does not count");
     scan("POST / HTTP/1.1\r\nA: b\r\n c\r\n\r\n");
     ok(head.folded, "a folded line");
+    scan("GET / HTTP/1.1\r\nOrigin:  https://a.example \r\nX-Origin: b\r\n\r\n");
+    ok(head.origin_size == 17 && strncmp(head.origin, "https://a.example", 17) == 0, "an origin");
     scan("Content-Length: 5 HTTP/1.1\r\n\r\n");
     ok(head.lengths == 0, "the request line is no header");
     scan("POST / HTTP/1.1\r\nAUTHorization: \t Bearer x \r\n\r\nAuthorization: Bearer y\r\n");
