@@ -53,11 +53,11 @@ extern "C"
         ROWSYNC_OK = 0,
         ROWSYNC_NOMEM = 1,    /* out of memory; the database is as before the call */
         ROWSYNC_MISUSE = 2,   /* the call does not fit here: bad argument, inside a transaction */
-        ROWSYNC_DATABASE = 3, /* SQLite refused; the message has SQLite's words */
+        ROWSYNC_DATABASE = 3, /* SQLite refused, or may only read; see the message */
         ROWSYNC_BUSY = 4,     /* another connection holds the database; try again */
         ROWSYNC_UNINITIALIZED = 5, /* rowsync_init() was never run on this database */
         ROWSYNC_UNATTACHED = 6,    /* rowsync_attach() was never run, or was undone */
-        ROWSYNC_SCHEMA = 7,        /* a table cannot be tracked, or a tracked one is gone */
+        ROWSYNC_SCHEMA = 7,        /* a table cannot be tracked, or no longer can be */
         ROWSYNC_NETWORK = 8,       /* the server was not reached, or the connection broke */
         ROWSYNC_UNAVAILABLE = 9,   /* the server is there but asks to come back later */
         ROWSYNC_AUTH = 10,         /* the token is missing, expired or not accepted */

@@ -66,7 +66,7 @@ typedef struct Table
     char *layout; /* JSON array of the columns that travelled when the triggers were made */
     Buffer head;  /* "schema", "table" and the beginning of "op" as a request has them */
     rowsync_policy policy;
-    bool exists;
+    bool exists;              /* with a primary key */
     bool refill;              /* rows lack the server's content of a column that came along */
     bool own_conflict_clause; /* its constraints may say ON CONFLICT REPLACE or IGNORE */
     bool hidden_unique;       /* has a unique index that no probe can foresee */
@@ -213,6 +213,7 @@ void tables_free(rowsync *client);
 Table *table_by_name(rowsync *client, Slice schema, Slice name);
 Table *table_by_id(rowsync *client, int64_t id);
 Table *table_here(rowsync *client, const char *name);
+rowsync_code tables_check(rowsync *client);
 sqlite3_stmt *table_statement(rowsync *client, Table *table, TableStatement which);
 
 /* fields.c */

@@ -82,6 +82,8 @@ static const char schema_sql[] =
     " FROM _sync_held h JOIN _sync_table t USING (table_id)"
     " LEFT JOIN _sync_dirty d USING (table_id, pk) WHERE h.state = 1;";
 
+#define HINT_READ_ONLY "Open it for writing."
+
 #define ROW_KEY "table_id = ?1 AND pk = ?2"
 
 static const char *const statement_sql[SQL_STATEMENTS] = {
@@ -229,7 +231,10 @@ rs_fail_sqlite(rowsync *client, const char *doing)
     if (code == SQLITE_BUSY || code == SQLITE_LOCKED)
         return rs_fail(client, ROWSYNC_BUSY, "Try again, or set a busy timeout on the connection.",
                        "Another connection holds the database (%s).", doing);
-    return rs_fail(client, ROWSYNC_DATABASE, "The database was left as it was before.",
+    return rs_fail(client, ROWSYNC_DATABASE,
+                   code == SQLITE_READONLY ? HINT_READ_ONLY
+                   : code == SQLITE_FULL   ? "Make room and call again; nothing is lost."
+                                           : "The database was left as it was before.",
                    "SQLite refused (%s): %s.", doing, sqlite3_errmsg(client->db));
 }
 
@@ -481,6 +486,18 @@ initialized(rowsync *client)
     return result == SQLITE_OK;
 }
 
+/* Refuses a call that writes where that is not possible. */
+static rowsync_code
+check_writable(rowsync *client)
+{
+    if (!sqlite3_get_autocommit(client->db))
+        return rs_fail(client, ROWSYNC_MISUSE, "Commit or roll back first.",
+                       "The connection is inside a transaction.");
+    if (sqlite3_db_readonly(client->db, "main") == 1)
+        return rs_fail(client, ROWSYNC_DATABASE, HINT_READ_ONLY, "The database is read-only.");
+    return ROWSYNC_OK;
+}
+
 /*
  * Every public call begins here: forgets the last error, checks that the call is possible, and
  * brings what the handle knows of the database up to date.
@@ -499,9 +516,8 @@ rs_enter(rowsync *client, bool writes)
     buffer_clear(&client->hint);
     if (client->stuck)
         go_back(client);
-    if (writes && !sqlite3_get_autocommit(client->db))
-        return rs_fail(client, ROWSYNC_MISUSE, "Commit or roll back first.",
-                       "The connection is inside a transaction.");
+    if (writes && check_writable(client) != ROWSYNC_OK)
+        return client->code;
     /* A schema that another connection changed is seen only by a statement. */
     if (!initialized(client) && client->code == ROWSYNC_OK &&
         rs_exec(client, "SELECT 1 FROM sqlite_schema LIMIT 1") == ROWSYNC_OK &&
@@ -651,11 +667,8 @@ rowsync_init(rowsync *client)
     client->code = ROWSYNC_OK;
     if (client->stuck)
         go_back(client);
-    if (!sqlite3_get_autocommit(client->db))
-        return rs_fail(client, ROWSYNC_MISUSE, "Commit or roll back first.",
-                       "The connection is inside a transaction.");
-    if ((code = rs_start(client, SQL_BEGIN)) != ROWSYNC_OK)
-        return code;
+    if (check_writable(client) != ROWSYNC_OK || (code = rs_start(client, SQL_BEGIN)) != ROWSYNC_OK)
+        return client->code;
     if ((code = rs_exec(client, schema_sql)) == ROWSYNC_OK)
         code = rs_run(client, SQL_APPLY_OFF);
     code = rs_stop(client, code);

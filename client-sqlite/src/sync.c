@@ -72,7 +72,7 @@ run(rowsync *client, const rowsync_sync_options *given, rowsync_report *report, 
         report = &local;
     memset(report, 0, sizeof(*report));
     if ((code = rs_enter(client, true)) != ROWSYNC_OK ||
-        (code = rs_attached(client)) != ROWSYNC_OK ||
+        (code = rs_attached(client)) != ROWSYNC_OK || (code = tables_check(client)) != ROWSYNC_OK ||
         (code = take_options(client, given, &options)) != ROWSYNC_OK)
         return code;
     if ((parts & HYDRATE) != 0 || client->hydrated < 2)

@@ -124,7 +124,6 @@ load_columns(rowsync *client, Table *table)
         Buffer member = {0};
         Column *grown;
 
-        table->exists = true;
         if (position == 0 && rs_has_column_of(table->local, name))
             continue;
         grown = rs_realloc(table->columns, (size_t)(table->column_count + 1) * sizeof(*grown));
@@ -162,6 +161,7 @@ load_columns(rowsync *client, Table *table)
     for (i = 0; i < keys; i++)
         table->keys[i] = key[i];
     table->key_count = keys;
+    table->exists = keys > 0;
     return ROWSYNC_OK;
 nomem:
     sqlite3_finalize(statement);
@@ -247,6 +247,30 @@ tables_load(rowsync *client)
         tables_free(client);
     client->loaded = code == ROWSYNC_OK;
     return code;
+}
+
+/* Refuses to go on where a tracked table is no longer one that can be synced. */
+rowsync_code
+tables_check(rowsync *client)
+{
+    int i;
+
+    for (i = 0; i < client->table_count; i++)
+    {
+        const Table *table = &client->tables[i];
+
+        if (table->column_count > 0 && !table->exists)
+            return rs_fail(client, ROWSYNC_SCHEMA,
+                           "Make it anew with the key that it has on the server, or forget it by"
+                           " untrack.",
+                           "The tracked table \"%s\" has lost its primary key.", table->name);
+        if (!table->exists)
+            return rs_fail(client, ROWSYNC_SCHEMA,
+                           "Create it again, or forget it by untrack; rows that its loss deleted in"
+                           " other tables are pending as deleted.",
+                           "The tracked table \"%s\" is gone.", table->name);
+    }
+    return ROWSYNC_OK;
 }
 
 /* The tracked table of that name on the server; a schema that is not told is "public". */

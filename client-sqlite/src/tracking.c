@@ -12,10 +12,10 @@ check_trackable(rowsync *client, const Table *table)
 {
     int i;
 
-    if (!table->exists)
+    if (table->column_count == 0)
         return rs_fail(client, ROWSYNC_SCHEMA, "Create it first; its name is the server's.",
                        "There is no table \"%s\".", table->name);
-    if (table->key_count == 0)
+    if (!table->exists)
         return rs_fail(client, ROWSYNC_SCHEMA, "Declare a PRIMARY KEY.",
                        "Table \"%s\" has no primary key.", table->name);
     for (i = 0; i < table->key_count; i++)

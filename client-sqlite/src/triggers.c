@@ -497,7 +497,7 @@ check(rowsync *client, bool apply, bool *stale)
         const char *text;
         bool right = true;
 
-        if (!table->exists || table->key_count == 0)
+        if (!table->exists)
             continue;
         code = write_triggers(client, table, &script);
         text = buffer_string(&script.text);
@@ -565,7 +565,8 @@ tables_refresh(rowsync *client)
     if ((code = tables_load(client)) != ROWSYNC_OK ||
         (code = check(client, false, &stale)) != ROWSYNC_OK)
         return code;
-    if (stale)
+    /* Who may not write makes no edits that they would miss. */
+    if (stale && sqlite3_db_readonly(client->db, "main") != 1)
     {
         rs_log(client, "the schema has changed: triggers are renewed");
         if (own && (code = rs_start(client, SQL_BEGIN)) != ROWSYNC_OK)
@@ -576,6 +577,7 @@ tables_refresh(rowsync *client)
         if (code == ROWSYNC_OK && (code = read_cookie(client, &cookie)) == ROWSYNC_OK)
             code = tables_load(client);
     }
-    client->schema_cookie = cookie;
+    if (code == ROWSYNC_OK)
+        client->schema_cookie = cookie;
     return code;
 }

@@ -510,14 +510,8 @@ push_all(rowsync *client, const rowsync_sync_options *options, rowsync_report *r
     Batch batch = {0};
     rowsync_code code = ROWSYNC_OK;
     int64_t renewed = client->renewed, conflicts, rejected;
-    int i, again = 0;
+    int again = 0;
 
-    for (i = 0; i < client->table_count; i++)
-        if (!client->tables[i].exists)
-            return rs_fail(client, ROWSYNC_SCHEMA,
-                           "Create it again, or forget it by untrack; rows that its loss deleted in"
-                           " other tables are pending as deleted.",
-                           "The tracked table \"%s\" is gone.", client->tables[i].name);
     if ((code = queue_start(client, &queue)) == ROWSYNC_OK &&
         (code = rs_counts(client, &queue.total, &conflicts, &rejected)) == ROWSYNC_OK)
         for (;;)

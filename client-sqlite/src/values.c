@@ -132,6 +132,8 @@ key_from_slice(const Table *table, Slice text, Key *key)
     unsigned char bytes[16];
 
     buffer_clear(&key->bytes);
+    if (!table->exists)
+        return false;
     if (table->key_count > 1)
         return composite_from_wire(table, text, key);
     switch (table->columns[table->keys[0]].kind)

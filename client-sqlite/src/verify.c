@@ -83,17 +83,11 @@ rowsync_verify(rowsync *client, int repair, int64_t *found)
     int64_t count = 0;
     int i;
 
-    if (code != ROWSYNC_OK || (code = rs_begin(client)) != ROWSYNC_OK)
+    if (code != ROWSYNC_OK || (code = tables_check(client)) != ROWSYNC_OK ||
+        (code = rs_begin(client)) != ROWSYNC_OK)
         return code;
     for (i = 0; i < client->table_count && code == ROWSYNC_OK; i++)
-    {
-        if (!client->tables[i].exists)
-            code = rs_fail(client, ROWSYNC_SCHEMA,
-                           "Create it again, or forget it by rowsync_untrack().",
-                           "The tracked table \"%s\" is gone.", client->tables[i].name);
-        else
-            code = sweep_table(client, &client->tables[i], repair != 0, &count);
-    }
+        code = sweep_table(client, &client->tables[i], repair != 0, &count);
     code = rs_end(client, code);
     if (found != NULL)
         *found = count;

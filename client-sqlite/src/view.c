@@ -75,7 +75,7 @@ view_write(const rowsync *client, Buffer *sql)
     buffer_text(sql,
                 "CREATE VIEW _sync_pending(table_name, pk_uuid, op, base_version, payload) AS\n");
     for (i = 0; i < client->table_count; i++)
-        if (client->tables[i].exists && client->tables[i].key_count > 0)
+        if (client->tables[i].exists)
         {
             buffer_text(sql, written++ > 0 ? "\nUNION ALL " : "");
             append_pending(sql, &client->tables[i]);

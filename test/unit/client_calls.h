@@ -177,6 +177,16 @@ static const Call calls[] = {
     {"detach", call_detach, {make_tracked, make_attached, call_sync}, edits, NULL, false},
 };
 
+static inline const Call *
+call_named(const char *name)
+{
+    size_t i = 0;
+
+    while (strcmp(calls[i].name, name) != 0)
+        i++;
+    return &calls[i];
+}
+
 /* The database that a call begins with, as SQLite's bytes. */
 typedef struct Image
 {

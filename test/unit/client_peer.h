@@ -41,6 +41,9 @@ static struct Peer
     int requests;
     int faulty; /* the request that fails, from 1 */
     Fault fault;
+    int meanwhile_at; /* the request that the app does something in the middle of */
+    const char *meanwhile;
+    sqlite3 *app;
 } peer;
 
 #define SNAPSHOT                                                                                   \
@@ -223,6 +226,8 @@ perform(void *context, const rowsync_request *request, rowsync_sink sink, void *
         return fault == FAULT_BEFORE  ? ROWSYNC_NETWORK
                : fault == FAULT_NOMEM ? ROWSYNC_NOMEM
                                       : ROWSYNC_CANCELLED;
+    if (peer.requests == peer.meanwhile_at)
+        app(peer.app, peer.meanwhile);
     response->status =
         respond(request->url, request->body != NULL ? text_of(request) : NULL, answer);
     if (statuses[fault] != 0)

@@ -1,0 +1,388 @@
+/*
+ * client_file.c - what the app's file and its connection may be: every journal, encoding and size
+ * of cache, settings that change what SQL means, attached databases of the same names; a file that
+ * may only be read, and one that has no room left.
+ */
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "client_calls.h"
+
+static char folder[] = "/tmp/rowsync-file-XXXXXX";
+static char path[64];
+
+/* Opens the file, in a way that the URI tells. */
+static sqlite3 *
+open_file(const char *parameters)
+{
+    char uri[128];
+    sqlite3 *db;
+
+    snprintf(uri, sizeof(uri), "file:%s?%s", path, parameters);
+    must(sqlite3_open_v2(uri, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_URI,
+                         NULL) == SQLITE_OK,
+         uri, db);
+    return db;
+}
+
+static void
+remove_file(void)
+{
+    static const char *const suffixes[] = {"", "-wal", "-shm", "-journal"};
+    char name[80];
+    size_t i;
+
+    for (i = 0; i < sizeof(suffixes) / sizeof(*suffixes); i++)
+    {
+        snprintf(name, sizeof(name), "%s%s", path, suffixes[i]);
+        unlink(name);
+    }
+}
+
+/* Everything that a device does, on an empty database: what it comes to, for sqlite3_free(). */
+static char *
+live(sqlite3 *db, bool *right)
+{
+    rowsync *client;
+    rowsync_code code;
+    int64_t found = 0;
+
+    memset(&peer, 0, sizeof(peer));
+    must(app(db, tables) == SQLITE_OK, "tables", db);
+    code = rowsync_open(db, &peer_options, &client);
+    if (code == ROWSYNC_OK)
+        code = make_tracked(client);
+    if (code == ROWSYNC_OK)
+        code = make_attached(client);
+    if (code == ROWSYNC_OK)
+        code = call_hydrate(client);
+    must(code != ROWSYNC_OK || app(db, edits) == SQLITE_OK, "edits", db);
+    if (code == ROWSYNC_OK)
+        code = call_sync(client);
+    if (code == ROWSYNC_OK)
+        code = rowsync_verify(client, 0, &found);
+    if (code != ROWSYNC_OK)
+        printf("# %s: %s\n", rowsync_code_name(code), rowsync_message(client));
+    rowsync_close(client);
+    *right = code == ROWSYNC_OK && strcmp(rows(db, "PRAGMA integrity_check"), "ok") == 0;
+    /* SQLite 3.40 takes json_object() in a view, here in _sync_pending, for unsafe. */
+    app(db, "PRAGMA trusted_schema = ON");
+    return content(db);
+}
+
+/* What an app may say to its connection. Another one is there too. */
+static void
+test_settings(void)
+{
+    static const struct
+    {
+        const char *uri, *sql;
+    } cases[] = {
+        {"", "PRAGMA journal_mode = DELETE"},
+        {"", "PRAGMA journal_mode = TRUNCATE"},
+        {"", "PRAGMA journal_mode = PERSIST"},
+        {"", "PRAGMA journal_mode = MEMORY"},
+        {"", "PRAGMA journal_mode = WAL"},
+        {"", "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL"},
+        {"", "PRAGMA foreign_keys = OFF"},
+        {"", "PRAGMA cache_size = 1; PRAGMA page_size = 512; PRAGMA temp_store = FILE"},
+        {"", "PRAGMA cache_spill = OFF; PRAGMA mmap_size = 1000000"},
+        {"", "PRAGMA page_size = 65536; PRAGMA secure_delete = ON"},
+        {"", "PRAGMA auto_vacuum = FULL"},
+        {"", "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA automatic_index = OFF"},
+        {"", "PRAGMA encoding = 'UTF-16le'"},
+        {"", "PRAGMA encoding = 'UTF-16be'"},
+        {"", "PRAGMA recursive_triggers = ON"},
+        {"", "PRAGMA reverse_unordered_selects = ON"},
+        {"", "PRAGMA case_sensitive_like = ON"},
+        {"", "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON"},
+        {"", "PRAGMA legacy_alter_table = ON; PRAGMA ignore_check_constraints = ON"},
+        {"", "PRAGMA read_uncommitted = ON"},
+        {"cache=shared", ""},
+        {"", "ATTACH ':memory:' AS other; CREATE TABLE other.users (id, name, n);"
+             "CREATE TABLE other._sync_client_info (id, apply_mode); INSERT INTO"
+             " other._sync_client_info VALUES (1, 1); CREATE TABLE other._sync_log (seq);"
+             "CREATE VIEW other._sync_pending AS SELECT 1"},
+    };
+    sqlite3 *db, *beside;
+    bool right;
+    char *wanted, *found;
+    size_t i;
+
+    must(sqlite3_open(":memory:", &db) == SQLITE_OK, "open", db);
+    wanted = live(db, &right);
+    ok(right, "a database in memory");
+    sqlite3_close(db);
+    for (i = 0; i < sizeof(cases) / sizeof(*cases); i++)
+    {
+        db = open_file(cases[i].uri);
+        beside = open_file(cases[i].uri);
+        must(app(db, "PRAGMA foreign_keys = ON") == SQLITE_OK && app(db, cases[i].sql) == SQLITE_OK,
+             cases[i].sql, db);
+        found = live(db, &right);
+        if (!ok(right && strcmp(found, wanted) == 0, "%s %s", cases[i].uri, cases[i].sql))
+            printf("# %s\n# not %s\n", found, wanted);
+        sqlite3_free(found);
+        must(sqlite3_close(beside) == SQLITE_OK && sqlite3_close(db) == SQLITE_OK, "close", db);
+        remove_file();
+    }
+    sqlite3_free(wanted);
+}
+
+/* Settings that no PRAGMA has. */
+static void
+test_configurations(void)
+{
+    static const struct
+    {
+        int option, value;
+        const char *name;
+    } cases[] = {
+        {SQLITE_DBCONFIG_DEFENSIVE, 1, "defensive"},
+        {SQLITE_DBCONFIG_DQS_DDL, 0, "no strings in double quotes in the schema"},
+        {SQLITE_DBCONFIG_DQS_DML, 0, "no strings in double quotes in statements"},
+        {SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, "no checkpoint on close"},
+        {SQLITE_DBCONFIG_ENABLE_QPSG, 1, "stable query plans"},
+    };
+    sqlite3 *db;
+    bool right;
+    size_t i;
+
+    for (i = 0; i < sizeof(cases) / sizeof(*cases); i++)
+    {
+        db = open_file("");
+        must(sqlite3_db_config(db, cases[i].option, cases[i].value, NULL) == SQLITE_OK,
+             cases[i].name, db);
+        sqlite3_free(live(db, &right));
+        ok(right, "%s", cases[i].name);
+        must(sqlite3_close(db) == SQLITE_OK, "close", db);
+        remove_file();
+    }
+}
+
+/* Writes the image into the file. */
+static void
+write_image(const Image *image)
+{
+    FILE *file = fopen(path, "wb");
+
+    must(file != NULL && fwrite(image->bytes, (size_t)image->size, 1, file) == 1 &&
+             fclose(file) == 0,
+         "cannot write", NULL);
+}
+
+static int
+count_row(void *context, int count, const char *const *names, const char *const *values)
+{
+    (void)count;
+    (void)names;
+    (void)values;
+    ++*(int *)context;
+    return 0;
+}
+
+/* Reads what can be read of a database where nothing can be written. */
+static void
+look(sqlite3 *db, const char *name)
+{
+    rowsync *client;
+    rowsync_state state;
+    int counts[3] = {0}, i;
+
+    ok(rowsync_open(db, &peer_options, &client) == ROWSYNC_OK, "%s: open", name);
+    ok(rowsync_get_state(client, &state) == ROWSYNC_OK && state.pending == 2 &&
+           state.conflicts == 1 && state.rejected == 2 && state.hydrated,
+       "the state");
+    for (i = ROWSYNC_LIST_PENDING; i <= ROWSYNC_LIST_REJECTED; i++)
+        ok(rowsync_list(client, (rowsync_list_kind)i, count_row, &counts[i]) == ROWSYNC_OK,
+           "list %d", i);
+    ok(counts[0] == 2 && counts[1] == 1 && counts[2] == 2, "%d %d %d rows", counts[0], counts[1],
+       counts[2]);
+    rowsync_close(client);
+}
+
+/* Every way to open a file that may only be read: what can be told is told, the rest is refused. */
+static void
+test_read_only(void)
+{
+    static const struct
+    {
+        const char *name, *uri, *sql;
+        uid_t user; /* who opens the file, which is root's */
+    } cases[] = {
+        {"mode=ro", "mode=ro", "", 0},
+        {"immutable", "immutable=1&mode=ro", "", 0},
+        {"no permission", "", "", 65534},
+        {"query_only", "", "PRAGMA query_only = ON", 0},
+    };
+    Image image = make_image(call_named("resolve"));
+    sqlite3 *db;
+    rowsync *client;
+    size_t i, j;
+
+    write_image(&image);
+    chmod(path, 0444);
+    for (i = 0; i < sizeof(cases) / sizeof(*cases); i++)
+    {
+        if (cases[i].user != 0 && geteuid() != 0)
+            continue; /* a user of its own is refused by the mode alone */
+        must(seteuid(cases[i].user) == 0, "seteuid", NULL);
+        db = open_file(cases[i].uri);
+        must(app(db, cases[i].sql) == SQLITE_OK, cases[i].sql, db);
+        look(db, cases[i].name);
+        for (j = 0; j < sizeof(calls) / sizeof(*calls); j++)
+        {
+            rowsync_code code;
+
+            if (calls[j].run == call_open)
+                continue;
+            peer.requests = 0;
+            rowsync_open(db, &peer_options, &client);
+            code = calls[j].run(client);
+            ok(code == ROWSYNC_DATABASE && (peer.requests == 0 || *cases[i].sql != '\0') &&
+                   strcmp(rowsync_hint(client), "Open it for writing.") == 0,
+               "%s is refused: %s", calls[j].name, rowsync_message(client));
+            rowsync_close(client);
+        }
+        must(sqlite3_close(db) == SQLITE_OK, "close", db);
+        must(seteuid(0) == 0, "seteuid", NULL);
+    }
+    sqlite3_free(image.bytes);
+    remove_file();
+    /* The schema has changed, and nobody may renew the triggers. */
+    image = make_image(call_named("open"));
+    write_image(&image);
+    db = open_file("mode=ro");
+    ok(rowsync_open(db, &peer_options, &client) == ROWSYNC_OK && call_open(client) == ROWSYNC_OK,
+       "the state of a database whose schema has changed");
+    rowsync_close(client);
+    sqlite3_close(db);
+    sqlite3_free(image.bytes);
+    remove_file();
+}
+
+/* How much room there is beyond what the database has, and whether a call found it too little. */
+static bool full;
+
+static void
+limit_room(void *context, sqlite3 *db, long at)
+{
+    char sql[64];
+
+    (void)context;
+    snprintf(sql, sizeof(sql), "PRAGMA max_page_count = %ld",
+             atol(rows(db, "PRAGMA page_count")) + at);
+    app(db, sql);
+    full = false;
+}
+
+static bool
+give_room(void *context, sqlite3 *db)
+{
+    (void)context;
+    app(db, "PRAGMA max_page_count = 1000000");
+    return true;
+}
+
+static bool
+is_full(void *context, rowsync_code code)
+{
+    (void)context;
+    full = true;
+    return code == ROWSYNC_DATABASE;
+}
+
+/* The image as a file of small and well filled pages, so that a call soon needs more of them. */
+static sqlite3 *
+open_filled(const Image *image)
+{
+    sqlite3 *db;
+
+    remove_file();
+    write_image(image);
+    peer = image->peer;
+    peer.requests = 0;
+    db = open_file("");
+    app(db, "PRAGMA synchronous = OFF; PRAGMA page_size = 512; VACUUM; PRAGMA foreign_keys = ON");
+    return db;
+}
+
+static sqlite3 *
+open_filled_wal(const Image *image)
+{
+    sqlite3 *db = open_filled(image);
+
+    app(db, "PRAGMA journal_mode = WAL");
+    return db;
+}
+
+/* The disk is full after each number of pages that a call takes. */
+static void
+test_full(void)
+{
+    static const Failure failures[] = {
+        {"WAL", open_filled_wal, limit_room, give_room, is_full, NULL},
+        {"rollback journal", open_filled, limit_room, give_room, is_full, NULL},
+    };
+    size_t i, j;
+    int sizes = 0;
+
+    for (i = 0; i < sizeof(calls) / sizeof(*calls); i++)
+    {
+        Image image = make_image(&calls[i]);
+        char *wanted = undisturbed(&calls[i], &image, &peer_options);
+        Tally tally = {0};
+        long at;
+
+        for (j = 0; j < 2; j++)
+        {
+            at = 0;
+            do
+                run_once(&calls[i], &image, &peer_options, &failures[j], at++, wanted, &tally);
+            while (full);
+        }
+        told(&tally, calls[i].name, "sizes of the disk");
+        sizes += tally.failures;
+        sqlite3_free(wanted);
+        sqlite3_free(image.bytes);
+        remove_file();
+    }
+    ok(sizes > 200, "%d sizes in all", sizes);
+}
+
+/* Triggers that could not be renewed for lack of room are renewed by the client's next call. */
+static void
+test_renewal(void)
+{
+    Image image = make_image(call_named("open"));
+    sqlite3 *db = open_filled(&image);
+    rowsync *client;
+
+    limit_room(NULL, db, 0);
+    ok(rowsync_open(db, &peer_options, &client) == ROWSYNC_DATABASE, "no room for new triggers");
+    is(rowsync_hint(client), "Make room and call again; nothing is lost.", "says what to do");
+    give_room(NULL, db);
+    ok(call_open(client) == ROWSYNC_OK, "room");
+    app(db, "UPDATE users SET x = 1 WHERE id = 'mine'");
+    is(rows(db, "SELECT payload FROM _sync_pending WHERE pk_uuid = 'mine'"),
+       "{\"id\":\"mine\",\"name\":\"Mine\",\"n\":1,\"x\":1}", "and triggers");
+    rowsync_close(client);
+    sqlite3_close(db);
+    sqlite3_free(image.bytes);
+    remove_file();
+}
+
+int
+main(void)
+{
+    must(mkdtemp(folder) != NULL && chmod(folder, 0755) == 0, folder, NULL);
+    snprintf(path, sizeof(path), "%s/app.db", folder);
+    take_over();
+    test_settings();
+    test_configurations();
+    test_read_only();
+    test_full();
+    test_renewal();
+    rmdir(folder);
+    return done();
+}
