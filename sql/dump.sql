@@ -7,3 +7,4 @@ SELECT pg_catalog.pg_extension_config_dump('rowsync.synced_table_table_id_seq', 
 SELECT pg_catalog.pg_extension_config_dump('rowsync.schema_change', '');
 SELECT pg_catalog.pg_extension_config_dump('rowsync.row_meta', '');
 SELECT pg_catalog.pg_extension_config_dump('rowsync.change_log', '');
+SELECT pg_catalog.pg_extension_config_dump('rowsync.batch', '');

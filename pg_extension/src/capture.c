@@ -422,7 +422,7 @@ begin_scope(const FlushScope *scope)
 
     scope_lock(scope->scope_id, &locked);
     PushActiveSnapshot(GetTransactionSnapshot());
-    return changelog_open(&locked, 0);
+    return changelog_open(&locked, NULL);
 }
 
 /* Writes what was appended to a scope's log. */

@@ -13,6 +13,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "batch.h"
 #include "changelog.h"
 #include "errors.h"
 
@@ -65,9 +66,8 @@ struct ChangeLog
     int32 own_source;
     TimestampTz now;
     Snapshot snapshot;
-    Store log;     /* by (scope, seq) */
-    Store changes; /* by change id; opened when first needed */
-    bool changes_open;
+    Store log;       /* by (scope, seq) */
+    Batches batches; /* of own_source, unless that is 0 */
     Store meta;
     rows_hash *rows;     /* NULL until first needed */
     MemoryContext batch; /* of changelog_append_state; NULL until first needed */
@@ -77,12 +77,12 @@ struct ChangeLog
 
 /*
  * Opens the log of a scope that the caller has locked, with a fresh snapshot pushed after that.
- * own_source is who appends (0: the server). What changelog_append takes is written when the log is
- * closed, so that an upload can still be abandoned. Everything belongs to a context below the
+ * own_source is who appends (NULL: the server). What changelog_append takes is written when the log
+ * is closed, so that an upload can still be abandoned. Everything belongs to a context below the
  * current one.
  */
 ChangeLog *
-changelog_open(const Scope *locked, int32 own_source)
+changelog_open(const Scope *locked, const Source *own_source)
 {
     MemoryContext context =
         AllocSetContextCreate(CurrentMemoryContext, "rowsync change log", ALLOCSET_DEFAULT_SIZES);
@@ -92,11 +92,13 @@ changelog_open(const Scope *locked, int32 own_source)
     log->context = context;
     log->scope_id = locked->scope_id;
     log->head = log->stored_head = locked->head;
-    log->own_source = own_source;
+    log->own_source = own_source ? own_source->source_no : 0;
     log->now = GetCurrentTimestamp();
     log->snapshot = GetActiveSnapshot();
     store_open(&log->log, REL_CHANGE_LOG, REL_CHANGE_LOG_PKEY, RowExclusiveLock);
     store_open(&log->meta, REL_ROW_META, REL_ROW_META_PKEY, RowExclusiveLock);
+    if (own_source != NULL)
+        batches_open(&log->batches, log->scope_id, own_source);
     MemoryContextSwitchTo(old);
     return log;
 }
@@ -325,6 +327,8 @@ changelog_append(ChangeLog *log, const LogEntry *entry)
     RowState *row = entry->row;
 
     append(log, entry);
+    if (entry->source_no != 0)
+        batches_note(&log->batches, entry->source_change_id, log->head);
     row->guessed = false;
     row->own = row->own && entry->source_no == log->own_source;
     row->payload = entry->payload;
@@ -375,32 +379,23 @@ changelog_append_state(ChangeLog *log, int32 table_id, RowKey key, bool deleted,
     MemoryContextSwitchTo(old);
 }
 
-/* Finds a change of a source that is known already, and whether it was one of a row with this key.
+/*
+ * Finds a change of the uploading source that is known already, and whether it was one of a row
+ * with this key.
  */
 bool
-changelog_find_change(ChangeLog *log, int32 source_no, int64 source_change_id, RowKey key,
-                      KnownChange *known)
+changelog_find_change(ChangeLog *log, int64 source_change_id, RowKey key, KnownChange *known)
 {
-    ScanKeyData keys[3];
     MemoryContext old = MemoryContextSwitchTo(log->context);
-    bool found;
+    int64 seq = batches_find(&log->batches, &log->log, log->snapshot, source_change_id);
     bytea *stored;
 
-    if (!log->changes_open)
-    {
-        store_open(&log->changes, REL_CHANGE_LOG, REL_CHANGE_LOG_CHANGE_ID, AccessShareLock);
-        log->changes_open = true;
-    }
-    ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(log->scope_id));
-    ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(source_no));
-    ScanKeyInit(&keys[2], 3, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(source_change_id));
-    found = store_find(&log->changes, log->snapshot, keys, 3);
     MemoryContextSwitchTo(old);
-    if (!found)
+    if (seq == 0 || !changelog_find(&log->log, log->snapshot, log->scope_id, seq))
         return false;
-    stored = DatumGetByteaPP(store_value(&log->changes, LOG_KEY));
-    known->seq = DatumGetInt64(store_value(&log->changes, LOG_SEQ));
-    known->table_id = DatumGetInt32(store_value(&log->changes, LOG_TABLE));
+    stored = DatumGetByteaPP(store_value(&log->log, LOG_KEY));
+    known->seq = seq;
+    known->table_id = DatumGetInt32(store_value(&log->log, LOG_TABLE));
     known->same_key = rowkey_equal(key, (RowKey){VARSIZE_ANY_EXHDR(stored), VARDATA_ANY(stored)});
     return true;
 }
@@ -512,8 +507,8 @@ changelog_head(const ChangeLog *log)
 static void
 release(ChangeLog *log)
 {
-    if (log->changes_open)
-        store_close(&log->changes);
+    if (log->own_source != 0)
+        batches_close(&log->batches);
     store_close(&log->log);
     store_close(&log->meta);
     MemoryContextDelete(log->context);
@@ -526,6 +521,8 @@ changelog_close(ChangeLog *log)
     MemoryContext old = MemoryContextSwitchTo(log->context);
 
     write_appended(log);
+    if (log->own_source != 0)
+        batches_write(&log->batches, log->stored_head + 1, log->head);
     if (log->head != log->stored_head)
         scope_set_head(log->scope_id, log->head);
     MemoryContextSwitchTo(old);

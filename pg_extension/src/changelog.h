@@ -58,7 +58,7 @@ typedef struct StoredChange
     int payload_len;
 } StoredChange;
 
-/* Where a change that a source sends again stands in the log. */
+/* Where a change that the uploading source sends again stands in the log. */
 typedef struct KnownChange
 {
     int64 seq;
@@ -68,7 +68,7 @@ typedef struct KnownChange
 
 typedef struct ChangeLog ChangeLog;
 
-ChangeLog *changelog_open(const Scope *locked, int32 own_source);
+ChangeLog *changelog_open(const Scope *locked, const Source *own_source);
 RowState *changelog_row(ChangeLog *log, int32 table_id, RowKey key);
 RowState *changelog_guess(ChangeLog *log, int32 table_id, RowKey key);
 void changelog_confirm(ChangeLog *log, RowState *row);
@@ -76,8 +76,7 @@ RowState *changelog_peek(ChangeLog *log, int32 table_id, RowKey key);
 int64 changelog_append(ChangeLog *log, const LogEntry *entry);
 void changelog_append_state(ChangeLog *log, int32 table_id, RowKey key, bool deleted,
                             struct varlena *payload);
-bool changelog_find_change(ChangeLog *log, int32 source_no, int64 source_change_id, RowKey key,
-                           KnownChange *known);
+bool changelog_find_change(ChangeLog *log, int64 source_change_id, RowKey key, KnownChange *known);
 bool changelog_read(ChangeLog *log, int64 seq, StoredChange *change);
 bool changelog_read_latest(ChangeLog *log, const RowState *row, StoredChange *change);
 bool changelog_read_row(int64 scope_id, int32 table_id, RowKey key, StoredChange *change);

@@ -149,8 +149,8 @@ find_rows(Upload *upload, Change **firsts)
         if (change->status != STATUS_OPEN || change->first != NULL)
             continue;
         if (change->request->source_change_id <= upload->source.last_change_id &&
-            changelog_find_change(upload->log, upload->source.source_no,
-                                  change->request->source_change_id, change->key, &known))
+            changelog_find_change(upload->log, change->request->source_change_id, change->key,
+                                  &known))
         {
             change_answer_again(upload, change, &known);
             continue;
@@ -330,14 +330,14 @@ process_request(Upload *upload)
     for (int i = 0; i < upload->nchanges; i++)
         any = any || looks_new(upload, &upload->changes[i]);
     upload->guesses = any;
-    upload->log = changelog_open(&upload->scope, upload->source.source_no);
+    upload->log = changelog_open(&upload->scope, &upload->source);
     outcome = any || upload->request.atomic ? process_undoably(upload) : process_all(upload);
     if (outcome != OUTCOME_WRONG_GUESS)
         return outcome;
     upload->guesses = false;
     begin_changes(upload);
     upload_resolve(upload);
-    upload->log = changelog_open(&upload->scope, upload->source.source_no);
+    upload->log = changelog_open(&upload->scope, &upload->source);
     return upload->request.atomic ? process_undoably(upload) : process_all(upload);
 }
 

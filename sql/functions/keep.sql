@@ -73,6 +73,11 @@ BEGIN
         DELETE FROM rowsync.row_meta AS m
          WHERE m.scope_id = s.scope_id AND m.deleted AND m.version <= horizon;
         GET DIAGNOSTICS removed_tombstones = ROW_COUNT;
+        DELETE FROM rowsync.batch AS b
+         WHERE b.scope_id = s.scope_id AND b.last_seq <= horizon
+           AND NOT EXISTS (SELECT FROM rowsync.change_log AS l
+                            WHERE l.scope_id = s.scope_id AND l.seq BETWEEN b.first_seq AND b.last_seq
+                              AND l.source_no = b.source_no);
         UPDATE rowsync.scope AS c SET floor = horizon WHERE c.scope_id = s.scope_id;
 
         scope := s.name;

@@ -16,6 +16,8 @@ CREATE OR REPLACE FUNCTION rowsync.problem_kinds()
     ('change numbered beyond its source', 'the source counts as having sent no such number: sent again, it would take effect again'),
     ('change of the server with a number', 'a change that no source made has a source_change_id'),
     ('change both kept and pruned', 'its number counts as pruned, but it is in the log'),
+    ('change that no upload names', 'rowsync.batch does not lead to it: sent again, it would take effect again'),
+    ('number used twice', 'the source has another change of that number in the log'),
     ('chain of a row''s changes is broken', 'prior_version is not the row''s change before this one'),
     ('version of an unknown scope', 'rowsync.scope has no row for it'),
     ('version of a table that does not sync', 'rowsync.synced_table has no row for its table'),
@@ -78,7 +80,8 @@ CREATE OR REPLACE FUNCTION rowsync._verify_log(user_id text, broken integer[])
     SELECT p.problem, l.name, t.relid::text,
            CASE WHEN l.table_id <> ALL (broken) THEN rowsync._key_text(l.table_id, l.row_key) END, l.seq
       FROM (SELECT c.*, s.name, s.head, s.floor,
-                   lag(c.seq) OVER (PARTITION BY c.scope_id, c.table_id, c.row_key ORDER BY c.seq) AS before
+                   lag(c.seq) OVER (PARTITION BY c.scope_id, c.table_id, c.row_key ORDER BY c.seq) AS before,
+                   count(*) OVER (PARTITION BY c.scope_id, c.source_no, c.source_change_id) AS same_number
               FROM rowsync.change_log AS c LEFT JOIN rowsync.scope AS s USING (scope_id)
              WHERE _verify_log.user_id IS NULL OR s.name = _verify_log.user_id) AS l
       LEFT JOIN rowsync.synced_table AS t USING (table_id)
@@ -96,6 +99,15 @@ CREATE OR REPLACE FUNCTION rowsync._verify_log(user_id text, broken integer[])
                     AND l.source_change_id NOT BETWEEN 1 AND d.last_change_id),
                ('change of the server with a number', l.source_no = 0 AND l.source_change_id <> 0),
                ('change both kept and pruned', d.pruned_change_ids @> l.source_change_id),
+               ('change that no upload names', d.source_no <> 0
+                    AND NOT EXISTS (SELECT FROM rowsync.batch AS b
+                                     WHERE b.scope_id = l.scope_id AND b.source_no = l.source_no AND b.late
+                                       AND b.highest_change_id = l.source_change_id AND b.first_seq = l.seq)
+                    AND (SELECT l.seq NOT BETWEEN b.first_seq AND b.last_seq FROM rowsync.batch AS b
+                          WHERE b.scope_id = l.scope_id AND b.source_no = l.source_no AND NOT b.late
+                            AND b.highest_change_id >= l.source_change_id
+                          ORDER BY b.highest_change_id LIMIT 1) IS NOT FALSE),
+               ('number used twice', l.source_no <> 0 AND l.same_number > 1),
                -- What came before may be pruned, or have been forgotten with its tombstone.
                ('chain of a row''s changes is broken', CASE WHEN l.before IS NOT NULL THEN l.prior_version <> l.before
                     ELSE l.prior_version NOT BETWEEN 0 AND least(l.floor, l.seq - 1) END),

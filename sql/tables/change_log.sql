@@ -16,9 +16,6 @@ CREATE TABLE rowsync.change_log (
     CONSTRAINT change_log_pkey PRIMARY KEY (scope_id, seq)
 );
 
-CREATE UNIQUE INDEX change_log_change_id_key
-    ON rowsync.change_log (scope_id, source_no, source_change_id) WHERE source_no > 0;
-
 COMMENT ON TABLE rowsync.change_log IS 'All changes, by scope, in commit order';
 COMMENT ON COLUMN rowsync.change_log.scope_id IS 'Whose';
 COMMENT ON COLUMN rowsync.change_log.seq IS 'Number of the change: server_id and server_version on the wire';

@@ -1,7 +1,7 @@
 -- Exactly once: a change sent again, in whatever batch, has no second effect and gets the same answer.
 \ir include/helpers.sql
 \ir include/app.sql
-SELECT plan(47);
+SELECT plan(48);
 
 SELECT is(up('ann', 'phone', change(1, 'INSERT', 'users', 'u1', 0, '{"name":"A"}'),
                              change(2, 'INSERT', 'users', 'u2', 0, '{"name":"B"}')),
@@ -36,6 +36,8 @@ SELECT is(up('ann', 'phone', change(9, 'INSERT', 'posts', 'p9', 0, '{"author_id"
 SELECT is(up('ann', 'phone', change(10, 'INSERT', 'users', 'u9', 0, '{"name":"I"}')), '10 applied 8', 'what it missed');
 SELECT is(up('ann', 'phone', change(9, 'INSERT', 'posts', 'p9', 0, '{"author_id":"u9","title":"x"}')),
           '9 applied 9', 'a lower number than the highest applied, never applied before');
+SELECT is(up('ann', 'phone', change(10, 'INSERT', 'users', 'u9', 0, '{"name":"I"}'), change(9, 'INSERT', 'posts', 'p9', 0, '{"author_id":"u9","title":"x"}'),
+                             change(2, 'INSERT', 'users', 'u2', 0, '{"name":"B"}')), '10 applied 8, 9 applied 9, 2 applied 2', 'it is known from then on, as are those around it');
 
 -- The same number twice in one request.
 SELECT is(up('ann', 'phone', change(11, 'INSERT', 'users', 'u11', 0, '{"name":"K"}'),

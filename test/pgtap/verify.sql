@@ -7,7 +7,7 @@ CREATE TABLE app.parts (id text PRIMARY KEY) PARTITION BY HASH (id);
 CREATE TABLE app.parts_1 PARTITION OF app.parts FOR VALUES WITH (MODULUS 2, REMAINDER 0);
 CREATE TABLE app.parts_2 PARTITION OF app.parts FOR VALUES WITH (MODULUS 2, REMAINDER 1);
 SELECT rowsync.register_table('app.parts') > 0 AS registered \gset
-SELECT plan(64);
+SELECT plan(68);
 
 INSERT INTO app.users (id, name) VALUES ('u1', 'A'), ('u2', 'B'), ('u3', 'C');
 UPDATE app.users SET name = 'AA' WHERE id = 'u1';
@@ -53,6 +53,14 @@ INSERT INTO t.damage (what, expected, statements) VALUES
     ARRAY[$$UPDATE rowsync.change_log SET source_change_id = 3 WHERE scope_id = $ann AND seq = 2$$]),
 ('a number that counts as pruned', 'change both kept and pruned | ann app.users u4 6',
     ARRAY[$$UPDATE rowsync.source SET pruned_change_ids = '{[1,3)}' WHERE scope_id = $ann$$]),
+('an upload that is forgotten', 'change that no upload names | ann app.users u4 6',
+    ARRAY[$$DELETE FROM rowsync.batch WHERE scope_id = $ann$$]),
+('an upload that lay elsewhere', 'change that no upload names | ann app.users u4 6',
+    ARRAY[$$UPDATE rowsync.batch SET first_seq = 3, last_seq = 5 WHERE scope_id = $ann$$]),
+('a change that came late and lies elsewhere', 'change that no upload names | ann app.users u4 6',
+    ARRAY[$$UPDATE rowsync.batch SET late = true, first_seq = 5 WHERE scope_id = $ann$$]),
+('a number that was used twice', 'change that no upload names | ann app.users u2 2; number used twice | ann app.users u2 2; number used twice | ann app.users u4 6',
+    ARRAY[$$UPDATE rowsync.change_log SET source_no = 1, source_change_id = (SELECT source_change_id FROM rowsync.change_log WHERE scope_id = $ann AND seq = 6) WHERE scope_id = $ann AND seq = 2$$]),
 ('a chain that leads to another row', 'chain of a row''s changes is broken | ann app.users u1 4',
     ARRAY[$$UPDATE rowsync.change_log SET prior_version = 2 WHERE scope_id = $ann AND seq = 4$$]),
 ('a chain that leaves a change out', 'chain of a row''s changes is broken | ann app.users u1 4',
@@ -127,8 +135,8 @@ INSERT INTO t.damage (what, expected, statements) VALUES
     ARRAY['ALTER EVENT TRIGGER _rowsync_alter DISABLE']),
 ('an event trigger dropped', 'event trigger is missing | _rowsync_drop',
     ARRAY['ALTER EXTENSION rowsync DROP EVENT TRIGGER _rowsync_drop', 'DROP EVENT TRIGGER _rowsync_drop']),
-('an index that is not valid', 'index is invalid | rowsync.change_log change_log_change_id_key',
-    ARRAY[$$UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'rowsync.change_log_change_id_key'::regclass$$]),
+('an index that is not valid', 'index is invalid | rowsync.batch batch_pkey',
+    ARRAY[$$UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'rowsync.batch_pkey'::regclass$$]),
 ('a sequence that went back', 'sequence behind its table | rowsync.synced_table synced_table_table_id_seq 7',
     ARRAY['ALTER SEQUENCE rowsync.synced_table_table_id_seq RESTART WITH 1']);
 

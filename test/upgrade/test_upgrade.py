@@ -112,7 +112,7 @@ def contents(database):
     """All that rowsync and the business table hold."""
     return {table: sorted(database.rows(f"SELECT t::text FROM {table} t")) for table in (
         "rowsync.scope", "rowsync.source", "rowsync.synced_table", "rowsync.row_meta",
-        "rowsync.change_log", "rowsync.schema_change", "app.note")}
+        "rowsync.change_log", "rowsync.batch", "rowsync.schema_change", "app.note")}
 
 
 @pytest.fixture(scope="module")
