@@ -48,16 +48,30 @@ orphans_fail(rowsync *client, const char *whose)
                    "Rows of a table that is not tracked refer to %s, which cannot go.", whose);
 }
 
+/* The tracked table of a name, as references have it, or NULL. */
+static const Table *
+referred(const rowsync *client, const char *name)
+{
+    int i;
+
+    for (i = 0; i < client->table_count; i++)
+        if (sqlite3_stricmp(client->tables[i].name, name) == 0)
+            return &client->tables[i];
+    return NULL;
+}
+
 /*
- * SELECT the columns FROM "child" t WHERE a reference of t has no parent. Empty where the table
- * refers to nothing. A NULL in a reference refers to nothing either.
+ * INSERT … SELECT: adds the rows of a table to those to be taken out of which a reference has no
+ * parent that is there and stays. Empty where the table refers to nothing. A NULL in a reference
+ * refers to nothing either.
  */
 static rowsync_code
 write_query(rowsync *client, const Table *table, Buffer *sql)
 {
     sqlite3_stmt *statement = NULL;
+    const Table *parent = NULL;
     Buffer given = {0}, match = {0};
-    int i, references = 0;
+    int references = 0;
     bool more;
     rowsync_code code = rs_prepare(
         client,
@@ -70,12 +84,9 @@ write_query(rowsync *client, const Table *table, Buffer *sql)
     if (code != ROWSYNC_OK)
         return code;
     sqlite3_bind_text(statement, 1, table->name, -1, SQLITE_STATIC);
-    buffer_text(sql, "SELECT ");
-    for (i = 0; i < table->column_count; i++)
-    {
-        buffer_text(sql, i > 0 ? ", t." : "t.");
-        buffer_name(sql, table->columns[i].name);
-    }
+    buffer_printf(sql, "INSERT OR IGNORE INTO temp._sync_taken SELECT %lld, ",
+                  (long long)table->id);
+    sql_key(sql, table, "t");
     buffer_text(sql, " FROM main.");
     buffer_name(sql, table->name);
     buffer_text(sql, " t WHERE ");
@@ -84,6 +95,15 @@ write_query(rowsync *client, const Table *table, Buffer *sql)
         more = rs_row(client, statement);
         if (match.length > 0 && (!more || sqlite3_column_int(statement, 1) == 0))
         {
+            if (parent != NULL)
+            {
+                buffer_printf(&match,
+                              " AND NOT EXISTS (SELECT 1 FROM temp._sync_taken x WHERE x.table_id ="
+                              " %lld AND x.pk = ",
+                              (long long)parent->id);
+                sql_key(&match, parent, "p");
+                buffer_text(&match, ")");
+            }
             buffer_printf(sql, "%s(%s AND NOT EXISTS (%s))", references++ > 0 ? " OR " : "",
                           buffer_string(&given), buffer_string(&match));
             buffer_clear(&given);
@@ -93,6 +113,7 @@ write_query(rowsync *client, const Table *table, Buffer *sql)
             break;
         if (match.length == 0)
         {
+            parent = referred(client, rs_text(statement, 0));
             buffer_text(&match, "SELECT 1 FROM main.");
             buffer_name(&match, rs_text(statement, 0));
             buffer_text(&match, " p WHERE p.");
@@ -120,107 +141,88 @@ write_query(rowsync *client, const Table *table, Buffer *sql)
     return client->code;
 }
 
-/* Reads the key and the content of the row at hand. */
+/* Adds the rows of a table that lose their parent. Sets *progress where there are some. */
 static rowsync_code
-read_row(rowsync *client, const Table *table, sqlite3_stmt *row, Key *key, Buffer *payload)
+find(rowsync *client, const Table *table, bool *progress)
 {
-    Buffer array = {0};
-    rowsync_code code = ROWSYNC_OK;
-    int i;
+    Buffer sql = {0};
 
-    buffer_clear(payload);
-    for (i = 0; i < table->column_count; i++)
-    {
-        buffer_byte(payload, i > 0 ? ',' : '{');
-        buffer_text(payload, table->columns[i].member);
-        value_write(payload, &table->columns[i], row, i);
-    }
-    buffer_byte(payload, '}');
-    if (payload->failed)
-        return rs_nomem(client);
-    if (table->key_count == 1)
-        return key_column(client, row, table->keys[0], key);
-    for (i = 0; i < table->key_count; i++)
-    {
-        buffer_byte(&array, i > 0 ? ',' : '[');
-        value_write(&array, &table->columns[table->keys[i]], row, table->keys[i]);
-    }
-    buffer_byte(&array, ']');
-    if (array.failed || !key_from_wire(table, (Slice){buffer_string(&array), array.length}, key))
-        code = rs_nomem(client);
-    buffer_free(&array);
-    return code;
+    if (write_query(client, table, &sql) == ROWSYNC_OK && sql.length > 0 &&
+        rs_exec(client, sql.data) == ROWSYNC_OK)
+        *progress |= sqlite3_changes(client->db) > 0;
+    buffer_free(&sql);
+    return client->code;
 }
 
 /*
- * Takes a row without its parent out of the table. The server's row is held until the parent is
- * there; an edit of this device becomes a dead letter that keeps the row's content. *taken is false
- * where a table that is not tracked forbids it.
+ * Notes a row that is taken out. The server's row is held until the parent is there; an edit of
+ * this device becomes a dead letter that keeps the row's content.
  */
 static rowsync_code
-take_out(rowsync *client, Table *table, const Key *key, Slice payload, bool *taken)
+keep(rowsync *client, Table *table, const Key *key)
 {
     static const char message[] = "The row that it refers to was deleted on the server.";
-    /* Version 0: what is held will be newer. */
-    const RowState gone = {0, true, {0}};
     Change change = {.table = table, .key = *key};
-    Buffer ignored = {0};
-    RowState state = {.payload = payload};
+    Buffer payload = {0}, ignored = {0};
+    RowState state = {0};
     const char *problem;
-    bool edited, moved, deleted, refused;
+    bool edited, moved, deleted, there;
 
-    *taken = false;
-    if (has_edits(client, table, key, &edited) != ROWSYNC_OK ||
-        row_version(client, table, key, &state.version, &deleted) != ROWSYNC_OK)
-        return client->code;
-    if (edited)
-        change_payload(client, &change, &ignored, true, &problem);
+    if (has_edits(client, table, key, &edited) == ROWSYNC_OK &&
+        row_version(client, table, key, &state.version, &deleted) == ROWSYNC_OK &&
+        row_payload(client, table, key, &payload, &there))
+    {
+        state.payload = (Slice){buffer_string(&payload), there ? payload.length : 0};
+        if (!edited)
+            held_put(client, table, key, &state, 2);
+        else if (change_payload(client, &change, &ignored, true, &problem) == ROWSYNC_OK &&
+                 change.change_id != 0)
+            pending_reject(client, &change, state.payload, "parent_deleted",
+                           (Slice){message, strlen(message)}, (Slice){0}, &moved);
+    }
+    if (client->code == ROWSYNC_OK && (payload.failed || ignored.failed))
+        rs_nomem(client);
+    buffer_free(&payload);
     buffer_free(&ignored);
-    if (client->code != ROWSYNC_OK ||
-        row_drop(client, SQL_VERSION_DROP, table, key) != ROWSYNC_OK ||
-        row_put(client, table, key, &gone, &refused) != ROWSYNC_OK)
-        return client->code;
-    if (refused)
-        return row_set_version(client, table, key, state.version, deleted);
-    *taken = true;
-    if (row_drop(client, SQL_VERSION_DROP, table, key) != ROWSYNC_OK)
-        return client->code;
-    if (!edited)
-        return held_put(client, table, key, &state, 2);
-    return change.change_id == 0
-               ? ROWSYNC_OK
-               : pending_reject(client, &change, payload, "parent_deleted",
-                                (Slice){message, strlen(message)}, (Slice){0}, &moved);
+    return client->code;
 }
 
-/* Takes out the rows of one table whose parents are missing. Sets *progress where there are some.
+/*
+ * Takes a row out of its table, unless a table that is not tracked forbids it. It has no version
+ * then: what is held will be newer.
  */
 static rowsync_code
-take_out_of(rowsync *client, Table *table, bool *progress)
+take_out(rowsync *client, Table *table, const Key *key)
+{
+    const RowState gone = {0, true, {0}};
+    bool refused;
+
+    if (row_drop(client, SQL_VERSION_DROP, table, key) != ROWSYNC_OK ||
+        row_put(client, table, key, &gone, &refused) != ROWSYNC_OK || refused)
+        return client->code;
+    return row_drop(client, SQL_VERSION_DROP, table, key);
+}
+
+/* Does this to each of the rows that were found. */
+static rowsync_code
+each_found(rowsync *client, rowsync_code (*act)(rowsync *, Table *, const Key *))
 {
     sqlite3_stmt *statement = NULL;
-    Buffer sql = {0}, payload = {0};
     Key key = {0};
-    rowsync_code code = write_query(client, table, &sql);
+    rowsync_code code = rs_prepare(client, "SELECT table_id, pk FROM temp._sync_taken", &statement);
 
-    if (code == ROWSYNC_OK && sql.length > 0)
-        code = rs_prepare(client, sql.data, &statement);
-    while (code == ROWSYNC_OK && statement != NULL && rs_row(client, statement))
-    {
-        bool taken = false;
-
-        if ((code = read_row(client, table, statement, &key, &payload)) == ROWSYNC_OK)
-            code = take_out(client, table, &key, (Slice){payload.data, payload.length}, &taken);
-        *progress |= taken;
-    }
+    while (code == ROWSYNC_OK && rs_row(client, statement))
+        if ((code = key_column(client, statement, 1, &key)) == ROWSYNC_OK)
+            code = act(client, table_by_id(client, sqlite3_column_int64(statement, 0)), &key);
     sqlite3_finalize(statement);
-    buffer_free(&sql);
-    buffer_free(&payload);
     key_free(&key);
     return client->code;
 }
 
-/* Takes out every row whose parent is missing, and then theirs, until the commit can go through. */
+/*
+ * Takes out every row whose parent is missing, and then theirs. All of them are noted before the
+ * first one goes, for a foreign key's action may change or delete the others with it.
+ */
 rowsync_code
 take_out_orphans(rowsync *client)
 {
@@ -228,12 +230,19 @@ take_out_orphans(rowsync *client)
     bool progress = true;
     int i;
 
-    while (code == ROWSYNC_OK && progress && rs_orphans(client))
+    if (!rs_orphans(client))
+        return ROWSYNC_OK;
+    code = rs_exec(client, "CREATE TEMP TABLE IF NOT EXISTS _sync_taken (table_id INTEGER NOT NULL,"
+                           " pk NOT NULL, PRIMARY KEY (table_id, pk)) WITHOUT ROWID;"
+                           "DELETE FROM temp._sync_taken");
+    while (code == ROWSYNC_OK && progress)
     {
         progress = false;
         for (i = 0; i < client->table_count && code == ROWSYNC_OK; i++)
             if (client->tables[i].exists)
-                code = take_out_of(client, &client->tables[i], &progress);
+                code = find(client, &client->tables[i], &progress);
     }
+    if (code == ROWSYNC_OK && (code = each_found(client, keep)) == ROWSYNC_OK)
+        code = each_found(client, take_out);
     return code;
 }

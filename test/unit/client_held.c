@@ -110,6 +110,28 @@ test_verify(void)
     close_client(client, db);
 }
 
+/* A row that waits for its parent takes those that follow it along, and they come back with it. */
+static void
+test_followers(void)
+{
+    static const char here[] =
+        "SELECT (SELECT group_concat(id) FROM (SELECT id FROM notes ORDER BY id)), (SELECT"
+        " group_concat(id) FROM lines), (SELECT count(*) FROM _sync_held)";
+
+    fresh("INSERT INTO users VALUES ('mine', 'C')");
+    ok(pull(PAGE("11", CHANGE("10", "users", "c", "false", "{\"name\":\"C\"}") "," CHANGE(
+                           "11", "notes", "x", "false", "{\"u\":\"c\",\"t\":\"1\"}")),
+            NULL) == ROWSYNC_OK,
+       "a row moves to a parent whose name is in use here");
+    is(rows(db, here), "NULL,NULL,3", "all three wait");
+    app(db, "UPDATE users SET name = 'D' WHERE id = 'mine'");
+    pull(PAGE("11", ""), NULL);
+    is(rows(db, here), "x,l,0", "and come when the name is free");
+    is(rows(db, "SELECT pk, server_version FROM _sync_version ORDER BY server_version"),
+       "a,1|b,2|l,4|c,10|x,11", "with their versions");
+    close_client(client, db);
+}
+
 /* What was edited and is given up is fetched again. */
 static void
 test_discard(void)
@@ -201,6 +223,7 @@ int
 main(void)
 {
     test_verify();
+    test_followers();
     test_discard();
     test_discard_what_cannot_go();
     test_resolve_what_cannot_go();
