@@ -47,7 +47,8 @@ struct stream
     struct http2 *http2;
     h2o_linklist_t link;
     int32_t id;
-    size_t head_size;
+    size_t head_size; /* or more than header_limit */
+    size_t head_kept; /* bytes of it in memory */
     h2o_buffer_t *body;
     bool authorized; /* of several Authorization headers the first is looked at before the body */
     bool coming;     /* the client has not yet ended the request */
@@ -217,21 +218,24 @@ take_field(struct stream *stream, const char *name, size_t name_size, h2o_iovec_
                               value.base, value.len);
 }
 
-/* One field. Of a head beyond the limit no more than its size is of interest. */
+/* One field. Of a head beyond the limit nothing more is of interest. */
 static int
 on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name,
           size_t name_size, const uint8_t *value, size_t value_size, uint8_t flags, void *subject)
 {
     struct http2 *http2 = subject;
     struct stream *stream = find_stream(http2, frame->hd.stream_id);
+    size_t limit = (size_t)http2->connection->loop->config->header_limit;
 
     (void)session;
     (void)flags;
-    if (stream == NULL || frame->headers.cat != NGHTTP2_HCAT_REQUEST)
+    if (stream == NULL || frame->headers.cat != NGHTTP2_HCAT_REQUEST || stream->head_size > limit)
         return 0;
     stream->head_size += name_size + value_size + 32;
-    if (stream->head_size <= (size_t)http2->connection->loop->config->header_limit)
-        take_field(stream, (const char *)name, name_size, h2o_iovec_init(value, value_size));
+    if (stream->head_size > limit)
+        return 0;
+    stream->head_kept = stream->head_size;
+    take_field(stream, (const char *)name, name_size, h2o_iovec_init(value, value_size));
     return 0;
 }
 
@@ -736,7 +740,7 @@ http2_expired(struct connection *connection, uint64_t now, size_t *held)
     {
         struct stream *stream = H2O_STRUCT_FROM_MEMBER(struct stream, link, link);
 
-        *held += stream->head_size + (stream->body == NULL ? 0 : stream->body->size);
+        *held += stream->head_kept + (stream->body == NULL ? 0 : stream->body->size);
         expired = late(stream, now) || expired;
     }
     if (connection->loop->draining && !http2->dismissed)
