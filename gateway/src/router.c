@@ -194,7 +194,7 @@ check_head(struct request *request, size_t limit, struct problem *problem)
         return check_http2(request->req, limit, problem);
     wire_scan(input->bytes, input->size, &head);
     /* HTTP/1.0 knows neither Host nor Transfer-Encoding (RFC 9112, 3.2 and 6.1). */
-    if (head.size <= limit && head.lengths + head.encodings <= 1 && !head.folded &&
+    if (head.size <= limit && head.lengths + head.encodings <= 1 && !head.folded && !head.bare &&
         (version == 0x100 ? head.hosts <= 1 && head.encodings == 0 : head.hosts == 1))
         return true;
     request->req->http1_is_persistent = 0;
@@ -204,6 +204,9 @@ check_head(struct request *request, size_t limit, struct problem *problem)
     if (head.folded)
         return problem_set(problem, PROBLEM_INVALID_REQUEST,
                            "The request's head has a folded header line.");
+    if (head.bare)
+        return problem_set(problem, PROBLEM_INVALID_REQUEST,
+                           "The request's head has a line that does not end with CR LF.");
     if (head.lengths + head.encodings <= 1 && (version != 0x100 || head.encodings == 0))
         return problem_set(problem, PROBLEM_INVALID_REQUEST,
                            "The request has %zu Host headers instead of one.", head.hosts);

@@ -47,6 +47,8 @@ wire_scan(const char *bytes, size_t size, struct wire_head *head)
         at += length + (end != NULL);
         if (length != 0 && line[length - 1] == '\r')
             length--;
+        else if (end != NULL)
+            head->bare = true;
         /* Empty lines before the request line are tolerated by HTTP. */
         if (length == 0 && !first && end != NULL)
         {

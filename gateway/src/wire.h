@@ -23,6 +23,7 @@ struct wire_head
     const char *origin; /* likewise */
     size_t origin_size;
     bool folded; /* a line begins with white space (obsolete folding) */
+    bool bare;   /* a line ends with a line feed alone */
 };
 
 /* Scans the head at the beginning of `bytes`. */

@@ -61,11 +61,29 @@ def test_a_route_has_one_spelling(gateway, path):
     ("POST /sync/upload HTTP/1.0\r\nTransfer-Encoding: chunked\r\n",
      "The request has 0 Content-Length and 1 Transfer-Encoding headers: where its body ends is "
      "ambiguous."),
+    ("POST /sync/upload HTTP/1.1\r\nHost: a\nTransfer-Encoding: chunked\r\n",
+     "The request's head has a line that does not end with CR LF."),
 ])
 def test_whom_it_is_for_and_where_it_ends_must_be_said_once(gateway, head, detail):
     status, body = parse(talk(gateway, head.encode() + b"\r\n0\r\n\r\n"))
     assert (status, body["code"], body["detail"]) == (400, "invalid_request", detail)
     assert talk(gateway, b"GET /healthz HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("size, end, status", [
+    (b"2a\r\n", b"\r\n0\r\n\r\n", 200),
+    (b"2A;a=b\r\n", b"\r\n0\r\nA: b\r\n\r\n", 200),
+    (b"2azz\r\n", b"\r\n0\r\n\r\n", 400),
+    (b"2a;a\n", b"\r\n0\r\n\r\n", 400),
+    (b"2a\r\n", b"\r\r\n0\r\n\r\n", 400),
+    (b"2a\r\n", b"\n0\r\n\r\n", 400),
+])
+def test_chunks_are_framed_as_the_standard_has_it(gateway, mint, size, end, status):
+    """A proxy in front may read anything else in another way."""
+    head = (f"POST /sync/upload HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {mint('ann', 'phone')}"
+            "\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n").encode()
+    answer, body = parse(talk(gateway, head + size + b'{"last_server_seq_seen": 0, "changes": []}' + end))
+    assert (answer, body.get("code")) == (status, None if status == 200 else "invalid_request")
 
 
 def test_a_gateway_takes_no_more_clients_than_it_has_descriptors_for(start_gateway):

@@ -21,9 +21,9 @@ main(void)
     ok(head.complete && head.size == 27 && head.lengths == 0 && head.encodings == 0,
        "a head, and where it ends");
     scan("GET / HTTP/1.1\nHost: x\n\n");
-    ok(head.complete && head.size == 24, "bare line feeds");
+    ok(head.complete && head.size == 24 && head.bare, "bare line feeds");
     scan("\r\n\r\nGET / HTTP/1.1\r\n\r\n");
-    ok(head.complete && head.size == 22, "empty lines before the request line");
+    ok(head.complete && head.size == 22 && !head.bare, "empty lines before the request line");
     scan("GET / HTTP/1.1\r\nHost: x\r\n");
     ok(!head.complete, "a head that has not ended");
     scan("POST / HTTP/1.1\r\ncontent-LENGTH: 1\r\nContent-Length: 1\r\n\r\n");
