@@ -189,6 +189,7 @@ rowsync_code rs_enter(rowsync *client, bool writes);
 rowsync_code rs_prepare(rowsync *client, const char *sql, sqlite3_stmt **statement);
 rowsync_code rs_exec(rowsync *client, const char *sql);
 sqlite3_stmt *rs_statement(rowsync *client, Statement which);
+sqlite3_stmt *rs_keyed(rowsync *client, Statement which, const Table *table, const Key *key);
 rowsync_code rs_run(rowsync *client, Statement which);
 rowsync_code rs_finish(rowsync *client, sqlite3_stmt *statement, const char *doing);
 bool rs_row(rowsync *client, sqlite3_stmt *statement);

@@ -17,10 +17,8 @@ rebase(rowsync *client, const Change *change, int64_t version, int64_t changed)
     int64_t id = 0;
 
     if (take_change_id(client, &id) != ROWSYNC_OK ||
-        (statement = rs_statement(client, SQL_DIRTY_RENEW)) == NULL)
+        (statement = rs_keyed(client, SQL_DIRTY_RENEW, change->table, &change->key)) == NULL)
         return client->code;
-    sqlite3_bind_int64(statement, 1, change->table->id);
-    key_bind(statement, 2, &change->key);
     sqlite3_bind_int64(statement, 3, version);
     sqlite3_bind_int64(statement, 4, id);
     sqlite3_bind_int64(statement, 5, changed);
@@ -92,10 +90,8 @@ queue_again(rowsync *client, const Table *table, const Key *key, int64_t base)
     rowsync_code code;
 
     if (take_change_id(client, &id) != ROWSYNC_OK ||
-        (put = rs_statement(client, SQL_DIRTY_PUT)) == NULL)
+        (put = rs_keyed(client, SQL_DIRTY_PUT, table, key)) == NULL)
         return client->code;
-    sqlite3_bind_int64(put, 1, table->id);
-    key_bind(put, 2, key);
     sqlite3_bind_int64(put, 3, id);
     sqlite3_bind_int64(put, 4, base);
     sqlite3_bind_int64(put, 5, -1);
@@ -153,7 +149,7 @@ array_has(Slice array, Slice name)
 static int64_t
 surviving(rowsync *client, const Change *change, const RowState *theirs, Slice server_changed)
 {
-    sqlite3_stmt *dirty = rs_statement(client, SQL_DIRTY_GET);
+    sqlite3_stmt *dirty = rs_keyed(client, SQL_DIRTY_GET, change->table, &change->key);
     Buffer literal = {0}, value = {0};
     int64_t mask = 0;
     Slice base = {0};
@@ -161,8 +157,6 @@ surviving(rowsync *client, const Change *change, const RowState *theirs, Slice s
 
     if (dirty == NULL)
         return 0;
-    sqlite3_bind_int64(dirty, 1, change->table->id);
-    key_bind(dirty, 2, &change->key);
     if (rs_row(client, dirty) && sqlite3_column_text(dirty, 4) != NULL)
         base = (Slice){(const char *)sqlite3_column_text(dirty, 4),
                        (size_t)sqlite3_column_bytes(dirty, 4)};

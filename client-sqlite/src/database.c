@@ -296,6 +296,20 @@ rs_statement(rowsync *client, Statement which)
     return *slot;
 }
 
+/* A statement about one row: its first parameters are the row's table and key. As above. */
+sqlite3_stmt *
+rs_keyed(rowsync *client, Statement which, const Table *table, const Key *key)
+{
+    sqlite3_stmt *statement = rs_statement(client, which);
+
+    if (statement != NULL)
+    {
+        sqlite3_bind_int64(statement, 1, table->id);
+        key_bind(statement, 2, key);
+    }
+    return statement;
+}
+
 /* Runs a statement whose rows do not matter to its end, and resets it. */
 rowsync_code
 rs_finish(rowsync *client, sqlite3_stmt *statement, const char *doing)

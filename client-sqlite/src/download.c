@@ -55,14 +55,12 @@ read_page(rowsync *client, const Exchange *answer, int64_t after, int64_t until,
 rowsync_code
 has_edits(rowsync *client, const Table *table, const Key *key, bool *edited)
 {
-    sqlite3_stmt *statement = rs_statement(client, SQL_EDITED);
+    sqlite3_stmt *statement = rs_keyed(client, SQL_EDITED, table, key);
     int result;
 
     *edited = false;
     if (statement == NULL)
         return client->code;
-    sqlite3_bind_int64(statement, 1, table->id);
-    key_bind(statement, 2, key);
     result = sqlite3_step(statement);
     *edited = result == SQLITE_ROW && sqlite3_column_int(statement, 0);
     if (result != SQLITE_ROW)

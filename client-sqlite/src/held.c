@@ -11,15 +11,13 @@
 rowsync_code
 held_put(rowsync *client, const Table *table, const Key *key, const RowState *theirs, int state)
 {
-    sqlite3_stmt *statement = rs_statement(client, SQL_HELD_PUT);
+    sqlite3_stmt *statement = rs_keyed(client, SQL_HELD_PUT, table, key);
     Buffer text = {0};
     rowsync_code code;
 
     if (statement == NULL)
         return client->code;
     key_to_text(&text, table, key);
-    sqlite3_bind_int64(statement, 1, table->id);
-    key_bind(statement, 2, key);
     sqlite3_bind_text64(statement, 3, buffer_string(&text), text.length, SQLITE_STATIC,
                         SQLITE_UTF8);
     sqlite3_bind_int(statement, 4, state);
@@ -38,13 +36,11 @@ bool
 held_get(rowsync *client, const Table *table, const Key *key, RowState *theirs, int *state,
          Buffer *text)
 {
-    sqlite3_stmt *statement = rs_statement(client, SQL_HELD_GET);
+    sqlite3_stmt *statement = rs_keyed(client, SQL_HELD_GET, table, key);
     bool found = false;
 
     if (statement == NULL)
         return false;
-    sqlite3_bind_int64(statement, 1, table->id);
-    key_bind(statement, 2, key);
     if (rs_row(client, statement))
     {
         found = true;

@@ -337,10 +337,8 @@ take_in(Hydration *hydration, const Snapshot *snapshot, int number, int64_t vers
                                   client, source->table, &snapshot->key, &state, hydration->report);
     if (code != ROWSYNC_OK || hydration->targets[number].plain)
         return code;
-    if ((seen = rs_statement(client, SQL_SEEN_PUT)) == NULL)
+    if ((seen = rs_keyed(client, SQL_SEEN_PUT, source->table, &snapshot->key)) == NULL)
         return client->code;
-    sqlite3_bind_int64(seen, 1, source->table->id);
-    key_bind(seen, 2, &snapshot->key);
     return rs_finish(client, seen, "noting a row of the snapshot");
 }
 

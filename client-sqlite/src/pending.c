@@ -300,7 +300,7 @@ rowsync_code
 pending_note(rowsync *client, const Change *change, Slice payload, const char *reason,
              Slice message, Slice details, bool *noted)
 {
-    sqlite3_stmt *statement = rs_statement(client, SQL_REJECTED_PUT);
+    sqlite3_stmt *statement = rs_keyed(client, SQL_REJECTED_PUT, change->table, &change->key);
     Buffer text = {0};
     rowsync_code code;
 
@@ -308,8 +308,6 @@ pending_note(rowsync *client, const Change *change, Slice payload, const char *r
     if (statement == NULL)
         return client->code;
     key_to_text(&text, change->table, &change->key);
-    sqlite3_bind_int64(statement, 1, change->table->id);
-    key_bind(statement, 2, &change->key);
     sqlite3_bind_text64(statement, 3, buffer_string(&text), text.length, SQLITE_STATIC,
                         SQLITE_UTF8);
     sqlite3_bind_int64(statement, 4, change->change_id);
@@ -335,10 +333,9 @@ pending_reject(rowsync *client, const Change *change, Slice payload, const char 
     sqlite3_stmt *statement;
 
     if (pending_note(client, change, payload, reason, message, details, moved) != ROWSYNC_OK ||
-        !*moved || (statement = rs_statement(client, SQL_DIRTY_CLEAR)) == NULL)
+        !*moved ||
+        (statement = rs_keyed(client, SQL_DIRTY_CLEAR, change->table, &change->key)) == NULL)
         return client->code;
-    sqlite3_bind_int64(statement, 1, change->table->id);
-    key_bind(statement, 2, &change->key);
     sqlite3_bind_int64(statement, 3, change->change_id);
     return rs_finish(client, statement, "taking a refused change out");
 }
@@ -366,14 +363,10 @@ settle_here(rowsync *client, Change *change, const char *problem, int64_t *rejec
     }
     else
     {
-        sqlite3_stmt *statement = rs_statement(client, SQL_DIRTY_CLEAR);
+        sqlite3_stmt *statement = rs_keyed(client, SQL_DIRTY_CLEAR, change->table, &change->key);
 
         if (statement != NULL)
-        {
-            sqlite3_bind_int64(statement, 1, change->table->id);
-            key_bind(statement, 2, &change->key);
             sqlite3_bind_int64(statement, 3, change->change_id);
-        }
         code = rs_finish(client, statement, "dropping a mark");
     }
     return rs_end(client, code);

@@ -13,10 +13,8 @@ requeue(rowsync *client, const Change *change, sqlite3_stmt *letter)
     sqlite3_stmt *put;
 
     if (take_change_id(client, &id) != ROWSYNC_OK ||
-        (put = rs_statement(client, SQL_DIRTY_PUT)) == NULL)
+        (put = rs_keyed(client, SQL_DIRTY_PUT, change->table, &change->key)) == NULL)
         return client->code;
-    sqlite3_bind_int64(put, 1, change->table->id);
-    key_bind(put, 2, &change->key);
     sqlite3_bind_int64(put, 3, id);
     sqlite3_bind_int64(put, 4, change->base_version);
     sqlite3_bind_int64(put, 5, sqlite3_column_int64(letter, 3));

@@ -12,15 +12,13 @@
 rowsync_code
 row_version(rowsync *client, const Table *table, const Key *key, int64_t *version, bool *deleted)
 {
-    sqlite3_stmt *statement = rs_statement(client, SQL_VERSION_GET);
+    sqlite3_stmt *statement = rs_keyed(client, SQL_VERSION_GET, table, key);
     int result;
 
     *version = 0;
     *deleted = false;
     if (statement == NULL)
         return client->code;
-    sqlite3_bind_int64(statement, 1, table->id);
-    key_bind(statement, 2, key);
     result = sqlite3_step(statement);
     if (result == SQLITE_ROW)
     {
@@ -38,12 +36,10 @@ static rowsync_code
 note_version(rowsync *client, Statement which, const Table *table, const Key *key, int64_t version,
              bool deleted)
 {
-    sqlite3_stmt *statement = rs_statement(client, which);
+    sqlite3_stmt *statement = rs_keyed(client, which, table, key);
 
     if (statement == NULL)
         return client->code;
-    sqlite3_bind_int64(statement, 1, table->id);
-    key_bind(statement, 2, key);
     sqlite3_bind_int64(statement, 3, version);
     sqlite3_bind_int(statement, 4, deleted);
     return rs_finish(client, statement, "noting a version");
@@ -312,11 +308,9 @@ row_take(rowsync *client, Table *table, const Key *key, const RowState *state, b
 rowsync_code
 row_drop(rowsync *client, Statement which, const Table *table, const Key *key)
 {
-    sqlite3_stmt *statement = rs_statement(client, which);
+    sqlite3_stmt *statement = rs_keyed(client, which, table, key);
 
     if (statement == NULL)
         return client->code;
-    sqlite3_bind_int64(statement, 1, table->id);
-    key_bind(statement, 2, key);
     return rs_finish(client, statement, "clearing a row's state");
 }

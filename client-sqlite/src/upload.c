@@ -100,12 +100,10 @@ read_server_row(Slice text, RowState *out)
 static rowsync_code
 run_keyed(rowsync *client, Statement which, const Change *change, int64_t number, int *changes)
 {
-    sqlite3_stmt *statement = rs_statement(client, which);
+    sqlite3_stmt *statement = rs_keyed(client, which, change->table, &change->key);
 
     if (statement == NULL)
         return client->code;
-    sqlite3_bind_int64(statement, 1, change->table->id);
-    key_bind(statement, 2, &change->key);
     if (sqlite3_bind_parameter_count(statement) > 2)
         sqlite3_bind_int64(statement, 3, number);
     if (rs_finish(client, statement, "taking in a status") == ROWSYNC_OK && changes != NULL)
@@ -125,10 +123,8 @@ move_edited(rowsync *client, const Change *change, int64_t version)
     int64_t id = 0;
 
     if (take_change_id(client, &id) != ROWSYNC_OK ||
-        (statement = rs_statement(client, SQL_DIRTY_REBASE)) == NULL)
+        (statement = rs_keyed(client, SQL_DIRTY_REBASE, change->table, &change->key)) == NULL)
         return client->code;
-    sqlite3_bind_int64(statement, 1, change->table->id);
-    key_bind(statement, 2, &change->key);
     sqlite3_bind_int64(statement, 3, version);
     sqlite3_bind_int64(statement, 4, id);
     return rs_finish(client, statement, "moving an edit");
