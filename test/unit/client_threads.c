@@ -1,7 +1,7 @@
 /*
  * client_threads.c - what the library promises to threads: a call is broken off from another one,
- * and handles of their own do not disturb each other. Built with ThreadSanitizer, which ends the
- * program with a failure when memory is shared without order.
+ * handles of their own do not disturb each other, and one handle may be handed on. Built with
+ * ThreadSanitizer, which ends the program with a failure when memory is shared without order.
  */
 #include "client.h"
 
@@ -164,10 +164,77 @@ test_handles_of_their_own(void)
     unlink(path);
 }
 
+/* A handle that is handed on. */
+static struct Shared
+{
+    pthread_mutex_t mutex; /* the app's: who has it, has the handle */
+    pthread_cond_t changed;
+    int turn;
+    sqlite3 *db;
+    rowsync *client;
+} shared = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, NULL, NULL};
+
+/* One of the threads that the handle goes round. */
+static void *
+take_turns(void *number)
+{
+    intptr_t failures = 0;
+    rowsync_state state;
+    char sql[64];
+    int i;
+
+    for (i = 0; i < 10; i++)
+    {
+        pthread_mutex_lock(&shared.mutex);
+        while (shared.turn % 3 != (int)(intptr_t)number)
+            pthread_cond_wait(&shared.changed, &shared.mutex);
+        snprintf(sql, sizeof(sql), "INSERT INTO t VALUES ('%d')", shared.turn);
+        failures += app(shared.db, sql) != SQLITE_OK;
+        failures += rowsync_pull(shared.client, NULL, NULL) != ROWSYNC_OK;
+        failures += rowsync_get_state(shared.client, &state) != ROWSYNC_OK;
+        failures += state.pending != shared.turn + 1;
+        shared.turn++;
+        pthread_cond_broadcast(&shared.changed);
+        pthread_mutex_unlock(&shared.mutex);
+    }
+    return (void *)failures;
+}
+
+/* One after the other, any thread may use a handle, however SQLite guards the connection. */
+static void
+test_turns(int flags, const char *mode)
+{
+    Habit habit = ANSWERS;
+    rowsync_transport transport = {&habit, perform, NULL};
+    rowsync_options options = {.transport = &transport};
+    pthread_t threads[3];
+    void *failures;
+    int i;
+
+    sqlite3_open_v2(":memory:", &shared.db, SQLITE_OPEN_READWRITE | flags, NULL);
+    app(shared.db, "CREATE TABLE t (id TEXT PRIMARY KEY)");
+    rowsync_open(shared.db, &options, &shared.client);
+    rowsync_init(shared.client);
+    rowsync_track(shared.client, "t", NULL);
+    rowsync_attach(shared.client, "http://sync.test", "ann", "phone");
+    rowsync_set_token(shared.client, "t");
+    shared.turn = 0;
+    for (i = 0; i < 3; i++)
+        pthread_create(&threads[i], NULL, take_turns, (void *)(intptr_t)i);
+    for (i = 0; i < 3; i++)
+    {
+        pthread_join(threads[i], &failures);
+        ok(failures == NULL, "%s: thread %d has the handle ten times", mode, i);
+    }
+    close_client(shared.client, shared.db);
+}
+
 int
 main(void)
 {
     test_cancel();
     test_handles_of_their_own();
+    test_turns(SQLITE_OPEN_FULLMUTEX, "serialized");
+    test_turns(SQLITE_OPEN_NOMUTEX, "multi-thread");
     return done();
 }
