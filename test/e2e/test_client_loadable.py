@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 
@@ -160,3 +161,16 @@ def test_the_connection_can_be_closed_at_once(app, gateway, tmp_path):
     assert again.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
     again.execute("BEGIN EXCLUSIVE")
     again.close()
+
+
+def test_nothing_is_called_that_sqlite_3_35_has_not():
+    """An app may bring SQLite 3.35: what later versions added to the interface would be missing there,
+    or lie behind the end of the table that it hands to extensions."""
+    later = {"autovacuum_pages", "changes64", "total_changes64", "error_offset", "vtab_distinct",
+             "vtab_in", "vtab_in_first", "vtab_in_next", "vtab_rhs_value", "db_name",
+             "value_encoding", "is_interrupted", "stmt_explain", "get_clientdata", "set_clientdata",
+             "setlk_timeout"}
+    called = {name for path in (ROOT / "client-sqlite" / "src").rglob("*.c")
+              for name in re.findall(r"sqlite3_(\w+)\(", path.read_text())}
+    assert len(called) > 40
+    assert not called & later

@@ -350,6 +350,76 @@ test_full(void)
     ok(sizes > 200, "%d sizes in all", sizes);
 }
 
+/* Another connection of the same shared cache, which has locks on tables, and its query. */
+static sqlite3 *beside;
+static sqlite3_stmt *reading;
+
+static sqlite3 *
+open_shared(const Image *image)
+{
+    sqlite3 *db;
+
+    remove_file();
+    write_image(image);
+    peer = image->peer;
+    peer.requests = 0;
+    db = open_file("cache=shared");
+    app(db, "PRAGMA synchronous = OFF; PRAGMA foreign_keys = ON");
+    return db;
+}
+
+static void
+read_beside(void *context, sqlite3 *db, long at)
+{
+    static const char *const queries[] = {"SELECT * FROM users", "SELECT * FROM sqlite_schema"};
+
+    (void)context;
+    (void)db;
+    beside = open_file("cache=shared");
+    sqlite3_prepare_v2(beside, queries[at], -1, &reading, NULL);
+    sqlite3_step(reading);
+}
+
+static bool
+close_beside(void *context, sqlite3 *db)
+{
+    (void)context;
+    (void)db;
+    sqlite3_finalize(reading);
+    sqlite3_close(beside);
+    return true;
+}
+
+static bool
+is_busy(void *context, rowsync_code code)
+{
+    (void)context;
+    return code == ROWSYNC_BUSY;
+}
+
+static void
+test_shared(void)
+{
+    static const Failure failure = {"beside",     open_shared, read_beside,
+                                    close_beside, is_busy,     NULL};
+    size_t i;
+
+    for (i = 0; i < sizeof(calls) / sizeof(*calls); i++)
+    {
+        Image image = make_image(&calls[i]);
+        char *wanted = undisturbed(&calls[i], &image, &peer_options);
+        Tally tally = {0};
+        long at;
+
+        for (at = 0; at < 2; at++)
+            run_once(&calls[i], &image, &peer_options, &failure, at, wanted, &tally);
+        told(&tally, calls[i].name, "locks in a shared cache");
+        sqlite3_free(wanted);
+        sqlite3_free(image.bytes);
+        remove_file();
+    }
+}
+
 /* Triggers that could not be renewed for lack of room are renewed by the client's next call. */
 static void
 test_renewal(void)
@@ -382,6 +452,7 @@ main(void)
     test_configurations();
     test_read_only();
     test_full();
+    test_shared();
     test_renewal();
     rmdir(folder);
     return done();
