@@ -76,6 +76,7 @@ typedef struct Change
     bool moved;                  /* the last attempt wrote it, but into another scope */
     bool differs;                /* the row as stored differs from what was sent */
     bool strays;                 /* and refers to another row than what was sent */
+    bool refers;                 /* to a parent to which the row did not refer before */
     int unit;                    /* changes of one unit are written together or not at all */
     /* the answer */
     ChangeStatus status;
@@ -127,7 +128,7 @@ void change_answer_pruned(Upload *upload, Change *change);
 /* parent.c */
 bool change_add_parent(Change *change, const SyncedReference *reference, SyncedTable *parent,
                        const JsonValue *const *parts);
-bool parent_can_wait(const Change *change, const Parent *parent);
+bool parent_can_wait(const Parent *parent);
 void upload_find_parents(Upload *upload, Change **changes, int count, bool all);
 List *upload_direct_references(Change **changes, int count);
 bool upload_hold_parents(Upload *upload, Change **changes, int count);

@@ -290,11 +290,11 @@ note_parent(Upload *upload, SyncedTable *table, const SyncedReference *reference
 }
 
 /*
- * Notes the references of a row that what was sent does not tell, or not alone: columns left to
- * their defaults, generated columns.
+ * Notes whether a row as stored refers to somebody anew, and the references that what was sent does
+ * not tell, or not alone: columns left to their defaults, generated columns.
  */
 static void
-note_references(Upload *upload, const Change *change, TupleTableSlot *old, TupleTableSlot *new)
+note_references(Upload *upload, Change *change, TupleTableSlot *old, TupleTableSlot *new)
 {
     SyncedTable *table = change->table;
 
@@ -305,8 +305,12 @@ note_references(Upload *upload, const Change *change, TupleTableSlot *old, Tuple
 
         for (int i = 0; i < reference->nkeys; i++)
             given += change->given[reference->columns[i]] != NULL;
-        if (given < reference->nkeys && refers_anew(table, reference, old, new))
+        if (!refers_anew(table, reference, old, new))
+            continue;
+        if (given < reference->nkeys)
             note_parent(upload, table, reference, new);
+        else
+            change->refers = true;
     }
 }
 
@@ -410,7 +414,8 @@ write_attempt(void *arg)
     for (int i = 0; i < attempt->count; i++)
     {
         sorted[i] = attempt->changes[i];
-        sorted[i]->written = sorted[i]->moved = sorted[i]->differs = sorted[i]->strays = false;
+        sorted[i]->written = sorted[i]->moved = sorted[i]->differs = false;
+        sorted[i]->strays = sorted[i]->refers = false;
     }
     qsort(sorted, attempt->count, sizeof(Change *), compare_statements);
     if (SPI_connect() != SPI_OK_CONNECT)
@@ -839,7 +844,7 @@ can_guess(Upload *upload, Change **changes, int count)
         {
             if (!parent_is_there(upload, &changes[i]->parents[p]))
                 return false;
-            guesses = guesses || parent_can_wait(changes[i], &changes[i]->parents[p]);
+            guesses = guesses || parent_can_wait(&changes[i]->parents[p]);
         }
     }
     return guesses;

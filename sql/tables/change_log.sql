@@ -25,6 +25,6 @@ COMMENT ON COLUMN rowsync.change_log.row_key IS 'As in rowsync.row_meta';
 COMMENT ON COLUMN rowsync.change_log.source_change_id IS 'The source''s own number for the change; 0 for the server''s changes';
 COMMENT ON COLUMN rowsync.change_log.prior_version IS 'seq of the row''s change before this one; 0 = none';
 COMMENT ON COLUMN rowsync.change_log.source_no IS 'Who made the change (rowsync.source); 0 = the server';
-COMMENT ON COLUMN rowsync.change_log.content_crc IS 'CRC-32C of what the change says, to tell it sent again from another one under its number; 0 for the server''s changes';
+COMMENT ON COLUMN rowsync.change_log.content_crc IS 'A checksum of what the change says, to tell it sent again from another one under its number; 0 for the server''s changes';
 COMMENT ON COLUMN rowsync.change_log.op IS 'I, U or D';
 COMMENT ON COLUMN rowsync.change_log.payload IS 'The row as it was stored, as JSON text; for D the row that went, where there was one';

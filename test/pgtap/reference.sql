@@ -22,7 +22,7 @@ CREATE TABLE app.inside (id text PRIMARY KEY, code text REFERENCES app.outside O
 CREATE TABLE app.stock (id text PRIMARY KEY, code text REFERENCES app.outside ON DELETE RESTRICT);
 DO $$ BEGIN PERFORM rowsync.register_table(c) FROM unnest('{app.place,"\"Other\".\"Visit\"",app.rank,app.pupil,app.badge,app.trail,app.inside,app.stock}'::regclass[]) AS c; END $$;
 INSERT INTO app.outside VALUES ('a'), ('b');
-SELECT plan(49);
+SELECT plan(51);
 
 -- One change of app.* or, by its name, of "Other"."Visit".
 CREATE FUNCTION t.visit(id bigint, op text, pk text, version bigint, payload text) RETURNS text LANGUAGE sql AS $$
@@ -141,6 +141,10 @@ SELECT is(up('ann', 'phone', change(86, 'INSERT', 'pet', 'p4', 0, '{"owner_id":"
 SELECT is(up('bob', 'phone', change(3, 'INSERT', 'owner', 'o3', 0, '{}')), '3 applied 3', 'an owner of another user');
 SELECT is(answer('ann', 'phone', change(88, 'INSERT', 'pet', 'p5', 0, '{"owner_id":"o3"}'), change(89, 'INSERT', 'pet', 'p6', 0, '{"owner_id":"o1"}')) #> '{statuses,0,invalid}',
           '{"reason":"fk_missing","details":{"missing":["app.owner:o3"]}}'::jsonb, 'is missing');
+SELECT is(answer('ann', 'phone', change(90, 'UPDATE', 'pet', 'p6', 0, '{"owner_id":"o3"}')) #> '{statuses,0,invalid}',
+          '{"reason":"fk_missing","details":{"missing":["app.owner:o3"]}}'::jsonb, 'is missing to an UPDATE too');
+SELECT is(up('ann', 'phone', change(91, 'UPDATE', 'pet', 'p6', 0, '{"owner_id":"o9"}'), change(92, 'UPDATE', 'pet', 'p3', 0, '{"owner_id":"o1"}'), change(93, 'UPDATE', 'pet', 'p2', 0, '{"owner_id":"o1>o9"}'))
+          ~ '^91 invalid fk_missing, 92 applied \d+, 93 applied \d+$', true, 'so is one that is not there; one that stays, or that is there, is fine');
 SELECT results_eq('SELECT p.id, o._rowsync_scope FROM app.pet AS p LEFT JOIN app.owner AS o ON o.id = p.owner_id ORDER BY 1',
                   $$VALUES ('p2', 'ann'), ('p3', 'ann'), ('p6', 'ann')$$, 'every pet has an owner of its user');
 SELECT is_empty('SELECT unsound()', 'log, versions and tables agree');
