@@ -430,16 +430,14 @@ value_append_json(StringInfo out, ValueCodec *codec, Datum value)
 }
 
 /* Value of one hexadecimal digit, or -1. */
-static int
+static inline int
 hex_digit(char c)
 {
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F')
-        return c - 'A' + 10;
-    return -1;
+    static const signed char above[256] = {
+        ['0'] = 1, 2,  3,  4,  5,  6,          7,  8,  9,  10, ['A'] = 11,
+        12,        13, 14, 15, 16, ['a'] = 11, 12, 13, 14, 15, 16};
+
+    return above[(unsigned char)c] - 1;
 }
 
 /* Reads a uuid: canonical, 32 hex digits, or base64 of the 16 bytes. */
