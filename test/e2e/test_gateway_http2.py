@@ -439,7 +439,7 @@ def test_a_head_that_unpacks_without_end_costs_no_memory(speak, mint):
     for stream in range(3, 63, 2):
         # Some with a body that is still to come.
         client.socket.sendall(frame(1, 4 + stream % 4 // 2, stream,
-                                    b"\x82\x84\x87" + b"\xbe" * 16000))
+                                    b"\x82\x84\x87\x01\x01x" + b"\xbe" * 16000))
     time.sleep(0.3)
     # Nor does anybody believe that it did.
     other = connect()
