@@ -216,10 +216,11 @@ on_departures(h2o_socket_t *socket, const char *error)
     /* One at a time: ending one connection's requests may end other connections. */
     while (epoll_wait(loop->departures, &event, 1, 0) == 1)
     {
-        struct connection *connection = event.data.ptr;
-        h2o_linklist_t *link = connection->requests.next;
+        const h2o_linklist_t *requests = &((struct connection *)event.data.ptr)->requests;
+        h2o_linklist_t *link = requests->next;
 
-        while (link != &connection->requests)
+        /* The last request may take the connection with it. */
+        while (link != requests)
         {
             struct request *request = H2O_STRUCT_FROM_MEMBER(struct request, link, link);
 

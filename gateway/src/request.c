@@ -398,7 +398,8 @@ request_query(struct request *request, const struct pg_statement *statement,
 void
 request_abandon(struct request *request)
 {
-    pg_job_abandon(&request->job);
     if (request->departed != NULL)
         request->departed(request);
+    else
+        pg_job_abandon(&request->job);
 }

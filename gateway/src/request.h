@@ -89,7 +89,10 @@ const char *request_reason(int status);
 /* Adds a response header with a value that must last as long as the request. */
 void request_header(struct request *request, const char *name, const char *value);
 
-/* The client has gone: nobody waits for this request's answer any more. */
+/*
+ * The client has gone: nobody waits for this request's answer any more. `departed`, or where there
+ * is none the job's end, may make h2o free the request and its connection before this returns.
+ */
 void request_abandon(struct request *request);
 
 #endif

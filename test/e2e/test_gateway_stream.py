@@ -1,12 +1,13 @@
 """Answers that are streams: snapshots and events."""
 
+import contextlib
 import gzip
 import json
 import os
 import signal
 import time
 
-from gateway_parts import Watching, eventually, many, problem, reader
+from gateway_parts import RUNNING, Watching, eventually, many, problem, reader
 from rig.build import SANITIZE
 
 
@@ -56,6 +57,29 @@ def test_a_reader_of_a_snapshot_that_goes_away_frees_its_connection(start_gatewa
             assert gateway.upload(mint("bob", "phone"), []).status == 200
     answer = gateway.request("GET", "/sync/snapshot", token=mint("ann", "tablet"))
     assert json.loads(answer.body.splitlines()[-1])["rows"] == 9000
+
+
+def test_a_reader_in_http_1_0_may_leave_while_the_database_makes_the_next_chunk(
+        start_gateway, database, mint):
+    """There is no chunk to cut then: libh2o frees the request at once."""
+    gateway = start_gateway(ROWSYNC_LOOPS=1)
+    gateway.upload(mint("ann", "phone"), many(9000, "x" * 1000))
+    with reader(gateway, "/sync/snapshot", mint("ann", "tablet"), version="1.0") as peer:
+        assert peer.recv(1000).startswith(b"HTTP/1.1 200 OK")
+        assert eventually(lambda: database.value(RUNNING) == 1)
+        backend = database.value(RUNNING.replace("count(*)", "pid"))
+        os.kill(backend, signal.SIGSTOP)
+        try:
+            peer.settimeout(1)
+            with contextlib.suppress(TimeoutError):
+                while peer.recv(65536):
+                    pass
+            peer.close()
+            assert eventually(lambda: any(line.get("code") == "client_gone"
+                                          for line in gateway.log()))
+        finally:
+            os.kill(backend, signal.SIGCONT)
+    assert gateway.request("GET", "/sync/snapshot", token=mint("ann", "tablet")).status == 200
 
 
 def test_one_user_does_not_hold_all_snapshot_connections(start_gateway, database, mint):
