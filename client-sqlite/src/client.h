@@ -92,7 +92,7 @@ typedef struct Key
     Buffer bytes;
 } Key;
 
-/* The library's own statements; the texts stand beside each other in database.c. */
+/* The library's own statements; the texts stand beside each other in statement.c. */
 typedef enum Statement
 {
     SQL_BEGIN,
@@ -180,12 +180,17 @@ struct rowsync
     Buffer scratch;
 };
 
-/* database.c */
+/* error.c */
+#define HINT_READ_ONLY "Open it for writing."
 rowsync_code rs_fail(rowsync *client, rowsync_code code, const char *hint, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 rowsync_code rs_fail_sqlite(rowsync *client, const char *doing);
 rowsync_code rs_nomem(rowsync *client);
-rowsync_code rs_enter(rowsync *client, bool writes);
+void rs_log(rowsync *client, const char *format, ...) __attribute__((format(printf, 2, 3)));
+rowsync_code rs_progress(rowsync *client, const char *phase, int64_t done, int64_t total);
+
+/* statement.c */
+rowsync_code rs_create(rowsync *client);
 rowsync_code rs_prepare(rowsync *client, const char *sql, sqlite3_stmt **statement);
 rowsync_code rs_exec(rowsync *client, const char *sql);
 sqlite3_stmt *rs_statement(rowsync *client, Statement which);
@@ -195,6 +200,9 @@ rowsync_code rs_finish(rowsync *client, sqlite3_stmt *statement, const char *doi
 bool rs_row(rowsync *client, sqlite3_stmt *statement);
 rowsync_code rs_reset(rowsync *client, sqlite3_stmt *statement);
 const char *rs_text(sqlite3_stmt *statement, int column);
+
+/* database.c */
+rowsync_code rs_enter(rowsync *client, bool writes);
 rowsync_code rs_start(rowsync *client, Statement begin);
 rowsync_code rs_stop(rowsync *client, rowsync_code code);
 rowsync_code rs_begin(rowsync *client);
@@ -204,9 +212,6 @@ void rs_idle(rowsync *client);
 rowsync_code rs_attached(rowsync *client);
 rowsync_code rs_load_info(rowsync *client);
 rowsync_code rs_counts(rowsync *client, int64_t *pending, int64_t *conflicts, int64_t *rejected);
-bool rs_has_column_of(const char *json_array, const char *name);
-void rs_log(rowsync *client, const char *format, ...) __attribute__((format(printf, 2, 3)));
-rowsync_code rs_progress(rowsync *client, const char *phase, int64_t done, int64_t total);
 
 /* tables.c */
 rowsync_code tables_load(rowsync *client);
@@ -390,8 +395,10 @@ rowsync_code rs_request(rowsync *client, const char *method, const char *path, c
 #define HINT_RESTORED                                                                              \
     "Was the server restored from a backup? Run rowsync.declare_restored() there, then sync."
 
-/* upload.c, download.c */
+/* upload.c */
 rowsync_code push_all(rowsync *client, const rowsync_sync_options *options, rowsync_report *report);
+
+/* download.c */
 rowsync_code take_row(rowsync *client, Table *table, const Key *key, const RowState *state,
                       rowsync_report *report);
 rowsync_code has_edits(rowsync *client, const Table *table, const Key *key, bool *edited);
@@ -399,14 +406,13 @@ rowsync_code log_continues(rowsync *client, int64_t epoch, int64_t head);
 rowsync_code note_epoch(rowsync *client, int64_t epoch, Slice epochs);
 rowsync_code move_cursor(rowsync *client, int64_t cursor, int64_t window_until, int hydrated);
 rowsync_code note_last_upload(rowsync *client, int64_t last_upload);
-
 rowsync_code hydrate_all(rowsync *client, const rowsync_sync_options *options,
                          rowsync_report *report);
+rowsync_code pull_all(rowsync *client, const rowsync_sync_options *options, bool hydrate,
+                      rowsync_report *report);
 
 /* hydrate.c */
 rowsync_code hydrate_snapshot(rowsync *client, const rowsync_sync_options *options, bool *absent,
                               rowsync_report *report);
-rowsync_code pull_all(rowsync *client, const rowsync_sync_options *options, bool hydrate,
-                      rowsync_report *report);
 
 #endif

@@ -80,8 +80,8 @@ kind_of(const char *type, bool *untyped)
 }
 
 /* Is the name an element of a JSON array of strings? */
-bool
-rs_has_column_of(const char *json_array, const char *name)
+static bool
+has_column_of(const char *json_array, const char *name)
 {
     JsonReader reader = scan_reader((Slice){json_array, strlen(json_array)});
     Buffer text = {0};
@@ -124,7 +124,7 @@ load_columns(rowsync *client, Table *table)
         Buffer member = {0};
         Column *grown;
 
-        if (position == 0 && rs_has_column_of(table->local, name))
+        if (position == 0 && has_column_of(table->local, name))
             continue;
         grown = rs_realloc(table->columns, (size_t)(table->column_count + 1) * sizeof(*grown));
         if (grown == NULL)
