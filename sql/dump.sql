@@ -8,3 +8,4 @@ SELECT pg_catalog.pg_extension_config_dump('rowsync.schema_change', '');
 SELECT pg_catalog.pg_extension_config_dump('rowsync.row_meta', '');
 SELECT pg_catalog.pg_extension_config_dump('rowsync.change_log', '');
 SELECT pg_catalog.pg_extension_config_dump('rowsync.batch', '');
+SELECT pg_catalog.pg_extension_config_dump('rowsync.refusal', '');

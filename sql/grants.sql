@@ -44,7 +44,7 @@ BEGIN
         'rowsync._write_row(regclass, text, text, boolean)', 'rowsync._parse_key(regclass, text)',
         'rowsync._key_text(integer, bytea)', 'rowsync.schema()', 'rowsync.schema_version()']::regprocedure[]);
     EXECUTE format('GRANT SELECT ON rowsync.change, rowsync.row_version, rowsync.source_lag, '
-                   'rowsync.scope_status, rowsync.table_status TO %s', operator_role);
+                   'rowsync.scope_status, rowsync.refusal_count, rowsync.table_status TO %s', operator_role);
     -- To prune them one by one; scope_status would count the rows of each.
     EXECUTE format('GRANT SELECT (name) ON rowsync.scope TO %s', operator_role);
 END

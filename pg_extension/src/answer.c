@@ -6,10 +6,6 @@
 #include "guc.h"
 #include "upload.h"
 
-static const char *const reason_names[] = {"fk_missing",     "bad_payload",        "constraint",
-                                           "forbidden",      "unregistered_table", "internal_error",
-                                           "batch_too_large"};
-
 /* Appends "name":"text". */
 static void
 append_field(StringInfo out, const char *name, const char *text)
@@ -44,7 +40,7 @@ append_invalid(StringInfo out, Change *change)
     appendStringInfoString(out, ",\"status\":\"invalid\",");
     append_field(out, "message", change->message);
     appendStringInfo(out, ",\"invalid\":{\"reason\":\"%s\",\"details\":{",
-                     reason_names[change->reason]);
+                     refusal_reason(change->reason));
     if (change->reason == REASON_FK_MISSING)
     {
         appendStringInfo(out, "\"missing\":%s", change->missing ? change->missing : "[]");

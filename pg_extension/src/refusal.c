@@ -1,14 +1,49 @@
 /*
- * refusal.c: what a change that is refused is told.
+ * refusal.c: what a change that is refused is told, and how often that was.
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
+#include "catalog/pg_collation.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
 
 #include "errors.h"
 #include "upload.h"
+
+static const char *const reason_names[] = {"fk_missing",     "bad_payload",        "constraint",
+                                           "forbidden",      "unregistered_table", "internal_error",
+                                           "batch_too_large"};
+
+/* Columns of rowsync.refusal, in their order. */
+enum
+{
+    REFUSAL_SCOPE = 1,
+    REFUSAL_REFUSED,
+    REFUSAL_FIRST,
+    REFUSAL_LAST,
+    REFUSAL_TABLE,
+    REFUSAL_SOURCE,
+    REFUSAL_REASON,
+    REFUSAL_MESSAGE,
+    REFUSAL_NATTS = REFUSAL_MESSAGE
+};
+
+/* Longest message that rowsync.refusal keeps, in bytes. */
+#define MAX_MESSAGE 500
+
+/* The name of a reason on the wire. */
+const char *
+refusal_reason(InvalidReason reason)
+{
+    return reason_names[reason];
+}
 
 /* Answers a change with "invalid". The first reason counts. */
 void
@@ -101,4 +136,97 @@ change_refuse_error(Change *change, ErrorData *error)
     change_refuse(change, reason, message, column);
     change->constraint = error->constraint_name;
     strlcpy(change->sqlstate, unpack_sql_state(error->sqlerrcode), sizeof(change->sqlstate));
+}
+
+/* The table of a change, as rowsync.refusal names it. */
+static int32
+table_of(const Change *change)
+{
+    return change->table != NULL ? change->table->table_id : 0;
+}
+
+/* Adds the refusals of one table for one reason, of which change is the last. */
+static void
+note_refusals(Upload *upload, Store *store, const Change *change, int64 count)
+{
+    Datum values[REFUSAL_NATTS];
+    const char *reason = reason_names[change->reason];
+    int len = strlen(change->message);
+    ScanKeyData keys[3];
+    bool known;
+
+    ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ,
+                Int64GetDatum(upload->scope.scope_id));
+    ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(table_of(change)));
+    ScanKeyInit(&keys[2], 3, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(reason));
+    keys[2].sk_collation = C_COLLATION_OID;
+    known = store_find(store, GetActiveSnapshot(), keys, lengthof(keys));
+    values[REFUSAL_SCOPE - 1] = Int64GetDatum(upload->scope.scope_id);
+    values[REFUSAL_TABLE - 1] = Int32GetDatum(table_of(change));
+    values[REFUSAL_REASON - 1] = CStringGetTextDatum(reason);
+    values[REFUSAL_LAST - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
+    values[REFUSAL_FIRST - 1] =
+        known ? store_value(store, REFUSAL_FIRST) : values[REFUSAL_LAST - 1];
+    if (known)
+        count += DatumGetInt64(store_value(store, REFUSAL_REFUSED));
+    values[REFUSAL_REFUSED - 1] = Int64GetDatum(count);
+    values[REFUSAL_SOURCE - 1] = Int32GetDatum(upload->source.source_no);
+    values[REFUSAL_MESSAGE - 1] = PointerGetDatum(
+        cstring_to_text_with_len(change->message, pg_mbcliplen(change->message, len, MAX_MESSAGE)));
+    if (known)
+        store_update(store, &store->slot->tts_tid, values, GetActiveSnapshot());
+    else
+        memcpy(store_insert(store)->values, values, sizeof(values));
+}
+
+/* Orders refused changes by table and reason, then by place. */
+static int
+compare_refusals(const void *a, const void *b)
+{
+    const Change *left = *(Change *const *)a;
+    const Change *right = *(Change *const *)b;
+
+    if (table_of(left) != table_of(right))
+        return table_of(left) < table_of(right) ? -1 : 1;
+    if (left->reason != right->reason)
+        return left->reason < right->reason ? -1 : 1;
+    return left < right ? -1 : left > right;
+}
+
+/*
+ * Counts what the upload has refused in rowsync.refusal, for who looks after the server. The scope
+ * is locked, so nobody else counts there. Costs nothing where nothing was refused.
+ */
+void
+upload_note_refusals(Upload *upload)
+{
+    Change **refused = NULL;
+    int count = 0;
+    int first = 0;
+    Store store;
+
+    for (int i = 0; i < upload->nchanges; i++)
+    {
+        Change *change = &upload->changes[i];
+
+        if (change->first != NULL || change->status != STATUS_INVALID)
+            continue;
+        if (refused == NULL)
+            refused = palloc(upload->nchanges * sizeof(Change *));
+        refused[count++] = change;
+    }
+    if (count == 0)
+        return;
+    qsort(refused, count, sizeof(Change *), compare_refusals);
+    store_open(&store, REL_REFUSAL, REL_REFUSAL_PKEY, RowExclusiveLock);
+    for (int i = 1; i <= count; i++)
+    {
+        CHECK_FOR_INTERRUPTS();
+        if (i < count && table_of(refused[i]) == table_of(refused[first]) &&
+            refused[i]->reason == refused[first]->reason)
+            continue;
+        note_refusals(upload, &store, refused[i - 1], i - first);
+        first = i;
+    }
+    store_close(&store);
 }

@@ -70,7 +70,9 @@ static const char *const relation_names[OWN_RELATION_COUNT] = {"scope",
                                                                "synced_table_relid_key",
                                                                "synced_table_table_id_seq",
                                                                "schema_change",
-                                                               "schema_change_pkey"};
+                                                               "schema_change_pkey",
+                                                               "refusal",
+                                                               "refusal_pkey"};
 
 static MemoryContext registry_context = NULL;
 static HTAB *entries = NULL;

@@ -41,6 +41,8 @@ typedef enum OwnRelation
     REL_TABLE_SEQUENCE,
     REL_SCHEMA_CHANGE,
     REL_SCHEMA_CHANGE_PKEY,
+    REL_REFUSAL,
+    REL_REFUSAL_PKEY,
     OWN_RELATION_COUNT
 } OwnRelation;
 

@@ -404,6 +404,7 @@ run(Upload *upload)
     source_update(upload->scope.scope_id, upload->source_id,
                   Min(upload->request.last_server_seq_seen, upload->scope.head), highest_id,
                   upload->scope.head, true);
+    upload_note_refusals(upload);
     PopActiveSnapshot();
 }
 

@@ -27,7 +27,7 @@ typedef enum ChangeStatus
     STATUS_INVALID
 } ChangeStatus;
 
-/* The reasons of STATUS_INVALID, in the order of reason_names. */
+/* The reasons of STATUS_INVALID, in the order of refusal.c's names. */
 typedef enum InvalidReason
 {
     REASON_FK_MISSING,
@@ -118,6 +118,8 @@ typedef struct Upload
 /* refusal.c */
 void change_refuse(Change *change, InvalidReason reason, const char *message, const char *column);
 void change_refuse_error(Change *change, ErrorData *error);
+const char *refusal_reason(InvalidReason reason);
+void upload_note_refusals(Upload *upload);
 /* resolve.c */
 void upload_resolve(Upload *upload);
 /* decide.c */

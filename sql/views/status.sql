@@ -41,7 +41,8 @@ COMMENT ON COLUMN rowsync.row_version.deleted IS 'True for a tombstone';
 
 CREATE OR REPLACE VIEW rowsync.source_lag AS
 SELECT s.name AS scope, d.source_id, d.first_seen, d.last_seen, d.last_download,
-       greatest(s.head - d.last_download, 0) AS changes_behind
+       (SELECT count(*) FROM rowsync.change_log AS l
+         WHERE l.scope_id = d.scope_id AND l.seq > d.last_download AND l.source_no <> d.source_no) AS changes_behind
   FROM rowsync.source AS d
   JOIN rowsync.scope AS s USING (scope_id);
 COMMENT ON VIEW rowsync.source_lag IS 'How far each source has read, and when it was last seen. A source notes its progress with the request after the one that it applied';
@@ -50,7 +51,7 @@ COMMENT ON COLUMN rowsync.source_lag.source_id IS 'The installation: the token''
 COMMENT ON COLUMN rowsync.source_lag.first_seen IS 'Its first request';
 COMMENT ON COLUMN rowsync.source_lag.last_seen IS 'Its latest request, to the minute';
 COMMENT ON COLUMN rowsync.source_lag.last_download IS 'It has read the change log up to here';
-COMMENT ON COLUMN rowsync.source_lag.changes_behind IS 'Changes that it has not read, its own included';
+COMMENT ON COLUMN rowsync.source_lag.changes_behind IS 'Changes of others in the log that it has not read. Counts them: name a scope on a large database';
 
 CREATE OR REPLACE VIEW rowsync.scope_status AS
 SELECT s.name AS scope, s.head, s.floor, s.epoch,
@@ -86,3 +87,20 @@ COMMENT ON COLUMN rowsync.table_status.scope_column IS 'Holds each row''s user';
 COMMENT ON COLUMN rowsync.table_status.key_columns IS 'The primary key';
 COMMENT ON COLUMN rowsync.table_status.live_rows IS 'Rows that are there';
 COMMENT ON COLUMN rowsync.table_status.tombstones IS 'Deleted rows that are still remembered';
+
+CREATE OR REPLACE VIEW rowsync.refusal_count AS
+SELECT s.name AS scope, t.relid AS table_name, f.reason, f.refused, f.first_refused, f.last_refused,
+       d.source_id AS last_source_id, f.message AS last_message
+  FROM rowsync.refusal AS f
+  JOIN rowsync.scope AS s USING (scope_id)
+  LEFT JOIN rowsync.synced_table AS t USING (table_id)
+  LEFT JOIN rowsync.source AS d USING (scope_id, source_no);
+COMMENT ON VIEW rowsync.refusal_count IS 'How many changes of devices were refused, by user, table and reason. Devices keep those that are refused for good as dead letters';
+COMMENT ON COLUMN rowsync.refusal_count.scope IS 'The user';
+COMMENT ON COLUMN rowsync.refusal_count.table_name IS 'The table; null if it is not registered';
+COMMENT ON COLUMN rowsync.refusal_count.reason IS 'As devices are told it: forbidden is most often a GRANT that was forgotten; fk_missing and internal_error are for the time being';
+COMMENT ON COLUMN rowsync.refusal_count.refused IS 'So often; a change that is sent again counts again';
+COMMENT ON COLUMN rowsync.refusal_count.first_refused IS 'When the first one was';
+COMMENT ON COLUMN rowsync.refusal_count.last_refused IS 'When the last one was';
+COMMENT ON COLUMN rowsync.refusal_count.last_source_id IS 'Who sent the last one';
+COMMENT ON COLUMN rowsync.refusal_count.last_message IS 'What the last one was told';

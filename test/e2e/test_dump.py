@@ -27,7 +27,7 @@ def user_change(number, op, pk, version, **payload):
 
 
 KEY = "550e8400-e29b-41d4-a716-44665544000"
-TABLES = ("scope", "source", "synced_table", "row_meta", "change_log", "batch", "schema_change")
+TABLES = ("scope", "source", "synced_table", "row_meta", "change_log", "batch", "schema_change", "refusal")
 
 
 def contents(database):

@@ -146,6 +146,7 @@ SELECT key AS b4 FROM rowsync.change LIMIT 1 \gset
 SELECT key AS b4 FROM rowsync.row_version LIMIT 1 \gset
 SELECT changes_behind AS b4 FROM rowsync.source_lag LIMIT 1 \gset
 SELECT live_rows AS b4 FROM rowsync.scope_status LIMIT 1 \gset
+SELECT refused AS b4 FROM rowsync.refusal_count LIMIT 1 \gset
 SELECT live_rows AS b4 FROM rowsync.table_status LIMIT 1 \gset
 SELECT floor AS b5 FROM rowsync.prune('0', '0', 'ann') \gset
 SELECT rowsync.declare_restored('ann') AS b6 \gset

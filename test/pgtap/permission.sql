@@ -156,7 +156,7 @@ GRANT SELECT, UPDATE ON app.users, app.posts TO tap_operator;
 SET request.jwt.claims = '{"sub":"someone"}';
 SET ROLE tap_operator;
 SELECT is((SELECT count(*)::int FROM rowsync.verify()), 0, 'an operator may verify');
-SELECT is((SELECT count(*) > 0 FROM rowsync.change) AND (SELECT count(*) > 0 FROM rowsync.row_version) AND (SELECT count(*) > 0 FROM rowsync.source_lag)
+SELECT is((SELECT count(*) > 0 FROM rowsync.change) AND (SELECT count(*) > 0 FROM rowsync.row_version) AND (SELECT count(*) > 0 FROM rowsync.source_lag) AND (SELECT count(*) >= 0 FROM rowsync.refusal_count)
           AND (SELECT count(*) > 0 FROM rowsync.scope_status) AND (SELECT count(*) > 0 FROM rowsync.table_status), true, 'read the views');
 SELECT is((SELECT string_agg(payload ->> 'name', ' ') FROM rowsync.row_history('app.users', 'r1')), 'S R', 'and the history of a row');
 SELECT lives_ok(format($$SELECT rowsync.restore_row('app.users', 'r1', %s)$$, (SELECT min(version) FROM rowsync.row_history('app.users', 'r1'))), 'give a row an earlier state');
