@@ -29,6 +29,9 @@
 #define SECRET_MAX 1024
 #define MODULUS_MAX 2048
 
+/* The largest RSA exponent that OpenSSL takes beside a large modulus. */
+#define EXPONENT_BITS 64
+
 /* What an algorithm asks of its key. */
 static const struct algorithm
 {
@@ -115,24 +118,50 @@ meant_for_verifying(const json_t *jwk)
     return false;
 }
 
+/* Bits of an odd number that a key has as a member; 0: it has none, an even, or one too long. */
+static size_t
+odd_bits(const json_t *jwk, const char *member)
+{
+    unsigned char bytes[MODULUS_MAX];
+    size_t size = jose_b64_dec(json_object_get(jwk, member), bytes, sizeof(bytes));
+    size_t first = 0;
+    size_t bits;
+
+    if (size == SIZE_MAX || size == 0 || bytes[size - 1] % 2 == 0)
+        return 0;
+    while (bytes[first] == 0)
+        first++;
+    bits = (size - first - 1) * 8;
+    for (unsigned char top = bytes[first]; top != 0; top >>= 1)
+        bits++;
+    return bits;
+}
+
 /*
- * Reads a public key by OpenSSL, which knows whether it is one: a point on the curve, an odd
- * modulus and exponent, and no exponent of 1, with which everybody can sign. False: it is broken.
+ * Is an RSA key whole? With an exponent of 1 everybody can sign. That the modulus is no product of
+ * small primes is left to its issuer: to find out takes OpenSSL seconds.
  */
 static bool
-measure_public_key(struct key *key)
+measure_rsa(struct key *key)
+{
+    size_t exponent = odd_bits(key->jwk, "e");
+
+    key->size = odd_bits(key->jwk, "n") / 8;
+    return key->size != 0 && exponent > 1 && exponent <= EXPONENT_BITS;
+}
+
+/* Is this a point on its curve? OpenSSL knows. */
+static bool
+measure_point(struct key *key)
 {
     EVP_PKEY *public = jose_openssl_jwk_to_EVP_PKEY(NULL, key->jwk);
     EVP_PKEY_CTX *context = public == NULL ? NULL : EVP_PKEY_CTX_new(public, NULL);
-    bool good = context != NULL;
+    bool good = context != NULL && EVP_PKEY_public_check(context) == 1;
 
-    if (good)
-        key->size = (size_t)EVP_PKEY_bits(public) / 8;
-    if (good && key->size <= MODULUS_MAX)
-        good = EVP_PKEY_public_check(context) == 1;
     EVP_PKEY_CTX_free(context);
     EVP_PKEY_free(public);
     ERR_clear_error();
+    key->size = 0;
     return good;
 }
 
@@ -151,7 +180,7 @@ fault_of(struct key *key)
         return "is of a kind that no algorithm here uses";
     if (secret)
         key->size = decoded_size(key->jwk, "k");
-    else if (!measure_public_key(key))
+    else if (strcmp(key->type, "RSA") == 0 ? !measure_rsa(key) : !measure_point(key))
         return "is broken";
     for (size_t i = 0; i < ALGORITHM_COUNT; i++)
         fits = fits || key_fits(key, &algorithms[i]);
