@@ -117,6 +117,7 @@ on_connection_closed(void *subject)
     loop->connection_count--;
     if (connection->linger != -1)
         start_lingering(loop, connection->linger);
+    SSL_CTX_free(connection->shaking);
     free(connection->refusal);
     free(connection);
     if (!loop->draining && !is_full(loop))
@@ -136,7 +137,8 @@ on_handshake(h2o_socket_t *socket, const char *error)
         h2o_socket_close(socket);
         return;
     }
-    connection->shaking = false;
+    SSL_CTX_free(connection->shaking);
+    connection->shaking = NULL;
     protocol = h2o_socket_ssl_get_selected_protocol(socket);
     if (h2o_memis(protocol.base, protocol.len, H2O_STRLIT("h2")))
         http2_begin(connection);
@@ -158,9 +160,11 @@ begin_connection(struct loop *loop, h2o_socket_t *socket)
     metrics_add(&loop->metrics.accepted, 1);
     socket->on_close.cb = on_connection_closed;
     socket->on_close.data = connection;
-    connection->shaking = loop->accept.ssl_ctx != NULL;
-    if (connection->shaking)
-        h2o_socket_ssl_handshake(socket, loop->accept.ssl_ctx, NULL, on_handshake);
+    connection->shaking = loop->accept.ssl_ctx;
+    if (connection->shaking != NULL && SSL_CTX_up_ref(connection->shaking) != 1)
+        abort();
+    if (connection->shaking != NULL)
+        h2o_socket_ssl_handshake(socket, connection->shaking, NULL, on_handshake);
     else
         h2o_http1_accept(&loop->accept, socket, *h2o_get_timestamp(&loop->http, NULL, NULL));
 }
@@ -288,7 +292,7 @@ phase_of(struct connection *connection)
     size_t limit = (size_t)connection->loop->config->header_limit;
     struct wire_head head;
 
-    if (connection->shaking)
+    if (connection->shaking != NULL)
         return PHASE_HEAD;
     if (connection->http2 != NULL)
         return http2_busy(connection) ? PHASE_ANSWER : PHASE_IDLE;

@@ -28,7 +28,7 @@ struct connection
     bool watched;         /* in the loop's departures */
     bool metered;         /* `moved` is what it was at `since` */
     bool admitted;        /* the token of the body that is coming is good */
-    bool shaking;         /* hands, for TLS */
+    SSL_CTX *shaking;     /* hands, by this, which h2o takes no hold of; NULL: no more */
     struct http2 *http2;  /* http2.c's; NULL: HTTP/1 */
     h2o_socket_cb reader; /* h2o's, once early.c has refused the request; else NULL */
     char *refusal;        /* what it was told then; NULL: nothing */

@@ -1,5 +1,6 @@
 """Client connections: framing, timeouts and limits, TLS, socket files."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -212,6 +213,25 @@ def test_https_and_new_certificates_without_a_break(start_gateway, tmp_path, min
                                     timeout=20).connect()
     # A client that talks plainly is cut, not served.
     assert not talk(gateway, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").startswith(b"HTTP")
+
+
+def test_who_connected_before_the_certificates_were_renewed_may_shake_hands_after(
+        start_gateway, tmp_path):
+    chain, key = certificate(tmp_path, "one")
+    gateway = start_gateway(ROWSYNC_TLS_CERTIFICATE=chain, ROWSYNC_TLS_KEY=key, ROWSYNC_LOOPS=1)
+    trusted = ssl.create_default_context(cafile=chain)
+    for times in range(1, 6):
+        with contextlib.ExitStack() as stack:
+            peers = [stack.enter_context(socket.create_connection(("127.0.0.1", gateway.port), 20))
+                     for _ in range(10)]
+            # A later one has been served: all of these are with the gateway, and silent.
+            with socket.create_connection(("127.0.0.1", gateway.port), 20) as last:
+                trusted.wrap_socket(last, server_hostname="127.0.0.1").close()
+            gateway.reload()
+            assert eventually(lambda: sum(line["event"] == "reloaded"
+                                          for line in gateway.log()) == times)
+            for peer in peers:
+                trusted.wrap_socket(peer, server_hostname="127.0.0.1").close()
 
 
 def test_a_socket_of_the_service_manager_outlives_the_process(database, mint, tmp_path):
