@@ -191,6 +191,18 @@ def test_a_change_sent_again_does_not_undo_what_came_after_it(gateway, database)
     assert len(log(database)) == 2
 
 
+def test_what_is_worth_it_travels_as_gzip_both_ways(device, wire):
+    phone, tablet = device("ann", "phone", url=wire.url), device("ann", "tablet", url=wire.url)
+    with phone.transaction():
+        for number in range(100):
+            add_user(phone, f"user{number}")
+    phone.sync()
+    tablet.sync()
+    assert [one.packed[0] for one in wire.exchanges if one.method == "POST"] == [True]
+    assert any(one.packed[1] for one in wire.exchanges if one.path.startswith("/sync/snapshot"))
+    assert users(phone) == users(tablet)
+
+
 def test_an_upload_cut_between_commit_and_answer_is_applied_once(device, wire, database):
     phone = device("ann", "phone", url=wire.url)
     names = [f"user{number}" for number in range(20)]

@@ -374,6 +374,17 @@ test_schema_changes(void)
     app(db, "UPDATE users SET n = 78");
     is(rows(db, pending), "UPDATE:a:7", "and captures again");
     close_client(client, db);
+
+    fresh_synced("INSERT INTO users VALUES ('a', 'Ann', 'a@x', 1)");
+    app(db, "UPDATE users SET n = 2; ALTER TABLE users RENAME COLUMN n TO m");
+    ok(rowsync_get_state(client, &state) == ROWSYNC_OK, "a column was renamed");
+    is(rows(db, "SELECT op, json_extract(payload, '$.m'), json_extract(payload, '$.n') FROM"
+                " _sync_pending"),
+       "UPDATE,2,NULL", "an edit of it goes out under the new name");
+    app(db, "DELETE FROM _sync_dirty; UPDATE users SET m = 3");
+    is(rows(db, "SELECT json_extract(payload, '$.m') FROM _sync_pending"), "3",
+       "as do those after it");
+    close_client(client, db);
 }
 
 static void

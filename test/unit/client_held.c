@@ -33,12 +33,22 @@ static rowsync *client;
 static Script script;
 static rowsync_report report;
 
+static char logged[1024];
+
+/* The app's log. */
+static void
+note(void *context, const char *line)
+{
+    (void)context;
+    snprintf(logged, sizeof(logged), "%s", line);
+}
+
 static void
 fresh(const char *more)
 {
     static const char *const tables[] = {"users", "notes", "lines", "pins"};
     rowsync_transport transport = {&script, scripted, NULL};
-    rowsync_options options = {.transport = &transport};
+    rowsync_options options = {.transport = &transport, .log = note};
     size_t i;
 
     memset(&script, 0, sizeof(script));
@@ -124,6 +134,8 @@ test_followers(void)
             NULL) == ROWSYNC_OK,
        "a row moves to a parent whose name is in use here");
     is(rows(db, here), "NULL,NULL,3", "all three wait");
+    is(logged, "a row of users cannot be stored here yet: UNIQUE constraint failed: users.name",
+       "and the app's log says why");
     app(db, "UPDATE users SET name = 'D' WHERE id = 'mine'");
     pull(PAGE("11", ""), NULL);
     is(rows(db, here), "x,l,0", "and come when the name is free");

@@ -343,6 +343,15 @@ test_users_and_losers(void)
 static void
 test_options_and_renewals(void)
 {
+    fresh(known, ROWSYNC_SERVER_WINS);
+    app(db, "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) INSERT"
+            " INTO _sync_overwritten (table_name, pk_uuid, op, base_version, server_version) SELECT"
+            " 'users', i, 'UPDATE', 1, 2 FROM n");
+    push(THEIRS, NULL);
+    is(rows(db, "SELECT count(*), min(id), max(pk_uuid) FROM _sync_overwritten"), "1000,2,a",
+       "the last thousand of what lost is kept");
+    close_client(client, db);
+
     static const char *const local[] = {"n", NULL}, *const wrong[] = {"m", NULL};
     rowsync_track_options track = {NULL, ROWSYNC_KEEP_POLICY, local};
 

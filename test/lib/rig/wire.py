@@ -10,13 +10,15 @@ import threading
 
 @dataclasses.dataclass
 class Exchange:
-    """One request and its answer; the bodies are parsed JSON, or None where they are none."""
+    """One request and its answer; the bodies are parsed JSON, or None where they are none, and
+    `packed` says of both whether they were gzip."""
 
     method: str
     path: str
     sent: object
     status: int
     received: object
+    packed: tuple
 
 
 class Responder:
@@ -101,7 +103,9 @@ class Wire(Responder):
         far.close()
         self.exchanges.append(Exchange(
             near.command, near.path, _json(body, near.headers), answer.status,
-            _json(data, answer.headers)))
+            _json(data, answer.headers),
+            tuple(headers.get("Content-Encoding") == "gzip"
+                  for headers in (near.headers, answer.headers))))
         if near.path.startswith(self.held):
             self.open.wait()
         if near.path.startswith("/sync/upload") and self.cuts > 0:
