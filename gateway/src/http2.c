@@ -54,6 +54,7 @@ struct stream
     bool coming;     /* the client has not yet ended the request */
     bool ready;      /* is to be handled */
     bool handled;
+    bool blamed;    /* a mistake of the client is counted */
     bool too_large; /* its body is */
     bool closed;    /* nothing more can be sent */
     bool answered;  /* the head of the answer is with nghttp2 */
@@ -154,9 +155,12 @@ on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *head, void *sub
 static int
 on_invalid_frame(nghttp2_session *session, const nghttp2_frame *frame, int error, void *subject)
 {
+    struct stream *stream = find_stream(subject, frame->hd.stream_id);
+
     (void)session;
-    (void)frame;
     (void)error;
+    if (stream != NULL)
+        stream->blamed = true;
     return judge(subject, 1, 0);
 }
 
@@ -314,12 +318,18 @@ on_stream_closed(nghttp2_session *session, int32_t id, uint32_t error, void *sub
     return 0;
 }
 
-/* A frame is about to be with the socket. Who has heard the whole answer need send no more. */
+/*
+ * A frame is about to be with the socket. Who has heard the whole answer need send no more. Some
+ * mistakes, in a body's length, are known by their resets alone.
+ */
 static int
 on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, void *subject)
 {
     struct stream *stream = find_stream(subject, frame->hd.stream_id);
 
+    if (stream != NULL && frame->hd.type == NGHTTP2_RST_STREAM && !stream->blamed &&
+        frame->rst_stream.error_code == NGHTTP2_PROTOCOL_ERROR)
+        return judge(subject, 1, 0);
     if (stream != NULL && stream->coming &&
         (frame->hd.type == NGHTTP2_DATA || frame->hd.type == NGHTTP2_HEADERS) &&
         (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0)

@@ -230,11 +230,12 @@ def test_readiness_is_asked_once_for_all_who_want_to_know(start_gateway, databas
 
 
 class Unhearing:
-    """A way to the database by TCP on which cancellations never arrive."""
+    """A way to the database by TCP on which cancellations never arrive; `spoke` says who sent."""
 
     def __init__(self, cluster):
         self.path = str(cluster.sockets / ".s.PGSQL.5432")
         self.held = []
+        self.spoke = []
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -249,12 +250,16 @@ class Unhearing:
                     continue
                 far = socket.socket(socket.AF_UNIX)
                 far.connect(self.path)
-                for one, other in ((near, far), (far, near)):
-                    threading.Thread(target=self._forward, args=(one, other), daemon=True).start()
+                for name, one, other in (("gateway", near, far), ("server", far, near)):
+                    threading.Thread(target=self._forward, args=(name, one, other),
+                                     daemon=True).start()
 
-    def _forward(self, one, other):
+    def _forward(self, name, one, other):
         with contextlib.suppress(OSError):
             while data := one.recv(65536):
+                # Each turn once, however many pieces it comes in.
+                if self.spoke[-1:] != [name]:
+                    self.spoke.append(name)
                 other.sendall(data)
             other.shutdown(socket.SHUT_WR)
 
@@ -274,6 +279,19 @@ def unhearing(cluster, database):
                "?sslmode=disable&gssencmode=disable")
     yield way
     way.close()
+
+
+def test_a_request_is_one_round_trip(start_gateway, unhearing, mint):
+    """Claims, limits, role, what is not yet prepared, the call and its commit."""
+    gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_POOL_SIZE=1, ROWSYNC_ROLE_CLAIM="role",
+                            DATABASE_URL=unhearing.dsn)
+    token = mint("ann", "phone", role="business_gateway")
+    assert eventually(lambda: b'rowsync_pool_connected{pool="requests"} 1\n' in gateway.request(
+        "GET", "/metrics").body)
+    for number in (1, 2):
+        unhearing.spoke.clear()
+        assert gateway.upload(token, many(1, first=number)).status == 200
+        assert unhearing.spoke == ["gateway", "server"]
 
 
 def test_a_cancellation_that_never_returns_costs_no_connection_and_holds_up_no_end(

@@ -183,7 +183,9 @@ def test_nothing_acknowledged_is_lost_whatever_breaks(request):
             gateway = rig.Gateway.start(database, ROWSYNC_LOG_LEVEL="error",
                                         ROWSYNC_LISTEN=f"127.0.0.1:{gateway.port}")
             recovers(gateway, "the gateway was")
-            time.sleep(0.5)
+            for _ in range(5):
+                time.sleep(0.1)
+                gateway.reload()
         before = resident(gateway)
         time.sleep(request.config.getoption("--restarts"))
         # A slow machine takes longer until everybody has been cut often enough.
@@ -206,6 +208,7 @@ def test_nothing_acknowledged_is_lost_whatever_breaks(request):
         assert after[0] - before[0] < 16384
         assert after[1] <= before[1]
         assert [thread.wrong for thread in writers + readers] == [[]] * 8
+        assert not [line for line in gateway.log() if line["event"] == "reload_failed"]
         for writer, reader in zip(writers, readers):
             check_user(database, writer, reader)
         assert gateway.stop() == 0
