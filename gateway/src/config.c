@@ -116,6 +116,8 @@ set_value(struct config *config, const struct setting *setting, const char *valu
     int64_t number;
     char *end;
 
+    if (setting->kind == KIND_TEXT && value != NULL && *value == '\0')
+        return refuse(error, error_size, "%s must not be empty", where);
     if (setting->kind == KIND_TEXT)
     {
         set_text(config, setting, value);
@@ -264,7 +266,9 @@ apply_environment(struct config *config, char *error, size_t error_size)
 
         environment_name(&settings[i], name, sizeof(name));
         value = getenv(name);
-        if (value != NULL && !set_value(config, &settings[i], value, name, error, error_size))
+        /* Empty is how many a service manager says "not set". */
+        if (value != NULL && *value != '\0' &&
+            !set_value(config, &settings[i], value, name, error, error_size))
             return false;
     }
     return true;
@@ -308,22 +312,38 @@ hide_quotations(char *reason)
     }
 }
 
+/* Are all ports numbers? A URI with a / in its password has part of that where the port should be.
+ */
+static bool
+ports_valid(const PQconninfoOption *options)
+{
+    for (; options->keyword != NULL; options++)
+        if (strcmp(options->keyword, "port") == 0 && options->val != NULL)
+            return options->val[strspn(options->val, "0123456789,")] == '\0';
+    return true;
+}
+
 /* Is this setting's value something that libpq understands? */
 static bool
 check_conninfo(const char *name, const char *conninfo, char *error, size_t error_size)
 {
     PQconninfoOption *options;
     char *reason = NULL;
+    bool good;
 
     options = PQconninfoParse(conninfo, &reason);
     if (reason != NULL)
         hide_quotations(reason);
-    if (options == NULL)
+    good = options != NULL && ports_valid(options);
+    if (!good)
         refuse(error, error_size, "%s is no libpq connection string: %.200s", name,
-               reason == NULL ? "out of memory" : reason);
+               options != NULL  ? "its port is no number; / : @ ? # and % of a password must be "
+                                  "percent-encoded in a URI"
+               : reason != NULL ? reason
+                                : "out of memory");
     PQfreemem(reason);
     PQconninfoFree(options);
-    return options != NULL;
+    return good;
 }
 
 /* What no single setting can tell: things that must fit together. */

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -157,7 +158,18 @@ open_tcp(struct listener *listener, const struct config *config, unsigned count,
     return true;
 }
 
-/* A socket file. One that nobody listens on any more is replaced; a living one is not. */
+/* Is this a socket, and neither another file nor a link to anything? */
+static bool
+is_socket(const char *path)
+{
+    struct stat status;
+
+    return lstat(path, &status) == 0 && S_ISSOCK(status.st_mode);
+}
+
+/* A socket file. One that nobody listens on any more is replaced; anything else that is there
+ * stays.
+ */
 static bool
 open_unix(struct listener *listener, const char *path, unsigned count, char *error,
           size_t error_size)
@@ -171,7 +183,7 @@ open_unix(struct listener *listener, const char *path, unsigned count, char *err
     {
         memcpy(address.sun_path, path, strlen(path) + 1);
         if (connect(probe, (struct sockaddr *)&address, sizeof(address)) != 0 &&
-            errno == ECONNREFUSED)
+            errno == ECONNREFUSED && is_socket(path))
             unlink(path);
         good = bind(descriptor, (struct sockaddr *)&address, sizeof(address)) == 0 &&
                listen(descriptor, BACKLOG) == 0;

@@ -158,6 +158,16 @@ hand_out_row(struct pg_connection *connection, PGresult *row)
     job->row(job, row);
 }
 
+/* Is this an answer that our statements can have? libpq would give out another again and again. */
+static bool
+is_answer(const PGresult *result)
+{
+    ExecStatusType status = PQresultStatus(result);
+
+    return status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK || status == PGRES_FATAL_ERROR ||
+           status == PGRES_PIPELINE_ABORTED;
+}
+
 /* Works through what libpq has read. */
 static void
 process_input(struct pg_connection *connection)
@@ -184,8 +194,14 @@ process_input(struct pg_connection *connection)
         }
         if (PQresultStatus(result) == PGRES_SINGLE_TUPLE)
             hand_out_row(connection, result);
-        else
+        else if (is_answer(result))
             take_result(connection, result);
+        else
+        {
+            PQclear(result);
+            connection->step = ENDS_MAX + 1;
+            break;
+        }
     }
     if (PQstatus(connection->pg) == CONNECTION_BAD || connection->step > ENDS_MAX)
     {

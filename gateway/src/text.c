@@ -112,6 +112,28 @@ text_hash(const char *string)
     return hash;
 }
 
+/* The number of a character of so many bytes, as utf8_length has counted them. */
+static unsigned
+point_of(const unsigned char *bytes, size_t length)
+{
+    unsigned point = length == 1 ? bytes[0] : bytes[0] & 0xffu >> (length + 1);
+
+    for (size_t i = 1; i < length; i++)
+        point = point << 6 | (bytes[i] & 0x3fu);
+    return point;
+}
+
+/*
+ * Would a reader take this character for the end of a line, or a terminal for a command, or would
+ * it turn around what stands beside it?
+ */
+static bool
+disturbs(unsigned point)
+{
+    return point < 0x20 || (point >= 0x7f && point < 0xa0) || point == 0x200e || point == 0x200f ||
+           (point >= 0x2028 && point <= 0x202e) || (point >= 0x2066 && point <= 0x2069);
+}
+
 void
 text_json(struct text *text, const char *bytes, size_t size, size_t most)
 {
@@ -134,8 +156,8 @@ text_json(struct text *text, const char *bytes, size_t size, size_t most)
         }
         if (*at == '"' || *at == '\\')
             text_format(text, "\\%c", *at);
-        else if (*at < 0x20 || *at == 0x7f)
-            text_format(text, "\\u%04x", *at);
+        else if (disturbs(point_of(at, length)))
+            text_format(text, "\\u%04x", point_of(at, length));
         else
             text_append(text, (const char *)at, length);
         at += length;

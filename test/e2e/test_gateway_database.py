@@ -325,6 +325,43 @@ def test_a_cancellation_that_never_returns_holds_up_no_other(start_gateway, data
     assert eventually(lambda: database.value(uploads) == 0)
 
 
+class Pretender:
+    """A server that answers every statement as if it were COPY FROM STDIN."""
+
+    def __init__(self):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=self._answer, args=self.listener.accept()[:1],
+                                 daemon=True).start()
+
+    def _answer(self, peer):
+        with peer, contextlib.suppress(OSError):
+            peer.recv(65536)
+            peer.sendall(b"R\0\0\0\x08\0\0\0\0" + b"Z\0\0\0\x05I")
+            while peer.recv(65536):
+                peer.sendall(b"1\0\0\0\x04" + b"2\0\0\0\x04" + b"G\0\0\0\x07\0\0\0")
+
+    def close(self):
+        """Takes no more connections."""
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+
+def test_answers_that_no_statement_has_cost_the_connection_and_not_the_loop(start_gateway, mint):
+    with contextlib.closing(Pretender()) as server:
+        gateway = start_gateway(
+            ROWSYNC_LOOPS=1, DATABASE_URL=f"host=127.0.0.1 port={server.port} user=x dbname=x "
+            "sslmode=disable gssencmode=disable")
+        problem(gateway.download(mint("ann", "phone")), 503, "unavailable",
+                "The connection to the database broke. Sending the request again is safe.")
+        assert gateway.request("GET", "/healthz").status == 200
+
+
 def test_waiting_for_a_connection_has_an_end(start_gateway, database, blocked, mint):
     gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_POOL_SIZE=1, ROWSYNC_QUEUE_TIMEOUT=300)
     asking = Asking(gateway, mint("ann", "phone"))

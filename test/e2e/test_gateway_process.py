@@ -45,6 +45,11 @@ def test_the_command_line(tmp_path):
     done = run("--check-config", ROWSYNC_TLS_KEY="none", **good)
     assert done.stderr == ("rowsync-gateway: tls_certificate and tls_key belong together: one of "
                            "them is not set\n")
+    # An empty variable is one that is not set.
+    done = run("--check-config", ROWSYNC_POOL_SIZE="", ROWSYNC_REPLICA_URL="", **good)
+    assert done.returncode == 0
+    done = run("--check-config", **{**good, "DATABASE_URL": ""})
+    assert done.stderr.startswith("rowsync-gateway: database_url is not set")
     assert re.fullmatch(r"rowsync-gateway \d+\.\d+\S*\n", run("--version").stdout)
     assert run("--help").stdout.startswith("Usage: rowsync-gateway ")
     for wrong in (["--nonsense"], ["argument"]):
@@ -63,6 +68,11 @@ def test_a_wrong_configuration_is_refused_at_the_start(start_gateway, tmp_path):
             ({"ROWSYNC_JWKS_FILE": "/nonexistent"}, "/nonexistent: No such file")):
         with pytest.raises(RuntimeError, match=re.escape("rowsync-gateway: " + message)):
             start_gateway(**settings)
+    precious = tmp_path / "precious"
+    precious.write_text("kept")
+    with pytest.raises(RuntimeError, match="cannot listen on unix:.*: Address already in use"):
+        start_gateway(ROWSYNC_LISTEN=f"unix:{precious}")
+    assert precious.read_text() == "kept"
     config = tmp_path / "gateway.json"
     config.write_text('{"pool_sice": 3}')
     with pytest.raises(RuntimeError, match='unknown setting "pool_sice": did you mean "pool_size"'):

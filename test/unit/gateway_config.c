@@ -79,6 +79,13 @@ test_refusals(void)
     refuses("{" BASE ", \"pgbouncer\": 1}", "\"pgbouncer\" must be true or false",
             "a number for a boolean");
     refuses("{" BASE ", \"listen\": 8080}", "\"listen\" must be a string", "a number for a string");
+    refuses("{" BASE ", \"replica_url\": \"\"}", "\"replica_url\" must not be empty",
+            "an empty string");
+    refuses(
+        "{\"database_url\": \"postgresql://gw:pass/word@h/app\", \"jwt_secret\": \"" SECRET "\"}",
+        "database_url is no libpq connection string: its port is no number; / : @ ? # and % of a "
+        "password must be percent-encoded in a URI",
+        "part of a password for a port");
     refuses("{" BASE ", \"log_level\": \"loud\"}",
             "log_level must be debug, info, warning, error or off, not \"loud\"",
             "an unknown log level");

@@ -23,6 +23,9 @@ test_escaping(void)
 {
     is(escaped("a\"b\\c", 5, 99), "\"a\\\"b\\\\c\"", "quotes and backslashes");
     is(escaped("\n\x01\x7f", 3, 99), "\"\\u000a\\u0001\\u007f\"", "control characters");
+    is(escaped("\xc2\x85\xc2\x9b\xe2\x80\xa8\xe2\x80\xae\xe2\x81\xa6", 13, 99),
+       "\"\\u0085\\u009b\\u2028\\u202e\\u2066\"",
+       "what ends lines, commands terminals or turns text");
     is(escaped("a\0b", 3, 99), "\"a\\u0000b\"", "a NUL byte");
     is(escaped("\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80", 9, 99),
        "\"\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80\"", "characters of two, three and four bytes");
