@@ -293,8 +293,7 @@ settle(rowsync *client, const Change *change, const RowState *theirs, Slice serv
 
     if (row_version(client, change->table, &change->key, &version, &deleted) != ROWSYNC_OK)
         return client->code;
-    if (theirs->deleted && change->op != OP_DELETE &&
-        (theirs->version < change->base_version || theirs->version <= (deleted ? version : 0)))
+    if (theirs->deleted && change->op != OP_DELETE && theirs->version <= (deleted ? version : 0))
         policy = ROWSYNC_CLIENT_WINS;
     switch (policy)
     {

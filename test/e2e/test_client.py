@@ -225,6 +225,31 @@ def test_policies_of_conflicts(device, policy, name, updated):
         assert one.rows("SELECT * FROM _sync_pending") == []
 
 
+@pytest.mark.parametrize("policy, left", [
+    ("server", ["phone's"]), ("client", ["tablet's"]), ("merge", ["phone's"])])
+def test_policies_of_rows_that_one_side_deleted(device, database, policy, left):
+    """The tablet edits what the phone deletes, and deletes what the phone edits. No row comes back by
+    itself, and none that the policy keeps is lost."""
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    tablet.run("track", "users", "--schema", "business", "--policy", policy)
+    for name in ("a", "b"):
+        add_user(phone, name)
+    for one in (phone, tablet):
+        one.sync()
+    phone.rows("DELETE FROM users WHERE name = 'a'")
+    phone.rows("UPDATE users SET name = 'phone''s' WHERE name = 'b'")
+    tablet.rows("UPDATE users SET name = 'tablet''s' WHERE name = 'a'")
+    tablet.rows("DELETE FROM users WHERE name = 'b'")
+    phone.sync()
+    assert tablet.sync()["statuses"]["conflict"] == 2
+    for one in (tablet, phone, tablet):
+        one.sync()
+        assert [name for (name,) in one.rows("SELECT name FROM users")] == left
+        assert one.rows("SELECT * FROM _sync_pending") == []
+    assert tablet.value("SELECT count(*) FROM _sync_overwritten") == (2 if policy != "client" else 0)
+    assert database.rows("SELECT name FROM business.users") == [(name,) for name in left]
+
+
 def test_a_manual_conflict_waits_for_the_user(device):
     phone, tablet = device("ann", "phone"), device("ann", "tablet")
     tablet.run("track", "users", "--schema", "business", "--policy", "manual")
