@@ -62,7 +62,7 @@ static ColumnKind
 kind_of(const char *type, bool *untyped)
 {
     *untyped = false;
-    if (strcasecmp(type, "JSON") == 0 || strcasecmp(type, "JSONB") == 0)
+    if (type_has(type, "JSON"))
         return KIND_JSON;
     if (type_has(type, "INT"))
         return KIND_INTEGER;

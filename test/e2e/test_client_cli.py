@@ -298,6 +298,29 @@ def test_clone_is_ready_to_work(device, database):
     assert laptop.run("verify").returncode == 0
 
 
+def test_a_clone_keeps_json_scalars(database, device):
+    """A clone that takes json values of every sort to other rows sends what it has got, to the byte."""
+    database.rows("""CREATE TABLE business.docs (id text PRIMARY KEY, js json, jb jsonb);
+        SELECT rowsync.register_table('business.docs');
+        GRANT ALL ON business.docs TO business_gateway""")
+    scalars = ["true", "false", "0", "-0", "1.10", "-0.5", "123456789012345678901234567890", "0.1000", "1e400",
+               "1." + "3" * 60, '"word"', '""', '"true"', '"null"', '"1"', '"x{"', '"é\\n\\"x"']
+    database.rows("SET rowsync.scope = 'ann'")
+    for number, value in enumerate(scalars):
+        database.rows("INSERT INTO business.docs VALUES (%s, %s, %s)", f"a{number:02}", value, value)
+    database.rows("INSERT INTO business.docs VALUES ('a97', NULL, NULL), ('a98', 'null', 'null')")
+    phone = device("ann", "phone", attached=False)
+    clone(phone)
+    phone.rows("INSERT INTO docs SELECT 'b' || substr(id, 2), js, jb FROM docs")
+    assert phone.sync()["statuses"] == {"applied": len(scalars) + 2}
+    assert database.rows("""SELECT a.js::text, b.js::text, a.jb::text, b.jb::text FROM business.docs a
+        JOIN business.docs b ON b.id = 'b' || substr(a.id, 2) WHERE a.id < 'a97'
+        AND (a.js::text, a.jb::text) IS DISTINCT FROM (b.js::text, b.jb::text)""") == []
+    assert database.rows("SELECT id FROM business.docs WHERE id > 'b96' AND (js, jb::text) IS NULL ORDER BY 1") == [
+        ("b97",), ("b98",)], "null and NULL are one on the wire"
+    assert database.value("SELECT jb::text FROM business.docs WHERE id = 'a98'") == "null"
+
+
 def test_a_clone_keeps_unique_what_the_server_does_for_each_user(device, database):
     database.rows("CREATE TABLE business.labels (id text PRIMARY KEY, owner text, name text,"
                   " UNIQUE (owner, name))")

@@ -58,10 +58,11 @@ append_table(sqlite3_str *sql, const Session *session, const json_t *table)
     json_array_foreach(json_object_get(table, "columns"), i, one)
     {
         sqlite3_str_appendf(sql, "    \"%w\" %s%s,\n", text_of(one, "name"),
-                            strcmp(text_of(one, "sqlite"), "INTEGER") == 0 ? "INTEGER"
-                            : strcmp(text_of(one, "sqlite"), "REAL") == 0  ? "REAL"
-                            : strcmp(text_of(one, "sqlite"), "BLOB") == 0  ? "BLOB"
-                                                                           : "TEXT",
+                            strcmp(text_of(one, "sqlite"), "INTEGER") == 0  ? "INTEGER"
+                            : strcmp(text_of(one, "sqlite"), "REAL") == 0   ? "REAL"
+                            : strcmp(text_of(one, "sqlite"), "BLOB") == 0   ? "BLOB"
+                            : strncmp(text_of(one, "type"), "json", 4) == 0 ? "JSON TEXT"
+                                                                            : "TEXT",
                             json_is_true(json_object_get(one, "not_null")) &&
                                     !json_is_true(json_object_get(one, "generated"))
                                 ? " NOT NULL"
