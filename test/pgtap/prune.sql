@@ -3,7 +3,7 @@
 \ir include/helpers.sql
 \ir include/app.sql
 SET rowsync.scope = 'ann';
-SELECT plan(75);
+SELECT plan(76);
 
 SELECT is(up('ann', 'phone', change(1, 'INSERT', 'users', 'u1', 0, '{"name":"A"}')), '1 applied 1', 'seq 1');
 SELECT is(up('ann', 'phone', change(2, 'UPDATE', 'users', 'u1', 0, '{"name":"B"}')), '2 applied 2', 'seq 2');
@@ -45,6 +45,7 @@ SELECT is(page('ann', 'phone', 4) <> '', true, 'phone has read up to 4');
 SELECT results_eq($$SELECT concat_ws(' ', scope, floor, removed_changes, removed_tombstones) FROM rowsync.prune(user_id => 'ann')$$,
                   '{ann 4 2 0}'::text[], 'what all have read and is superseded by then goes');
 SELECT results_eq($$SELECT seq FROM rowsync.change_log JOIN rowsync.scope USING (scope_id) WHERE name = 'ann' ORDER BY 1$$, '{2,4,5,6,7,8,9}'::bigint[], 'what each row was by then is left');
+SELECT results_eq($$SELECT highest_change_id FROM rowsync.batch JOIN rowsync.scope USING (scope_id) WHERE name = 'ann' ORDER BY 1$$, '{2,4,5}'::bigint[], 'and the uploads of which something is left');
 SELECT is(refusal($$SELECT rowsync.download('ann', 'phone', 3)$$),
           'RS003: changes up to 4 are pruned, after is 3 | Hydrate from a snapshot, then download from its seq on.', 'a download below the floor');
 SELECT is(page('ann', 'phone', 4, include_self => true), '6 UPDATE u3, 8 UPDATE u1, 9 DELETE u2, > 9/9', 'one from the floor on has all');
