@@ -3,7 +3,8 @@
  *
  * There is one place where this is decided: the answer to the upload of the edit. A download that
  * meets a pending edit only keeps what the server says in _sync_held (held.c); should the edit go
- * away for another reason, it is applied from there.
+ * away for another reason, it is applied from there. The one exception are new rows that the server
+ * has already, see conflict_meet().
  */
 #include "client.h"
 

@@ -96,13 +96,13 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
     [SQL_CURSOR] = "UPDATE _sync_client_info SET last_server_seq_seen = ?1,"
                    " current_window_until = ?2, hydrated = ?3",
     [SQL_LAST_UPLOAD] = "UPDATE _sync_client_info SET last_upload = ?1",
-    /* As above. */
+    /* Never below the clock, so that a restored copy of the file does not give old numbers again.
+     */
     [SQL_TAKE_CHANGE_ID] =
         "UPDATE _sync_client_info SET next_change_id = max(next_change_id," ROWSYNC_CLOCK ") + 1"
         " RETURNING next_change_id - 1",
     [SQL_LOG_ANY] = "SELECT 1 FROM _sync_log LIMIT 1",
-    /* Never below the clock, so that a restored copy of the file does not give old numbers again.
-     */
+    /* As above. */
     [SQL_LOG_NUMBER] = "UPDATE _sync_client_info SET next_change_id ="
                        " max(next_change_id," ROWSYNC_CLOCK ") + (SELECT max(seq) FROM _sync_log)",
     [SQL_LOG_CLEAR] = "DELETE FROM _sync_log",
