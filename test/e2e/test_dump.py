@@ -86,6 +86,28 @@ def schema_then_data(cluster, source, target, dump):
     tool(cluster, "pg_restore", "--exit-on-error", "--disable-triggers", "-d", target, dump)
 
 
+def test_a_table_that_syncs_no_more_is_restored_as_such(cluster, used, tmp_path):
+    """Its history is there, its rows are captured by nobody, and it may be registered again on the copy."""
+    used.rows("SELECT rowsync.unregister_table('business.posts')")
+    used.rows("SELECT rowsync.unregister_table('business.users')")
+    before = contents(used)
+    copy = cluster.database(template="template0")
+    try:
+        parallel(cluster, cluster.dsn(used.name), cluster.dsn(copy.name), str(tmp_path / "dump"))
+        assert contents(copy) == before
+        copy.rows("UPDATE business.users SET name = 'by hand'")
+        assert contents(copy)["change_log"] == before["change_log"]
+        assert copy.rows("SELECT * FROM rowsync.verify()") == []
+        assert copy.value("SELECT rowsync.register_table('business.users')") > copy.value(
+            "SELECT max(table_id) FROM rowsync.change_log WHERE source_no > 0"), "no number is given twice"
+        again = upload(copy, "ann", "phone", [user_change(1, "INSERT", KEY + "1", 0, name="Ann", email="a")])
+        (status,) = again["statuses"]
+        assert (status["status"], status["server_row"]["payload"]["name"]) == ("applied", "by hand")
+        assert copy.rows("SELECT * FROM rowsync.verify()") == []
+    finally:
+        copy.drop()
+
+
 @pytest.mark.parametrize("restore", [plain, custom, parallel, sections, schema_then_data],
                          ids=lambda function: function.__name__)
 def test_restored_database_syncs_on(cluster, used, tmp_path, restore):

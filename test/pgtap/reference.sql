@@ -22,7 +22,7 @@ CREATE TABLE app.inside (id text PRIMARY KEY, code text REFERENCES app.outside O
 CREATE TABLE app.stock (id text PRIMARY KEY, code text REFERENCES app.outside ON DELETE RESTRICT);
 DO $$ BEGIN PERFORM rowsync.register_table(c) FROM unnest('{app.place,"\"Other\".\"Visit\"",app.rank,app.pupil,app.badge,app.trail,app.inside,app.stock}'::regclass[]) AS c; END $$;
 INSERT INTO app.outside VALUES ('a'), ('b');
-SELECT plan(51);
+SELECT plan(60);
 
 -- One change of app.* or, by its name, of "Other"."Visit".
 CREATE FUNCTION t.visit(id bigint, op text, pk text, version bigint, payload text) RETURNS text LANGUAGE sql AS $$
@@ -149,4 +149,30 @@ SELECT results_eq('SELECT p.id, o._rowsync_scope FROM app.pet AS p LEFT JOIN app
                   $$VALUES ('p2', 'ann'), ('p3', 'ann'), ('p6', 'ann')$$, 'every pet has an owner of its user');
 SELECT is_empty('SELECT unsound()', 'log, versions and tables agree');
 SELECT is_empty('SELECT * FROM rowsync.verify()', 'verify finds nothing');
+
+-- References that come late: by ALTER TABLE of tables that sync, and with a parent that syncs only now.
+CREATE TABLE app.shelf (id text PRIMARY KEY);
+CREATE TABLE app.book (id text PRIMARY KEY, shelf_id text);
+CREATE TABLE app.page (id text PRIMARY KEY, book_id text REFERENCES app.book);
+SELECT rowsync.register_table('app.page') + rowsync.register_table('app.book') > 0 AS registered \gset
+INSERT INTO app.shelf VALUES ('open');
+SELECT is(up('lia', 'phone', change(1, 'INSERT', 'book', 'b1', 0, '{"shelf_id":"nowhere"}'), change(2, 'INSERT', 'page', 'p1', 0, '{"book_id":"b1"}')) || up('max', 'phone', change(1, 'INSERT', 'book', 'b2', 0, '{}')),
+          '1 applied 1, 2 applied 21 applied 1', 'a column that refers to nothing yet');
+UPDATE app.book SET shelf_id = NULL;
+ALTER TABLE app.book ADD CONSTRAINT book_shelf_id_fkey FOREIGN KEY (shelf_id) REFERENCES app.shelf;
+SELECT is(up('lia', 'phone', change(3, 'INSERT', 'book', 'b3', 0, '{"shelf_id":"open"}'), change(4, 'INSERT', 'book', 'b4', 0, '{"shelf_id":"nowhere"}')),
+          '3 applied 4, 4 invalid fk_missing', 'then to a table that does not sync, as PostgreSQL has it');
+UPDATE app.book SET shelf_id = NULL;
+DELETE FROM app.shelf;
+SELECT rowsync.register_table('app.shelf') > 0 AS registered \gset
+SELECT ok((SELECT array_agg(relid::text ORDER BY upsert_order) FROM rowsync.synced_table WHERE relid IN ('app.shelf'::regclass, 'app.book', 'app.page'))
+          = '{app.shelf,app.book,app.page}', 'then to one that does: the order of tables follows');
+SELECT is(up('max', 'phone', change(2, 'INSERT', 'shelf', 'of max', 0, '{}')), '2 applied 4', 'a parent of another user');
+SELECT is(answer('lia', 'phone', change(5, 'INSERT', 'book', 'b5', 0, '{"shelf_id":"of max"}')) #> '{statuses,0,invalid}',
+          '{"reason":"fk_missing","details":{"missing":["app.shelf:of max"]}}'::jsonb, 'is missing');
+SELECT is(up('lia', 'phone', change(6, 'UPDATE', 'book', 'b3', (SELECT version FROM rowsync.row_version WHERE key = 'b3'), '{"shelf_id":"s6"}'), change(7, 'INSERT', 'shelf', 's6', 0, '{}')) ~ '^6 applied \d+, 7 applied \d+$', true, 'one of the same request is there, in whatever place');
+SELECT is(up('lia', 'phone', change(8, 'DELETE', 'shelf', 's6', 0)), '8 invalid constraint', 'and is kept while something refers to it');
+ALTER TABLE app.book DROP CONSTRAINT book_shelf_id_fkey;
+SELECT is(up('lia', 'phone', change(9, 'INSERT', 'book', 'b9', 0, '{"shelf_id":"of max"}')) ~ '^9 applied \d+$', true, 'a reference that has gone holds nothing up');
+SELECT is_empty('SELECT * FROM rowsync.verify()', 'verify finds nothing wrong');
 SELECT finish();
