@@ -74,6 +74,12 @@ on_release(void *memory)
     struct request *request = memory;
     h2o_req_t *req = request->req;
 
+    /* Without an answer: an HTTP/2 client has taken the request back, or is gone. */
+    if (req->res.status == 0)
+    {
+        request->problem = PROBLEM_CLIENT_GONE;
+        req->res.status = problem_status(PROBLEM_CLIENT_GONE);
+    }
     metrics_request(&request->loop->metrics, router_number(request->route), req->res.status,
                     request->problem, clock_us() - request->began, req->entity.len,
                     req->bytes_sent);

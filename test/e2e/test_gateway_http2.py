@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import json
+import random
 import signal
 import socket
 import ssl
@@ -14,7 +15,7 @@ import h2.connection
 import h2.events
 import pytest
 import rig
-from gateway_parts import CHANGE, certificate, eventually, many, talk
+from gateway_parts import CHANGE, RUNNING, certificate, eventually, many, talk
 
 
 class Client:
@@ -329,6 +330,22 @@ def test_taking_requests_back_now_and_then_is_fine(speak, mint):
     assert not [line for line in gateway.log() if line["event"] == "http2_cut"]
 
 
+def test_a_request_that_is_taken_back_takes_its_query_with_it(speak, database, blocked, mint):
+    gateway, connect = speak()
+    client, leaving = connect(), connect()
+    body = json.dumps({"last_server_seq_seen": 0, "changes": [CHANGE]}).encode()
+    stream = client.send("POST", "/sync/upload", mint("ann", "phone"), body)
+    leaving.send("POST", "/sync/upload", mint("bob", "phone"), body)
+    assert eventually(lambda: database.value(RUNNING) == 2)
+    client.h2.reset_stream(stream, 8)
+    client.flush()
+    leaving.socket.close()
+    assert eventually(lambda: database.value(RUNNING) == 0)
+    assert [(line["status"], line["code"]) for line in gateway.log()
+            if line.get("route") == "/sync/upload"] == [(499, "client_gone")] * 2
+    assert client.ask("GET", "/healthz").status == 200
+
+
 @pytest.mark.parametrize("data", [
     frame(6, 0, 0, bytes(8)), frame(4, 0, 0, bytes.fromhex("000300000064")),
     frame(2, 0, 1, bytes([0, 0, 0, 0, 9]))], ids=["ping", "settings", "priority"])
@@ -484,3 +501,67 @@ def test_a_head_without_an_end_does_not_hold_up_the_process(speak, database, blo
     with contextlib.suppress(OSError):
         client.socket.sendall(frame(9, 4, 3, b"\x86"))
     assert gateway.server.wait(20) == 0
+
+
+def random_frames(client, token, generator):
+    """What a client may send that knows the frames, but not what they are for."""
+    requests = [("GET", "/sync/download"), ("GET", "/sync/snapshot"), ("GET", "/sync/watch"),
+                ("GET", "/metrics"), ("HEAD", "/sync/snapshot"), ("POST", "/sync/upload"),
+                ("OPTIONS", "/sync/upload"), ("GET", "/readyz"), ("CONNECT", "/x")]
+    begun = [1]
+    for _ in range(generator.randrange(1, 100)):
+        stream = generator.choice(begun)
+        some = struct.pack("!I", generator.choice([0, 1, 100, 65535, 0x7fffffff]))
+        kind = generator.choice(["request"] * 9 + [0, 0, 2, 3, 4, 6, 8, 8, 50, "wait"])
+        # Most mistakes end the connection, and with it the fun.
+        wild = generator.random() < 0.02
+        if kind == "request":
+            stream = begun[-1] + (generator.randrange(10) if wild else 2)
+            begun.append(stream)
+            method, path = generator.choice(requests)
+            fields = [(":method", method), (":path", path), (":scheme", "https"),
+                      (":authority", "x"), ("authorization", "Bearer " + token)]
+            block = client.h2.encoder.encode(fields[:generator.choice([3, 4, 5, 5, 5, 5])])
+            yield frame(1, generator.randrange(64) if wild else generator.choice([4, 5, 5, 5]),
+                        stream, block)
+        elif kind == "wait":
+            yield b""
+        elif kind == 0:
+            yield frame(0, generator.choice([0, 1]), begun[-1], b'{"changes": []}'[
+                :generator.choice([0, 1, 15])])
+        elif wild:
+            yield frame(generator.randrange(12), generator.randrange(256), stream, some)
+        else:
+            yield frame(kind, 0, 0 if kind in (4, 6) else stream, {
+                2: some[1:] + b"99", 4: b"\x00\x04" + some, 6: bytes(8)}.get(kind, some))
+
+
+def test_random_frames_do_no_harm(speak, mint):
+    gateway, connect = speak(ROWSYNC_SEND_TIMEOUT=500, ROWSYNC_BODY_TIMEOUT=300,
+                             ROWSYNC_HEADER_TIMEOUT=200, ROWSYNC_HTTP2_RESETS=1000)
+    honest = connect()
+    token = mint("ann", "phone")
+    body = json.dumps({"last_server_seq_seen": 0, "changes": many(1000, "x" * 100)}).encode()
+    assert honest.ask("POST", "/sync/upload", token, body).status == 200
+    for seed in range(100):
+        generator = random.Random(seed)
+        client = connect(window=generator.choice([None, 0, 100]))
+        with contextlib.suppress(OSError):
+            for data in random_frames(client, token, generator):
+                client.socket.sendall(data)
+                if not data:
+                    client.socket.settimeout(0.02)
+                    with contextlib.suppress(TimeoutError):
+                        client.socket.recv(65536)
+            # Some leave at once, some with what is on its way to them unread.
+            client.socket.shutdown(generator.choice([socket.SHUT_RDWR, socket.SHUT_WR]))
+        if generator.random() < 0.8:
+            client.socket.close()
+    assert connect().ask("GET", "/sync/download", token).status == 200
+    assert gateway.stop() == 0
+    # They got far enough for it to mean something.
+    seen = {(line["method"], line["route"], line["status"]) for line in gateway.log()
+            if line["event"] == "request"}
+    assert {("GET", "/sync/watch", 200), ("GET", "/sync/snapshot", 200),
+            ("GET", "/sync/download", 401), ("OPTIONS", "/sync/upload", 204)} <= seen
+    assert not [line for line in seen if line[2] == 0]
