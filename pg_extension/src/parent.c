@@ -141,8 +141,7 @@ close_tables(List *open)
 
 /*
  * Whether a parent that nobody knows of need not be looked for before the change is written: then
- * upload_hold_parents looks for it, once for the scope and for the foreign key, and not at all if
- * the row refers to it already. Where each
+ * upload_hold_parents looks for it, once for the scope and for the foreign key. Where each
  * statement must not see more than the one before, PostgreSQL's own check knows better.
  */
 bool
@@ -234,10 +233,10 @@ hold_row(ParentTable *parents)
 /*
  * What PostgreSQL's check of a foreign key does for each new row with a query, for many at once: to
  * be called when an attempt has written its rows, with that check switched off for the references
- * that upload_direct_references gave. Whether the direct parents of all rows that refer to somebody
- * anew live in this scope; they are then locked, so that nobody takes them away before we commit.
- * If not, nothing is said: the rows must be written again, with everything looked at and checked by
- * PostgreSQL.
+ * that upload_direct_references gave. Whether the direct parents of all rows live in this scope,
+ * also those to which a row referred before: they may have left it. They are then locked, so that
+ * nobody takes them away before we commit. If not, nothing is said: the rows must be written again,
+ * with everything looked at and checked by PostgreSQL.
  */
 bool
 upload_hold_parents(Upload *upload, Change **changes, int count)
@@ -255,8 +254,6 @@ upload_hold_parents(Upload *upload, Change **changes, int count)
     total = 0;
     for (int i = 0; i < count; i++)
     {
-        if (!changes[i]->refers)
-            continue;
         there = there && !changes[i]->strays;
         for (int p = 0; p < changes[i]->nparents; p++)
         {

@@ -76,7 +76,6 @@ typedef struct Change
     bool moved;                  /* the last attempt wrote it, but into another scope */
     bool differs;                /* the row as stored differs from what was sent */
     bool strays;                 /* and refers to another row than what was sent */
-    bool refers;                 /* to a parent to which the row did not refer before */
     int unit;                    /* changes of one unit are written together or not at all */
     /* the answer */
     ChangeStatus status;

@@ -290,11 +290,11 @@ note_parent(Upload *upload, SyncedTable *table, const SyncedReference *reference
 }
 
 /*
- * Notes whether a row as stored refers to somebody anew, and the references that what was sent does
- * not tell, or not alone: columns left to their defaults, generated columns.
+ * Notes the references of a row that what was sent does not tell, or not alone: columns left to
+ * their defaults, generated columns.
  */
 static void
-note_references(Upload *upload, Change *change, TupleTableSlot *old, TupleTableSlot *new)
+note_references(Upload *upload, const Change *change, TupleTableSlot *old, TupleTableSlot *new)
 {
     SyncedTable *table = change->table;
 
@@ -305,12 +305,8 @@ note_references(Upload *upload, Change *change, TupleTableSlot *old, TupleTableS
 
         for (int i = 0; i < reference->nkeys; i++)
             given += change->given[reference->columns[i]] != NULL;
-        if (!refers_anew(table, reference, old, new))
-            continue;
-        if (given < reference->nkeys)
+        if (given < reference->nkeys && refers_anew(table, reference, old, new))
             note_parent(upload, table, reference, new);
-        else
-            change->refers = true;
     }
 }
 
@@ -415,7 +411,7 @@ write_attempt(void *arg)
     {
         sorted[i] = attempt->changes[i];
         sorted[i]->written = sorted[i]->moved = sorted[i]->differs = false;
-        sorted[i]->strays = sorted[i]->refers = false;
+        sorted[i]->strays = false;
     }
     qsort(sorted, attempt->count, sizeof(Change *), compare_statements);
     if (SPI_connect() != SPI_OK_CONNECT)

@@ -22,7 +22,7 @@ CREATE TABLE app.inside (id text PRIMARY KEY, code text REFERENCES app.outside O
 CREATE TABLE app.stock (id text PRIMARY KEY, code text REFERENCES app.outside ON DELETE RESTRICT);
 DO $$ BEGIN PERFORM rowsync.register_table(c) FROM unnest('{app.place,"\"Other\".\"Visit\"",app.rank,app.pupil,app.badge,app.trail,app.inside,app.stock}'::regclass[]) AS c; END $$;
 INSERT INTO app.outside VALUES ('a'), ('b');
-SELECT plan(60);
+SELECT plan(63);
 
 -- One change of app.* or, by its name, of "Other"."Visit".
 CREATE FUNCTION t.visit(id bigint, op text, pk text, version bigint, payload text) RETURNS text LANGUAGE sql AS $$
@@ -147,6 +147,10 @@ SELECT is(up('ann', 'phone', change(91, 'UPDATE', 'pet', 'p6', 0, '{"owner_id":"
           ~ '^91 invalid fk_missing, 92 applied \d+, 93 applied \d+$', true, 'so is one that is not there; one that stays, or that is there, is fine');
 SELECT results_eq('SELECT p.id, o._rowsync_scope FROM app.pet AS p LEFT JOIN app.owner AS o ON o.id = p.owner_id ORDER BY 1',
                   $$VALUES ('p2', 'ann'), ('p3', 'ann'), ('p6', 'ann')$$, 'every pet has an owner of its user');
+SELECT is(up('ann', 'phone', change(94, 'INSERT', 'owner', 'o4', 0, '{}'), change(95, 'INSERT', 'pet', 'p7', 0, '{"owner_id":"o4"}')) LIKE '%invalid%', false, 'an owner with a pet');
+UPDATE app.owner SET _rowsync_scope = 'bob' WHERE id = 'o4';
+SELECT is(up('ann', 'phone', change(96, 'UPDATE', 'pet', 'p7', 0, '{"owner_id":"o4"}')), '96 invalid fk_missing', 'who has gone to another user is missing, though the row refers to it already');
+SELECT is(up('ann', 'phone', change(97, 'DELETE', 'pet', 'p7', 0)) LIKE '97 applied%', true, 'the pet can go');
 SELECT is_empty('SELECT unsound()', 'log, versions and tables agree');
 SELECT is_empty('SELECT * FROM rowsync.verify()', 'verify finds nothing');
 
