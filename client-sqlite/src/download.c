@@ -215,7 +215,7 @@ note_epoch(rowsync *client, int64_t epoch, Slice epochs)
         return client->code;
     sqlite3_bind_int64(statement, 1, epoch);
     sqlite3_bind_text64(statement, 2, epochs.data != NULL ? epochs.data : "", epochs.length,
-                        SQLITE_TRANSIENT, SQLITE_UTF8);
+                        SQLITE_STATIC, SQLITE_UTF8);
     return rs_finish(client, statement, "noting the epoch");
 }
 

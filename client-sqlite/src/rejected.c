@@ -18,7 +18,7 @@ requeue(rowsync *client, const Change *change, sqlite3_stmt *letter)
     sqlite3_bind_int64(put, 3, id);
     sqlite3_bind_int64(put, 4, change->base_version);
     sqlite3_bind_int64(put, 5, sqlite3_column_int64(letter, 3));
-    sqlite3_bind_text(put, 6, (const char *)sqlite3_column_text(letter, 4), -1, SQLITE_TRANSIENT);
+    sqlite3_bind_text(put, 6, (const char *)sqlite3_column_text(letter, 4), -1, SQLITE_STATIC);
     return rs_finish(client, put, "queueing a refused change");
 }
 

@@ -284,7 +284,7 @@ write_probes(rowsync *client, Table *table, Script *script)
         buffer_clear(&match);
         buffer_clear(&differs);
         sqlite3_reset(fields);
-        sqlite3_bind_text(fields, 1, rs_text(indexes, 0), -1, SQLITE_TRANSIENT);
+        sqlite3_bind_text(fields, 1, rs_text(indexes, 0), -1, SQLITE_STATIC);
         while (rs_row(client, fields))
         {
             const char *column = (const char *)sqlite3_column_text(fields, 0);
@@ -402,7 +402,7 @@ rowsync_code
 triggers_drop(rowsync *client, const Table *table)
 {
     sqlite3_stmt *statement = NULL;
-    Buffer sql = {0};
+    Buffer prefix = {0}, sql = {0};
     rowsync_code code = rs_prepare(client,
                                    "SELECT name FROM main.sqlite_schema WHERE type = 'trigger' AND"
                                    " substr(name, 1, length(?1)) = ?1 AND tbl_name = ?2"
@@ -411,17 +411,19 @@ triggers_drop(rowsync *client, const Table *table)
 
     if (code != ROWSYNC_OK)
         return code;
-    buffer_printf(&sql, "_sync_%s_", table->name);
-    sqlite3_bind_text(statement, 1, buffer_string(&sql), -1, SQLITE_TRANSIENT);
+    buffer_printf(&prefix, "_sync_%s_", table->name);
+    if (prefix.failed)
+        rs_nomem(client); /* an empty one would be that of the app's triggers too */
+    sqlite3_bind_text(statement, 1, buffer_string(&prefix), -1, SQLITE_STATIC);
     sqlite3_bind_text(statement, 2, table->name, -1, SQLITE_STATIC);
-    buffer_clear(&sql);
-    while (rs_row(client, statement))
+    while (client->code == ROWSYNC_OK && rs_row(client, statement))
     {
         buffer_text(&sql, "DROP TRIGGER main.");
         buffer_name(&sql, rs_text(statement, 0));
         buffer_text(&sql, ";");
     }
     sqlite3_finalize(statement);
+    buffer_free(&prefix);
     if (sql.failed)
         rs_nomem(client);
     code = client->code == ROWSYNC_OK ? rs_exec(client, buffer_string(&sql)) : client->code;

@@ -16,7 +16,8 @@ static const rowsync_sync_options sync_options = {0, 3, 1};
 static const char tables[] =
     "CREATE TABLE users (id TEXT PRIMARY KEY, name TEXT UNIQUE, n INTEGER);"
     "CREATE TABLE posts (id BLOB PRIMARY KEY, u TEXT NOT NULL REFERENCES users DEFERRABLE"
-    " INITIALLY DEFERRED);";
+    " INITIALLY DEFERRED);"
+    "CREATE TRIGGER theirs AFTER UPDATE ON users BEGIN SELECT 1; END;";
 
 /* Edits of each sort, one of them of a row that conflicts, others that are refused or wait. */
 static const char edits[] =
