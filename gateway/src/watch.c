@@ -343,9 +343,9 @@ on_departed(struct request *request)
     send_what_is_due(stream);
 }
 
-/* GET /sync/watch */
-void
-handle_watch(struct request *request)
+/* Begins a stream of events. */
+static void
+open_stream(struct request *request)
 {
     struct watch *watch = request->loop->watch;
     struct stream *stream;
@@ -394,6 +394,32 @@ handle_watch(struct request *request)
     stream->beating = true;
     send_what_is_due(stream);
     schedule_poll(watch);
+}
+
+/* The role that the token names may look. */
+static void
+on_allowed(struct request *request, PGresult *result)
+{
+    PQclear(result);
+    open_stream(request);
+}
+
+/*
+ * GET /sync/watch. The heads are asked for all streams together, with the gateway's own rights: so
+ * whoever comes in a role asks for one in that role first.
+ */
+void
+handle_watch(struct request *request)
+{
+    static const struct pg_statement statement = {
+        "rowsync_may_watch",
+        "SELECT pg_catalog.count(*) FROM rowsync.heads(ARRAY[$1::pg_catalog.text])", 12, 1};
+
+    request->job.values[0] = request->user;
+    if (request->claims->role == NULL)
+        open_stream(request);
+    else
+        request_query(request, &statement, on_allowed);
 }
 
 struct watch *

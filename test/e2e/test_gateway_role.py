@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from gateway_parts import CHANGE, eventually, half_sent, heard, many, problem
+from gateway_parts import CHANGE, Watching, eventually, half_sent, heard, many, problem, reader
 
 FORBIDDEN = "The gateway cannot act as the role that the token names."
 
@@ -69,12 +69,15 @@ def test_a_role_that_cannot_be_taken_is_403_and_nothing_is_done(start_gateway, d
         (line,) = [line for line in gateway.log() if line["event"] == "database_error" and
                    line["id"] == answer.body["request_id"]]
         assert line["sqlstate"] in ("22023", "42501")
+        with reader(gateway, "/sync/watch", token) as peer:
+            assert peer.recv(100).startswith(b"HTTP/1.1 403 ")
         # The way back to the gateway's own rights is not open either.
         problem(gateway.upload(mint("ann", "phone", role="none"), [CHANGE]), 403, "role_forbidden",
                 "The role that the token names is none of those allowed here.")
         assert gateway.request("GET", "/readyz").status == 200
     assert database.value("SELECT count(*) FROM business.users") == 0
     assert gateway.upload(mint("ann", "phone", role=good), [CHANGE]).status == 200
+    assert Watching(gateway, mint("ann", "phone", role=good)).event() == ("head", {"head": 1})
 
 
 def test_a_token_must_name_a_role_and_only_one_of_those_listed(start_gateway, mint, roles, tmp_path):
