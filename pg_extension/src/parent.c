@@ -247,14 +247,17 @@ upload_hold_parents(Upload *upload, Change **changes, int count)
     int total = 0;
 
     for (int i = 0; i < count; i++)
+    {
+        if (changes[i]->strays)
+            return false;
         total += changes[i]->nparents;
+    }
     if (total == 0)
         return true;
     sorted = palloc(total * sizeof(Parent *));
     total = 0;
     for (int i = 0; i < count; i++)
     {
-        there = there && !changes[i]->strays;
         for (int p = 0; p < changes[i]->nparents; p++)
         {
             if (changes[i]->parents[p].direct)

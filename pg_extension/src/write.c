@@ -196,29 +196,24 @@ stored_differs(Change *change, TupleTableSlot *old, TupleTableSlot *new)
     return false;
 }
 
-/* Whether a row as stored refers to another one than what was sent, by a direct reference. */
+/* Whether a row as stored does not have the columns of a reference that were sent. */
 static bool
-strays(const Change *change, TupleTableSlot *new)
+strays(const Change *change, const SyncedReference *reference, TupleTableSlot *new)
 {
     SyncedTable *table = change->table;
 
-    for (int r = 0; r < table->nreferences; r++)
+    for (int k = 0; k < reference->nkeys; k++)
     {
-        SyncedReference *reference = &table->references[r];
+        int i = reference->columns[k];
+        SyncedColumn *column = &table->columns[i];
+        int att = column->attnum - 1;
 
-        for (int k = 0; k < reference->nkeys && reference->direct; k++)
-        {
-            int i = reference->columns[k];
-            SyncedColumn *column = &table->columns[i];
-            int att = column->attnum - 1;
-
-            if (change->given[i] != NULL &&
-                (new->tts_isnull[att] != change->apply.nulls[i] ||
-                 (!new->tts_isnull[att] &&
-                  !datum_image_eq(new->tts_values[att], change->apply.values[i],
-                                  column->codec.typbyval, column->codec.typlen))))
-                return true;
-        }
+        if (change->given[i] != NULL &&
+            (new->tts_isnull[att] != change->apply.nulls[i] ||
+             (!new->tts_isnull[att] &&
+              !datum_image_eq(new->tts_values[att], change->apply.values[i], column->codec.typbyval,
+                              column->codec.typlen))))
+            return true;
     }
     return false;
 }
@@ -291,21 +286,23 @@ note_parent(Upload *upload, SyncedTable *table, const SyncedReference *reference
 
 /*
  * Notes the references of a row that what was sent does not tell, or not alone: columns left to
- * their defaults, generated columns.
+ * their defaults, generated columns, columns that a trigger has changed.
  */
 static void
-note_references(Upload *upload, const Change *change, TupleTableSlot *old, TupleTableSlot *new)
+note_references(Upload *upload, Change *change, TupleTableSlot *old, TupleTableSlot *new)
 {
     SyncedTable *table = change->table;
 
     for (int r = 0; r < table->nreferences; r++)
     {
         SyncedReference *reference = &table->references[r];
+        bool strayed = change->differs && strays(change, reference, new);
         int given = 0;
 
         for (int i = 0; i < reference->nkeys; i++)
             given += change->given[reference->columns[i]] != NULL;
-        if (given < reference->nkeys && refers_anew(table, reference, old, new))
+        change->strays = change->strays || strayed;
+        if ((given < reference->nkeys || strayed) && refers_anew(table, reference, old, new))
             note_parent(upload, table, reference, new);
     }
 }
@@ -368,8 +365,6 @@ observe(void *arg, SyncedTable *table, const char *scope, RowKey key, TupleTable
     /* A trigger may write to the row again: each of its writes counts. */
     if (new != NULL && !change->differs)
         change->differs = stored_differs(change, old, new);
-    if (new != NULL && change->differs)
-        change->strays = change->strays || strays(change, new);
     if (new != NULL && table->nreferences > 0)
         note_references(upload, change, old, new);
 }

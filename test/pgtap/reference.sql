@@ -22,7 +22,7 @@ CREATE TABLE app.inside (id text PRIMARY KEY, code text REFERENCES app.outside O
 CREATE TABLE app.stock (id text PRIMARY KEY, code text REFERENCES app.outside ON DELETE RESTRICT);
 DO $$ BEGIN PERFORM rowsync.register_table(c) FROM unnest('{app.place,"\"Other\".\"Visit\"",app.rank,app.pupil,app.badge,app.trail,app.inside,app.stock}'::regclass[]) AS c; END $$;
 INSERT INTO app.outside VALUES ('a'), ('b');
-SELECT plan(63);
+SELECT plan(71);
 
 -- One change of app.* or, by its name, of "Other"."Visit".
 CREATE FUNCTION t.visit(id bigint, op text, pk text, version bigint, payload text) RETURNS text LANGUAGE sql AS $$
@@ -179,4 +179,19 @@ SELECT is(up('lia', 'phone', change(8, 'DELETE', 'shelf', 's6', 0)), '8 invalid 
 ALTER TABLE app.book DROP CONSTRAINT book_shelf_id_fkey;
 SELECT is(up('lia', 'phone', change(9, 'INSERT', 'book', 'b9', 0, '{"shelf_id":"of max"}')) ~ '^9 applied \d+$', true, 'a reference that has gone holds nothing up');
 SELECT is_empty('SELECT * FROM rowsync.verify()', 'verify finds nothing wrong');
+
+-- A trigger that has the last word about a reference, whatever was sent.
+CREATE TABLE app.host (id text PRIMARY KEY);
+CREATE TABLE app.guest (id text PRIMARY KEY, host_id text REFERENCES app.host, code text);
+CREATE FUNCTION app.lodge() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN new.host_id := new.code; RETURN new; END $$;
+CREATE TRIGGER lodge BEFORE INSERT OR UPDATE ON app.guest FOR EACH ROW EXECUTE FUNCTION app.lodge();
+SELECT rowsync.register_table('app.host') + rowsync.register_table('app.guest') > 0 AS registered \gset
+SELECT is(up('max', 'tablet', change(1, 'INSERT', 'host', 'of max', 0, '{}')) || up('lia', 'tablet', change(1, 'INSERT', 'host', 'of lia', 0, '{}')) LIKE '%invalid%', false, 'two hosts');
+SELECT is(up('lia', 'tablet', change(2, 'INSERT', 'guest', 'g1', 0, '{"host_id":null,"code":"nobody"}')), '2 invalid fk_missing', 'nobody may take the place of null');
+SELECT is(up('lia', 'tablet', change(3, 'INSERT', 'guest', 'g2', 0, '{"host_id":null,"code":"of max"}')), '3 invalid fk_missing', 'nor somebody of another user');
+SELECT is(up('lia', 'tablet', change(4, 'INSERT', 'guest', 'g3', 0, '{"host_id":"of lia","code":"of max"}')), '4 invalid fk_missing', 'nor of an own one');
+SELECT is(up('lia', 'tablet', change(5, 'INSERT', 'guest', 'g4', 0, '{"host_id":"of lia","code":"nobody"}')), '5 invalid fk_missing', 'nor may nobody');
+SELECT is(up('lia', 'tablet', change(6, 'INSERT', 'guest', 'g5', 0, '{"host_id":null,"code":"of lia"}')) ~ '^6 applied \d+ \+row$', true, 'an own one may');
+SELECT is(up('lia', 'tablet', change(7, 'UPDATE', 'guest', 'g5', (SELECT version FROM rowsync.row_version WHERE key = 'g5'), '{"host_id":null,"code":"of max"}')), '7 invalid fk_missing', 'so it is with an UPDATE');
+SELECT is_empty('SELECT * FROM rowsync.verify()', 'and verify finds nothing');
 SELECT finish();
