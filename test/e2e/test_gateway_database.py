@@ -229,30 +229,46 @@ def test_readiness_is_asked_once_for_all_who_want_to_know(start_gateway, databas
     assert [answer.status for answer in running.wait() + waiting.wait()] == [200, 200]
 
 
-class Unhearing:
+class Listener:
+    """What stands on a port of its own where the gateway looks for its database."""
+
+    def __init__(self):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self._begin(self._accept)
+
+    def _begin(self, function, *arguments):
+        threading.Thread(target=function, args=arguments, daemon=True).start()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                self._take(self.listener.accept()[0])
+
+    def close(self):
+        """Takes no more connections."""
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+
+class Unhearing(Listener):
     """A way to the database by TCP on which cancellations never arrive; `spoke` says who sent."""
 
     def __init__(self, cluster):
         self.path = str(cluster.sockets / ".s.PGSQL.5432")
         self.held = []
         self.spoke = []
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__()
 
-    def _accept(self):
-        with contextlib.suppress(OSError):
-            while True:
-                near, _ = self.listener.accept()
-                # The first message says what kind of connection it is: this is CancelRequest.
-                if near.recv(8, socket.MSG_PEEK | socket.MSG_WAITALL)[4:] == b"\x04\xd2\x16\x2e":
-                    self.held.append(near)
-                    continue
-                far = socket.socket(socket.AF_UNIX)
-                far.connect(self.path)
-                for name, one, other in (("gateway", near, far), ("server", far, near)):
-                    threading.Thread(target=self._forward, args=(name, one, other),
-                                     daemon=True).start()
+    def _take(self, near):
+        # The first message says what kind of connection it is: this is CancelRequest.
+        if near.recv(8, socket.MSG_PEEK | socket.MSG_WAITALL)[4:] == b"\x04\xd2\x16\x2e":
+            self.held.append(near)
+            return
+        far = socket.socket(socket.AF_UNIX)
+        far.connect(self.path)
+        self._begin(self._forward, "gateway", near, far)
+        self._begin(self._forward, "server", far, near)
 
     def _forward(self, name, one, other):
         with contextlib.suppress(OSError):
@@ -264,9 +280,8 @@ class Unhearing:
             other.shutdown(socket.SHUT_WR)
 
     def close(self):
-        """Ends what is held and takes no more."""
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
+        """Ends what is held, too."""
+        super().close()
         for peer in self.held:
             peer.close()
 
@@ -325,19 +340,11 @@ def test_a_cancellation_that_never_returns_holds_up_no_other(start_gateway, data
     assert eventually(lambda: database.value(uploads) == 0)
 
 
-class Pretender:
+class Pretender(Listener):
     """A server that answers every statement as if it were COPY FROM STDIN."""
 
-    def __init__(self):
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        with contextlib.suppress(OSError):
-            while True:
-                threading.Thread(target=self._answer, args=self.listener.accept()[:1],
-                                 daemon=True).start()
+    def _take(self, near):
+        self._begin(self._answer, near)
 
     def _answer(self, peer):
         with peer, contextlib.suppress(OSError):
@@ -345,11 +352,6 @@ class Pretender:
             peer.sendall(b"R\0\0\0\x08\0\0\0\0" + b"Z\0\0\0\x05I")
             while peer.recv(65536):
                 peer.sendall(b"1\0\0\0\x04" + b"2\0\0\0\x04" + b"G\0\0\0\x07\0\0\0")
-
-    def close(self):
-        """Takes no more connections."""
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
 
 
 def test_answers_that_no_statement_has_cost_the_connection_and_not_the_loop(start_gateway, mint):
