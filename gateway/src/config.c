@@ -295,21 +295,20 @@ origins_valid(const char *origins)
     }
 }
 
-/* Blanks what libpq quotes: that may be part of a password. Single characters tell nothing. */
+/*
+ * Blanks what libpq quotes: that may be part of a password, and have quotes itself. The signs that
+ * it misses stay.
+ */
 static void
 hide_quotations(char *reason)
 {
     char *from = strchr(reason, '"');
+    char *end = strrchr(reason, '"');
 
-    while (from != NULL)
-    {
-        char *to = strchr(from + 1, '"');
-        size_t size = to == NULL ? strlen(from + 1) : (size_t)(to - from - 1);
-
-        if (size > 1)
-            memset(from + 1, '*', size);
-        from = to == NULL ? NULL : strchr(to + 1, '"');
-    }
+    while (from != NULL && from < end && strchr("=]:/", from[1]) != NULL && from[2] == '"')
+        from = strchr(from + 3, '"');
+    if (from != NULL && from < end)
+        memset(from + 1, '*', (size_t)(end - from - 1));
 }
 
 /* Are all ports numbers? A URI with a / in its password has part of that where the port should be.

@@ -37,8 +37,8 @@ def test_the_command_line(tmp_path):
                ROWSYNC_TLS_KEY="none", **good)
     assert done.returncode == 2
     assert done.stderr.startswith(f"rowsync-gateway: {tmp_path}/none: ")
-    for url in ("postgresql://gw:se%cret@h/app", "postgresql://gw:secret@[::1/app",
-                "password=very secret"):
+    for url in ("postgresql://gw:se%cret@h/app", 'postgresql://gw:s"e"cret%@h/app',
+                "postgresql://gw:secret@[::1/app", "password=very secret"):
         done = run("--check-config", DATABASE_URL=url, ROWSYNC_JWT_SECRET="s" * 32)
         assert done.stderr.startswith("rowsync-gateway: database_url is no libpq connection string:")
         assert "cret" not in done.stderr
