@@ -74,6 +74,8 @@ def run():
                 stack.enter_context(screen.progress)
             check = Check(screen)
             place = stack.enter_context(world(cluster))
+            screen.write("A device works offline, uploads in batches and is installed anew: "
+                         "is every row there again?")
             screen.write(f"PostgreSQL and gateway are up: {time.monotonic() - begin:.2f} s")
             begin = time.monotonic()
             for variant in VARIANTS:

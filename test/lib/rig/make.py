@@ -26,7 +26,7 @@ def run(targets):
     plan = subprocess.run([*command, "-n", "-k"], env=environment, capture_output=True, check=False)
     total = len(set(filter(COMPILES.match, plan.stdout.splitlines())))
     progress = Progress()
-    progress.begin("building " + " and ".join(targets))
+    progress.begin("building" if targets == ["unit"] else "building " + " and ".join(targets))
     with tempfile.TemporaryFile() as said:
         child = process.spawn([*command, f"-j{os.cpu_count()}"], env=environment,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

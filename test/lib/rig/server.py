@@ -37,6 +37,8 @@ def up():
                        f"ROWSYNC_JWT_SECRET={secret}\n")
         ENV.chmod(0o600)
     print(ENV.read_text(), end="")
+    print("PostgreSQL and gateway are up; `make down` stops them and removes their data.",
+          file=sys.stderr)
     return 0
 
 
@@ -49,6 +51,8 @@ def down():
             time.sleep(0.02)
         if _started(pid):
             os.kill(pid, signal.SIGKILL)
+        print("stopped", "the gateway" if number == signal.SIGTERM else "PostgreSQL",
+              file=sys.stderr)
     remove(UP)
     PIDS.unlink(missing_ok=True)
     ENV.unlink(missing_ok=True)

@@ -247,6 +247,8 @@ def run(names):
             except Exception as error:
                 tally = tap.Tally()
                 tally.fail(f"{name}: {type(error).__name__}: {error}")
+            finally:
+                shared.progress.end()
             for text in build.collect(reports):
                 tally.fail(f"--- {name}, a report of a sanitizer\n{text.rstrip()}")
             if tally.passed + tally.failed == 0:
