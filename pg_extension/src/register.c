@@ -47,6 +47,7 @@
 #include "guc.h"
 #include "payload.h"
 #include "registry.h"
+#include "scope.h"
 #include "store.h"
 
 PG_FUNCTION_INFO_V1(rowsync_register_table);
@@ -70,6 +71,14 @@ refuse(const char *message, const char *hint)
 {
     ereport(ERROR,
             (errcode(ROWSYNC_TABLE_NOT_SYNCABLE), errmsg("%s", message), errhint("%s", hint)));
+}
+
+/* The name of a table as messages and rowsync.schema_change have it. */
+static const char *
+name_of(Oid relid)
+{
+    return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+                                      get_rel_name(relid));
 }
 
 /* Refuses kinds of relations that cannot sync. */
@@ -143,6 +152,7 @@ has_primary_key(Relation relation)
 static Datum
 key_columns(Relation relation)
 {
+    const char *name = name_of(RelationGetRelid(relation));
     Relation index;
     Datum *names;
     Datum result;
@@ -152,10 +162,9 @@ key_columns(Relation relation)
     if (!OidIsValid(relation->rd_pkindex))
     {
         if (has_primary_key(relation))
-            refuse(
-                psprintf("the primary key of %s is deferrable", RelationGetRelationName(relation)),
-                "Make it NOT DEFERRABLE.");
-        refuse(psprintf("%s has no primary key", RelationGetRelationName(relation)),
+            refuse(psprintf("the primary key of %s is deferrable", name),
+                   "Make it NOT DEFERRABLE.");
+        refuse(psprintf("%s has no primary key", name),
                "Add one, best of type uuid, so that devices can make keys.");
     }
     index = index_open(relation->rd_pkindex, AccessShareLock);
@@ -329,9 +338,9 @@ same_bytes(Datum a, Datum b)
     return datum_image_eq(a, b, false, -1);
 }
 
-/* Writes a new schema version down. */
+/* Writes a new schema version down. No columns: the table syncs no more. */
 static void
-add_schema_change(int32 version, Oid relid, Datum columns)
+add_schema_change(int32 version, const char *name, Datum columns)
 {
     Store store;
     StoreRow *row;
@@ -340,8 +349,7 @@ add_schema_change(int32 version, Oid relid, Datum columns)
     row = store_insert(&store);
     row->values[0] = Int32GetDatum(version);
     row->values[1] = TimestampTzGetDatum(GetCurrentTimestamp());
-    row->values[2] = CStringGetTextDatum(quote_qualified_identifier(
-        get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid)));
+    row->values[2] = CStringGetTextDatum(name);
     row->values[3] = columns;
     store_close(&store);
 }
@@ -373,7 +381,7 @@ write_line(Store *store, SyncedTable *table, int order, int32 *schema_version)
     values[TABLE_UPSERT_ORDER - 1] = Int32GetDatum(order);
     if (changed)
     {
-        add_schema_change(++*schema_version, table->relid, columns);
+        add_schema_change(++*schema_version, name_of(table->relid), columns);
         values[TABLE_SCHEMA_VERSION - 1] = Int32GetDatum(*schema_version);
     }
     values[TABLE_KEY_FORMAT - 1] = format;
@@ -468,15 +476,19 @@ give_notice(SyncedTable *table)
     ListCell *cell;
 
     if (rows_without_scope > 0)
-        ereport(NOTICE, (errmsg(INT64_FORMAT " rows of %s have no scope and sync nowhere yet",
-                                rows_without_scope, table->qualified_name),
-                         errhint("UPDATE them and set %s to the user they belong to.",
-                                 quote_identifier(table->scope_name))));
-    if (table->key_kind == KEY_INTEGER)
-        ereport(NOTICE, (errmsg("the primary key of %s is a number, and one for all users",
-                                table->qualified_name),
-                         errhint("Two devices that choose the same number collide. Best is a uuid "
-                                 "made on the device.")));
+        ereport(
+            NOTICE,
+            (errmsg_plural(INT64_FORMAT " row of %s has no scope and syncs nowhere yet",
+                           INT64_FORMAT " rows of %s have no scope and sync nowhere yet",
+                           (unsigned long)rows_without_scope, rows_without_scope,
+                           table->qualified_name),
+             errhint("Set %s to the user it belongs to.", quote_identifier(table->scope_name))));
+    if (table->key_kind == KEY_INTEGER || table->key_kind == KEY_TEXT)
+        ereport(NOTICE,
+                (errmsg("the primary key of %s is a %s, and one for all users",
+                        table->qualified_name, table->key_kind == KEY_INTEGER ? "number" : "text"),
+                 errhint("Two devices that choose the same key collide. Best is a uuid "
+                         "made on the device.")));
     foreach (cell, indexes)
     {
         Relation index = index_open(lfirst_oid(cell), AccessShareLock);
@@ -494,6 +506,34 @@ give_notice(SyncedTable *table)
     }
     list_free(indexes);
     table_close(relation, AccessShareLock);
+}
+
+/*
+ * Whether a table of this name has synced before. What became of its rows since then nobody knows:
+ * devices may have some that are deleted, or somebody else's by now.
+ */
+static bool
+has_synced_before(const char *name)
+{
+    Relation changes = table_open(registry_relation(REL_SCHEMA_CHANGE), AccessShareLock);
+    Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+    SysScanDesc scan = systable_beginscan(changes, InvalidOid, false, snapshot, 0, NULL);
+    bool found = false;
+    HeapTuple tuple;
+
+    while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
+    {
+        TupleDesc desc = RelationGetDescr(changes);
+        bool isnull;
+        ArrayType *columns = DatumGetArrayTypeP(heap_getattr(tuple, 4, desc, &isnull));
+
+        found = ArrayGetNItems(ARR_NDIM(columns), ARR_DIMS(columns)) == 0 &&
+                strcmp(TextDatumGetCString(heap_getattr(tuple, 3, desc, &isnull)), name) == 0;
+    }
+    systable_endscan(scan);
+    UnregisterSnapshot(snapshot);
+    table_close(changes, AccessShareLock);
+    return found;
 }
 
 /* rowsync.register_table(table_name regclass, scope_column name) returns integer */
@@ -516,8 +556,7 @@ rowsync_register_table(PG_FUNCTION_ARGS)
     relation = relation_open(relid, ShareRowExclusiveLock);
     if (!rowsync_owns_relation(relid))
         aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, RelationGetRelationName(relation));
-    name = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(relation)),
-                                      RelationGetRelationName(relation));
+    name = name_of(relid);
     check_relation(relation, name);
     relation_close(relation, NoLock);
     if (registry_find_relid(relid) != NULL)
@@ -542,6 +581,8 @@ rowsync_register_table(PG_FUNCTION_ARGS)
     announce();
     (void)write_tables(InvalidOid);
     partition_adopt(registry_find_relid(relid), true);
+    if (has_synced_before(name))
+        scope_require_snapshots();
     rows_without_scope = 0;
     capture_scan(registry_find_relid(relid), backfill);
     give_notice(registry_find_relid(relid));
@@ -570,9 +611,12 @@ forget_versions(int32 table_id)
     table_close(meta, NoLock);
 }
 
-/* Removes the line and the versions of a table; false if it is not registered. */
+/*
+ * Removes the line and the versions of a table, and notes that it syncs no more; false if it is not
+ * registered.
+ */
 static bool
-remove_line(Oid relid)
+remove_line(Oid relid, const char *name)
 {
     ScanKeyData key;
     Relation own;
@@ -597,6 +641,8 @@ remove_line(Oid relid)
     table_close(own, NoLock);
     if (table_id == 0)
         return false;
+    add_schema_change(registry_schema_version() + 1, name,
+                      PointerGetDatum(construct_empty_array(TEXTOID)));
     announce();
     forget_versions(table_id);
     return true;
@@ -608,8 +654,7 @@ rowsync_unregister_table(PG_FUNCTION_ARGS)
 {
     Oid relid = PG_GETARG_OID(0);
     Relation relation = relation_open(relid, ShareRowExclusiveLock);
-    const char *name = quote_qualified_identifier(
-        get_namespace_name(RelationGetNamespace(relation)), RelationGetRelationName(relation));
+    const char *name = name_of(relid);
     SyncedTable *table;
 
     if (!rowsync_owns_relation(relid))
@@ -620,9 +665,9 @@ rowsync_unregister_table(PG_FUNCTION_ARGS)
     table = registry_find_relid(relid);
     if (table != NULL)
         partition_forget(table);
-    if (!remove_line(relid))
+    if (!remove_line(relid, name))
         ereport(ERROR, (errcode(ROWSYNC_TABLE_NOT_REGISTERED), errmsg("%s is not registered", name),
-                        errhint("SELECT relid FROM rowsync.synced_table shows what is.")));
+                        errhint("The view rowsync.table_status shows what is.")));
     if (SPI_connect() != SPI_OK_CONNECT)
         elog(ERROR, "could not connect to SPI");
     run(psprintf("DROP TRIGGER IF EXISTS _rowsync_capture ON %s", name));
@@ -660,11 +705,11 @@ rowsync_follow_table(PG_FUNCTION_ARGS)
     PG_RETURN_VOID();
 }
 
-/* rowsync._forget_table(relid oid) returns void: after DROP TABLE. */
+/* rowsync._forget_table(relid oid, table_name text) returns void: after DROP TABLE. */
 Datum
 rowsync_forget_table(PG_FUNCTION_ARGS)
 {
-    if (remove_line(PG_GETARG_OID(0)))
+    if (remove_line(PG_GETARG_OID(0), text_to_cstring(PG_GETARG_TEXT_PP(1))))
         (void)write_tables(InvalidOid);
     PG_RETURN_VOID();
 }

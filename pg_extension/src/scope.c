@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/xact.h"
 #include "access/table.h"
 #include "access/tableam.h"
@@ -15,6 +16,7 @@
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
 #include "common/hashfn.h"
+#include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "storage/proc.h"
 #include "utils/array.h"
@@ -261,9 +263,9 @@ scope_lock(int64 scope_id, Scope *scope)
     UnregisterSnapshot(snapshot);
 }
 
-/* Moves the head of a locked scope. */
-void
-scope_set_head(int64 scope_id, int64 head)
+/* Writes the head, and the floor, of a locked scope; a floor that is below stays what it is. */
+static void
+write_ends(int64 scope_id, int64 head, int64 floor)
 {
     Store store;
     Snapshot snapshot = GetActiveSnapshot();
@@ -275,8 +277,49 @@ scope_set_head(int64 scope_id, int64 head)
     slot_getallattrs(store.slot);
     memcpy(values, store.slot->tts_values, sizeof(values));
     values[SCOPE_HEAD - 1] = Int64GetDatum(head);
+    values[SCOPE_FLOOR - 1] = Int64GetDatum(Max(floor, DatumGetInt64(values[SCOPE_FLOOR - 1])));
     store_update(&store, &store.slot->tts_tid, values, snapshot);
     store_close(&store);
+}
+
+/* Moves the head of a locked scope. */
+void
+scope_set_head(int64 scope_id, int64 head)
+{
+    write_ends(scope_id, head, 0);
+}
+
+/*
+ * Makes every device begin again with a snapshot: uses up a number of each scope for no change, and
+ * takes what is up to it for pruned. Locks all scopes, in the order in which a commit does.
+ */
+void
+scope_require_snapshots(void)
+{
+    Relation relation = table_open(registry_relation(REL_SCOPE), RowExclusiveLock);
+    Relation index = index_open(registry_relation(REL_SCOPE_PKEY), AccessShareLock);
+    Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+    SysScanDesc scan = systable_beginscan_ordered(relation, index, snapshot, 0, NULL);
+    HeapTuple tuple;
+
+    while (HeapTupleIsValid(tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
+    {
+        bool isnull;
+        Scope scope;
+
+        CHECK_FOR_INTERRUPTS();
+        scope_lock(
+            DatumGetInt64(heap_getattr(tuple, SCOPE_ID, RelationGetDescr(relation), &isnull)),
+            &scope);
+        PushActiveSnapshot(GetTransactionSnapshot());
+        write_ends(scope.scope_id, scope.head + 1, scope.head + 1);
+        PopActiveSnapshot();
+    }
+    systable_endscan_ordered(scan);
+    UnregisterSnapshot(snapshot);
+    index_close(index, AccessShareLock);
+    table_close(relation, NoLock);
+    CommandCounterIncrement();
 }
 
 /* Positions store on the row of a source. */

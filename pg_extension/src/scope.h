@@ -64,6 +64,7 @@ bool scope_read(int64 scope_id, Snapshot snapshot, Scope *scope);
 ArrayType *scope_epochs(int64 scope_id, Snapshot snapshot);
 void scope_lock(int64 scope_id, Scope *scope);
 void scope_set_head(int64 scope_id, int64 head);
+void scope_require_snapshots(void);
 void scope_forget(void);
 
 bool source_find(int64 scope_id, const char *source_id, Source *source);

@@ -5,9 +5,9 @@ CREATE OR REPLACE FUNCTION rowsync._follow_table(relid oid) RETURNS void
 COMMENT ON FUNCTION rowsync._follow_table(oid) IS
 'After ALTER TABLE: refuses with RS005 what can no longer sync, else brings rowsync.synced_table up to date';
 
-CREATE OR REPLACE FUNCTION rowsync._forget_table(relid oid) RETURNS void
+CREATE OR REPLACE FUNCTION rowsync._forget_table(relid oid, table_name text) RETURNS void
     LANGUAGE C VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'rowsync_forget_table';
-COMMENT ON FUNCTION rowsync._forget_table(oid) IS 'After DROP TABLE: removes what is known of the table and its rows';
+COMMENT ON FUNCTION rowsync._forget_table(oid, text) IS 'After DROP TABLE: removes what is known of the table and its rows';
 
 CREATE OR REPLACE FUNCTION rowsync._on_alter() RETURNS event_trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -43,7 +43,7 @@ BEGIN
             MESSAGE = pg_catalog.format('%s is a partition of a table that syncs: dropped, its rows would stay on the devices', partition),
             HINT = 'Run ALTER TABLE ... DETACH PARTITION first: that deletes them there.';
     END IF;
-    PERFORM rowsync._forget_table(dropped.objid)
+    PERFORM rowsync._forget_table(dropped.objid, dropped.object_identity)
        FROM pg_catalog.pg_event_trigger_dropped_objects() AS dropped
        JOIN rowsync.synced_table AS t ON t.relid OPERATOR(pg_catalog.=) dropped.objid
       WHERE dropped.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass

@@ -32,8 +32,8 @@ CREATE TABLE rowsync.schema_change (
     CONSTRAINT schema_change_pkey PRIMARY KEY (version)
 );
 
-COMMENT ON TABLE rowsync.schema_change IS 'Every change of the columns that travel, one for each schema version after the first';
+COMMENT ON TABLE rowsync.schema_change IS 'Every change of the columns that travel, one for each schema version after the first; also that a table syncs no more';
 COMMENT ON COLUMN rowsync.schema_change.version IS 'The schema version that begins with it';
 COMMENT ON COLUMN rowsync.schema_change.ts IS 'When';
 COMMENT ON COLUMN rowsync.schema_change.table_name IS 'The table that changed';
-COMMENT ON COLUMN rowsync.schema_change.columns IS 'The columns that travel since then, each with its type';
+COMMENT ON COLUMN rowsync.schema_change.columns IS 'The columns that travel since then, each with its type; none: it syncs no more';

@@ -210,3 +210,42 @@ def test_old_and_new_apps_while_the_tables_change(database, device):
     assert new.rows("SELECT * FROM label ORDER BY id") == [("x",), ("y",), ("z",)]
     new.run("untrack", "label", "--force")
     assert new.sync()["rejected"] == 0
+
+
+@pytest.mark.parametrize("how", ["unregistered", "dropped"])
+def test_a_table_that_is_registered_again(database, device, how):
+    """What its rows became meanwhile reaches the devices, though nobody captured it."""
+    phone, tablet, bob = (device("ann", "phone"), device("ann", "tablet"), device("bob", "bob"))
+    create = ("CREATE TABLE business.item (id text PRIMARY KEY, body text, owner text);"
+              "GRANT ALL ON business.item TO business_gateway")
+    database.rows(create)
+    database.rows("SELECT rowsync.register_table('business.item', 'owner')")
+    database.rows("INSERT INTO business.item SELECT id, 'old', 'ann' FROM unnest("
+                  "'{gone,edited,given,kept}'::text[]) AS id")
+    for one in (phone, tablet, bob):
+        one.app.execute("CREATE TABLE item (id TEXT PRIMARY KEY NOT NULL, body TEXT)")
+        one.run("track", "item", "--schema", "business")
+        one.sync()
+    assert len(phone.rows("SELECT * FROM item")) == 4
+    if how == "unregistered":
+        database.rows("SELECT rowsync.unregister_table('business.item')")
+        database.rows("DELETE FROM business.item WHERE id IN ('gone', 'edited')")
+        database.rows("UPDATE business.item SET owner = 'bob' WHERE id = 'given'")
+    else:
+        database.rows("DROP TABLE business.item")
+        database.rows(create)
+        database.rows("INSERT INTO business.item VALUES ('kept', 'old', 'ann'),"
+                      " ('given', 'old', 'bob')")
+    phone.rows("UPDATE item SET body = 'new' WHERE id = 'edited'")
+    phone.rows("INSERT INTO item VALUES ('own', 'new')")
+    phone.run("sync", check=False)
+    database.rows("SELECT rowsync.register_table('business.item', 'owner')")
+    phone.run("requeue")
+    for one in (phone, tablet, bob):
+        one.sync()
+    here = database.rows("SELECT id, body FROM business.item WHERE owner = 'ann' ORDER BY 1")
+    assert here == [("edited", "new"), ("kept", "old"), ("own", "new")], "an edit is not lost"
+    for one in (phone, tablet):
+        assert one.rows("SELECT * FROM item ORDER BY 1") == here
+    assert bob.rows("SELECT * FROM item") == [("given", "old")]
+    assert database.rows("SELECT * FROM rowsync.verify()") == []

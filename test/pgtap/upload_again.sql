@@ -108,11 +108,11 @@ SELECT rowsync.unregister_table('app.notes') AS done \gset
 UPDATE app.notes SET body = 'by hand';
 SELECT rowsync.register_table('app.notes') > 0 AS registered \gset
 SELECT is(answer('kim', 'phone', :'update2') #> '{statuses,0}',
-          '{"source_change_id":3,"status":"applied","new_server_version":6,
-            "server_row":{"schema_name":"app","table_name":"notes","id":"00000000-0000-0000-0000-000000000002","server_version":6,
+          '{"source_change_id":3,"status":"applied","new_server_version":7,
+            "server_row":{"schema_name":"app","table_name":"notes","id":"00000000-0000-0000-0000-000000000002","server_version":7,
                           "deleted":false,"payload":{"id":"00000000-0000-0000-0000-000000000002","state":"new","body":"by hand"}}}'::jsonb,
           'sent again, a change from before is known, and told what the row is now');
-SELECT is(up('kim', 'phone', :'insert1', :'insert2', :'delete1'), '1 applied 6 deleted +row, 2 applied 6 +row, 4 applied 6 deleted +row', 'or that it is gone');
+SELECT is(up('kim', 'phone', :'insert1', :'insert2', :'delete1'), '1 applied 7 deleted +row, 2 applied 7 +row, 4 applied 7 deleted +row', 'or that it is gone');
 SELECT is(fault(answer('kim', 'phone', change(2, 'INSERT', 'notes', :'k2', 0, '{"body":"other"}'))),
           'bad_payload | source_change_id was used before, for other content', 'other content under the number is another change');
 SELECT is(up('kim', 'phone', change(2, 'INSERT', 'notes', :'k1', 0, '{"body":"b"}')), '2 invalid bad_payload', 'so is another row');
@@ -121,7 +121,7 @@ SELECT is(fault(answer('kim', 'phone', change(5, 'INSERT', 'notes', 'k5', 0, '{"
 SELECT rowsync.unregister_table('app.notes') AS done \gset
 ALTER TABLE app.notes ALTER COLUMN id TYPE uuid USING id::uuid;
 SELECT rowsync.register_table('app.notes') > 0 AS registered \gset
-SELECT is(up('kim', 'phone', :'insert1', :'update2'), '1 applied 7 deleted +row, 3 applied 7 +row', 'a change from before is known by its content, too');
+SELECT is(up('kim', 'phone', :'insert1', :'update2'), '1 applied 9 deleted +row, 3 applied 9 +row', 'a change from before is known by its content, too');
 SELECT is((SELECT string_agg(body, ', ') FROM app.notes), 'by hand', 'and has no effect');
 SELECT is_empty('SELECT * FROM rowsync.verify()', 'verify finds nothing wrong');
 SELECT finish();

@@ -125,9 +125,9 @@ BEGIN
         SELECT format('scope %s: head %s, %s log entries from %s to %s', s.name, s.head,
                       count(l.seq), min(l.seq), max(l.seq))
         FROM rowsync.scope AS s LEFT JOIN rowsync.change_log AS l USING (scope_id)
-        GROUP BY s.scope_id, s.name, s.head
-        HAVING count(l.seq) <> s.head OR coalesce(max(l.seq), 0) <> s.head
-               OR coalesce(min(l.seq), 1) <> 1;
+        GROUP BY s.scope_id, s.name, s.head, s.floor
+        HAVING count(l.seq) FILTER (WHERE l.seq > s.floor) <> s.head - s.floor
+               OR coalesce(max(l.seq), 0) > s.head OR coalesce(min(l.seq), 1) < 1;
     RETURN QUERY
         SELECT format('scope %s seq %s: prior_version %s, should be %s', c.scope_id, c.seq,
                       c.prior_version, c.should)
