@@ -38,7 +38,7 @@ struct auth
     struct entry entries[];
 };
 
-/* Reads a whole small file; the caller frees. NULL with the cause in `error`. */
+/* Reads a whole small JWK Set; the caller frees. NULL with the cause in `error`. */
 static char *
 read_file(const char *path, size_t *size, char *error, size_t error_size)
 {
@@ -48,7 +48,7 @@ read_file(const char *path, size_t *size, char *error, size_t error_size)
 
     if (file == NULL)
     {
-        snprintf(error, error_size, "%s: %s", path, strerror(errno));
+        snprintf(error, error_size, "jwks_file: %s: %s", path, strerror(errno));
         return NULL;
     }
     content = malloc(most);
@@ -57,7 +57,7 @@ read_file(const char *path, size_t *size, char *error, size_t error_size)
     *size = fread(content, 1, most, file);
     if (ferror(file) || *size == most)
     {
-        snprintf(error, error_size, "%s: %s", path,
+        snprintf(error, error_size, "jwks_file: %s: %s", path,
                  *size == most ? "larger than 1 MiB" : "cannot be read");
         free(content);
         content = NULL;

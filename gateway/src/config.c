@@ -13,6 +13,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum kind
 {
@@ -198,16 +199,25 @@ find_setting(const char *name)
     return NULL;
 }
 
-/* Refuses a key that is no setting, naming the one that was probably meant. */
-static bool
-refuse_unknown(const char *name, char *error, size_t error_size)
+/* The setting that was probably meant by a name that is none, or NULL. */
+static const struct setting *
+nearest_setting(const char *name)
 {
     const struct setting *nearest = &settings[0];
 
     for (size_t i = 1; i < SETTING_COUNT; i++)
         if (name_distance(name, settings[i].name) < name_distance(name, nearest->name))
             nearest = &settings[i];
-    if (name_distance(name, nearest->name) <= 2 + strlen(nearest->name) / 4)
+    return name_distance(name, nearest->name) <= 1 + strlen(nearest->name) / 4 ? nearest : NULL;
+}
+
+/* Refuses a key that is no setting, naming the one that was probably meant. */
+static bool
+refuse_unknown(const char *name, char *error, size_t error_size)
+{
+    const struct setting *nearest = nearest_setting(name);
+
+    if (nearest != NULL)
         return refuse(error, error_size, "unknown setting \"%.64s\": did you mean \"%s\"?", name,
                       nearest->name);
     return refuse(error, error_size,
@@ -256,6 +266,36 @@ apply_json(struct config *config, const char *json, size_t size, char *error, si
     return good;
 }
 
+/*
+ * Refuses a variable that is nearly that of a setting. Others with our prefix may be somebody
+ * else's: the command line has some.
+ */
+static bool
+refuse_misspelt(char *error, size_t error_size)
+{
+    for (char **variable = environ; *variable != NULL; variable++)
+    {
+        const struct setting *nearest;
+        char name[64];
+        char right[64];
+        size_t length = strcspn(*variable, "=");
+
+        if (strncmp(*variable, "ROWSYNC_", 8) != 0 || length >= sizeof(name))
+            continue;
+        for (size_t i = 8; i <= length; i++)
+            name[i - 8] = i < length ? (char)tolower((unsigned char)(*variable)[i]) : '\0';
+        nearest = nearest_setting(name);
+        if (nearest == NULL)
+            continue;
+        environment_name(nearest, right, sizeof(right));
+        if (strncmp(*variable, right, length) != 0 || right[length] != '\0')
+            return refuse(error, error_size, "unknown variable %.*s: did you mean %s?", (int)length,
+                          *variable, right);
+    }
+    return true;
+}
+
+/* Applies the variables of the environment. */
 static bool
 apply_environment(struct config *config, char *error, size_t error_size)
 {
@@ -271,7 +311,18 @@ apply_environment(struct config *config, char *error, size_t error_size)
             !set_value(config, &settings[i], value, name, error, error_size))
             return false;
     }
-    return true;
+    return refuse_misspelt(error, error_size);
+}
+
+/* How a message calls a setting: by the variable, where that is what gave it its value. */
+static const char *
+called(const char *name, char *variable, size_t size)
+{
+    const char *value;
+
+    environment_name(find_setting(name), variable, size);
+    value = getenv(variable);
+    return value != NULL && *value != '\0' ? variable : name;
 }
 
 /* Is this a list of origins: "*", or scheme://host[:port], by commas? */
@@ -328,14 +379,19 @@ check_conninfo(const char *name, const char *conninfo, char *error, size_t error
 {
     PQconninfoOption *options;
     char *reason = NULL;
+    char variable[64];
     bool good;
 
     options = PQconninfoParse(conninfo, &reason);
     if (reason != NULL)
+    {
         hide_quotations(reason);
+        reason[strcspn(reason, "\n")] = '\0';
+    }
     good = options != NULL && ports_valid(options);
     if (!good)
-        refuse(error, error_size, "%s is no libpq connection string: %.200s", name,
+        refuse(error, error_size, "%s is no libpq connection string: %.200s",
+               called(name, variable, sizeof(variable)),
                options != NULL  ? "its port is no number; / : @ ? # and % of a password must be "
                                   "percent-encoded in a URI"
                : reason != NULL ? reason
@@ -350,6 +406,7 @@ static bool
 check_whole(const struct config *config, char *error, size_t error_size)
 {
     static const char *const levels[] = {"debug", "info", "warning", "error", "off"};
+    char variable[64];
     bool known = false;
 
     if (config->database_url == NULL)
@@ -367,9 +424,9 @@ check_whole(const struct config *config, char *error, size_t error_size)
     if (config->jwt_secret != NULL &&
         (strlen(config->jwt_secret) < 32 || strlen(config->jwt_secret) > 1024))
         return refuse(error, error_size,
-                      "jwt_secret has %zu bytes: HS256 needs at least 32 (RFC 7518, 3.2), and more "
+                      "%s has %zu bytes: HS256 needs at least 32 (RFC 7518, 3.2), and more "
                       "than 1024 are not taken",
-                      strlen(config->jwt_secret));
+                      called("jwt_secret", variable, sizeof(variable)), strlen(config->jwt_secret));
     if ((config->tls_certificate == NULL) != (config->tls_key == NULL))
         return refuse(error, error_size,
                       "tls_certificate and tls_key belong together: one of them is not set");
@@ -393,22 +450,39 @@ check_whole(const struct config *config, char *error, size_t error_size)
     return true;
 }
 
+/*
+ * Reads a configuration of which `path` is the file, or NULL. That is named only where the fault is
+ * surely its own.
+ */
+static bool
+parse(struct config *config, const char *path, const char *json, size_t size, char *error,
+      size_t error_size)
+{
+    char reason[512];
+    bool good;
+
+    set_defaults(config);
+    good = apply_json(config, json, size, reason, sizeof(reason));
+    if (!good)
+        refuse(error, error_size, "%s%s%s", path == NULL ? "" : path, path == NULL ? "" : ": ",
+               reason);
+    good = good && apply_environment(config, error, error_size) &&
+           check_whole(config, error, error_size);
+    if (!good)
+        config_free(config);
+    return good;
+}
+
 bool
 config_parse(struct config *config, const char *json, size_t size, char *error, size_t error_size)
 {
-    set_defaults(config);
-    if (apply_json(config, json, size, error, error_size) &&
-        apply_environment(config, error, error_size) && check_whole(config, error, error_size))
-        return true;
-    config_free(config);
-    return false;
+    return parse(config, NULL, json, size, error, error_size);
 }
 
 bool
 config_load(struct config *config, const char *path, char *error, size_t error_size)
 {
     static const size_t most = 1048576;
-    char reason[512];
     char *json;
     size_t size;
     FILE *file;
@@ -424,12 +498,13 @@ config_load(struct config *config, const char *path, char *error, size_t error_s
         abort();
     size = fread(json, 1, most, file);
     if (ferror(file) || size == most)
-        good = refuse(reason, sizeof(reason), size == most ? "larger than 1 MiB" : "cannot read");
+        good = refuse(error, error_size, "%s: %s", path,
+                      size == most ? "larger than 1 MiB" : "cannot read");
     else
-        good = config_parse(config, json, size, reason, sizeof(reason));
+        good = parse(config, path, json, size, error, error_size);
     fclose(file);
     free(json);
-    return good || refuse(error, error_size, "%s: %s", path, reason);
+    return good;
 }
 
 /* Gives `config` the value that `other` has, and says whether that was another one. */

@@ -118,28 +118,38 @@ name_socket(struct listener *listener, int descriptor, bool tls)
              host, port);
 }
 
+/* The address of a TCP listener; the caller frees it with freeaddrinfo. */
+static bool
+find_address(const struct config *config, struct addrinfo **address, char *error, size_t error_size)
+{
+    static const struct addrinfo hints = {.ai_family = AF_UNSPEC,
+                                          .ai_socktype = SOCK_STREAM,
+                                          .ai_flags = AI_PASSIVE | AI_NUMERICHOST | AI_NUMERICSERV};
+    const char *port = NULL;
+    char host[64];
+
+    /* getaddrinfo takes any number for a port, and cuts it to 16 bits. */
+    if (split_address(config->listen, host, sizeof(host), &port) &&
+        port[strspn(port, "0123456789")] == '\0' && strtol(port, NULL, 10) <= UINT16_MAX &&
+        getaddrinfo(host, port, &hints, address) == 0)
+        return true;
+    snprintf(error, error_size,
+             "listen: \"%.64s\" is no numeric address and port such as 127.0.0.1:8080 or "
+             "[::1]:8080 (the port from 0 to 65535), and no unix:/path",
+             config->listen);
+    return false;
+}
+
 /* One TCP listener a loop: with SO_REUSEPORT the kernel spreads connections over them. */
 static bool
 open_tcp(struct listener *listener, const struct config *config, unsigned count, char *error,
          size_t error_size)
 {
-    struct addrinfo hints = {.ai_family = AF_UNSPEC,
-                             .ai_socktype = SOCK_STREAM,
-                             .ai_flags = AI_PASSIVE | AI_NUMERICHOST | AI_NUMERICSERV};
-    struct addrinfo *address = NULL;
-    const char *port = NULL;
-    char host[64];
+    struct addrinfo *address;
     char reason[128];
 
-    if (!split_address(config->listen, host, sizeof(host), &port) ||
-        getaddrinfo(host, port, &hints, &address) != 0)
-    {
-        snprintf(error, error_size,
-                 "listen: \"%.64s\" is no numeric address and port such as 127.0.0.1:8080 or "
-                 "[::1]:8080, and no unix:/path",
-                 config->listen);
+    if (!find_address(config, &address, error, error_size))
         return false;
-    }
     for (unsigned i = 0; i < count; i++)
     {
         bool alone = i == 0 && !config->reuse_port;
@@ -177,11 +187,12 @@ open_unix(struct listener *listener, const char *path, unsigned count, char *err
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     int descriptor = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    bool good = probe >= 0 && descriptor >= 0 && strlen(path) < sizeof(address.sun_path);
+    bool good = probe >= 0 && descriptor >= 0;
 
+    /* Its length is listener_check's. */
     if (good)
     {
-        memcpy(address.sun_path, path, strlen(path) + 1);
+        snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
         if (connect(probe, (struct sockaddr *)&address, sizeof(address)) != 0 &&
             errno == ECONNREFUSED && is_socket(path))
             unlink(path);
@@ -189,9 +200,7 @@ open_unix(struct listener *listener, const char *path, unsigned count, char *err
                listen(descriptor, BACKLOG) == 0;
     }
     if (!good)
-        snprintf(error, error_size, "cannot listen on unix:%.100s: %s", path,
-                 strlen(path) < sizeof(address.sun_path) ? strerror(errno)
-                                                         : "longer than a socket's path can be");
+        snprintf(error, error_size, "cannot listen on unix:%.100s: %s", path, strerror(errno));
     good = good && share(listener, descriptor, count, error, error_size);
     if (probe >= 0)
         close(probe);
@@ -237,6 +246,27 @@ take_passed(struct listener *listener, long passed, unsigned count, char *error,
         return true;
     }
     return false;
+}
+
+bool
+listener_check(const struct config *config, char *error, size_t error_size)
+{
+    struct addrinfo *address;
+
+    if (strncmp(config->listen, "unix:", 5) == 0)
+    {
+        size_t length = strlen(config->listen + 5);
+
+        if (length > 0 && length < sizeof(((struct sockaddr_un *)NULL)->sun_path))
+            return true;
+        snprintf(error, error_size, "listen: \"%.64s\" %s", config->listen,
+                 length == 0 ? "names no socket file" : "is longer than a socket's path can be");
+        return false;
+    }
+    if (!find_address(config, &address, error, error_size))
+        return false;
+    freeaddrinfo(address);
+    return true;
 }
 
 bool

@@ -16,9 +16,13 @@ struct listener
     char url[160];                  /* what clients can use, such as "http://127.0.0.1:8080" */
 };
 
+/* Whether `listen` is an address that there can be; false with what is wrong in `error`. */
+bool listener_check(const struct config *config, char *error, size_t error_size);
+
 /*
  * Listens on the socket that the service manager has passed (sd_listen_fds(3)), or else where
- * `config` says. False with the cause in `error`; nothing is open then.
+ * `config` says, as listener_check has found it good. False with the cause in `error`; nothing is
+ * open then.
  */
 bool listener_open(struct listener *listener, const struct config *config, unsigned count,
                    char *error, size_t error_size);

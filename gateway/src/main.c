@@ -2,6 +2,7 @@
  * main.c: rowsync-gateway, the process: arguments, signals, start and end.
  */
 #include "config.h"
+#include "listener.h"
 #include "log.h"
 #include "notify.h"
 #include "router.h"
@@ -231,10 +232,11 @@ main(int argc, char **argv)
     settings = calloc(1, sizeof(*settings));
     if (settings == NULL)
         abort();
-    if (!config_load(&settings->config, path, error, sizeof(error)))
+    if (!config_load(&settings->config, path, error, sizeof(error)) ||
+        !listener_check(&settings->config, error, sizeof(error)))
     {
         fprintf(stderr, "rowsync-gateway: %s\n", error);
-        free(settings);
+        free_generations(settings);
         return EXIT_USAGE;
     }
     apply_log_level(&settings->config);

@@ -7,6 +7,7 @@
 #include "log.h"
 
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 /* The back-off in milliseconds: after a first failure, and at most. */
@@ -129,6 +130,20 @@ on_notice(void *unused, const PGresult *notice)
     log_end(&line);
 }
 
+/* Says once that the gateway may do anything in the database: no grant or policy stops it. */
+static void
+warn_of_superuser(const PGconn *pg)
+{
+    static atomic_flag warned = ATOMIC_FLAG_INIT;
+    const char *superuser = PQparameterStatus(pg, "is_superuser");
+
+    if (superuser != NULL && strcmp(superuser, "on") == 0 && !atomic_flag_test_and_set(&warned))
+        log_message(LOG_WARNING, "superuser",
+                    "%s is a superuser: no GRANT and no policy holds for devices; give "
+                    "database_url a role of its own (rowsync.grant_gateway)",
+                    PQuser(pg));
+}
+
 /* A connection is established. */
 static void
 finish_connecting(struct pg_connection *connection)
@@ -144,6 +159,7 @@ finish_connecting(struct pg_connection *connection)
     if (pool->failed_attempts != 0)
         log_message(LOG_INFO, "database_connected", "pool %s is connected again",
                     pool->options.name);
+    warn_of_superuser(connection->pg);
     pool->failed_attempts = 0;
     pool->figures.connected++;
     pool->figures.connects++;

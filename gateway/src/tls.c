@@ -7,13 +7,13 @@
 
 /* OpenSSL's first complaint, and forgets the rest. */
 static void
-explain(const char *path, char *error, size_t error_size)
+explain(const char *setting, const char *path, char *error, size_t error_size)
 {
     char reason[256];
 
     ERR_error_string_n(ERR_peek_error(), reason, sizeof(reason));
     ERR_clear_error();
-    snprintf(error, error_size, "%s: %s", path, reason);
+    snprintf(error, error_size, "%s: %s: %s", setting, path, reason);
 }
 
 /*
@@ -57,7 +57,7 @@ tls_load(const struct config *config, SSL_CTX **context, char *error, size_t err
             SSL_CTX_check_private_key(*context) == 1)
             return true;
     }
-    explain(at, error, error_size);
+    explain(at == config->tls_key ? "tls_key" : "tls_certificate", at, error, error_size);
     SSL_CTX_free(*context);
     *context = NULL;
     return false;

@@ -91,8 +91,14 @@ COMMENT ON FUNCTION rowsync.prune(interval, interval, text) IS
 
 CREATE OR REPLACE FUNCTION rowsync.declare_restored(user_id text DEFAULT NULL, restored_at timestamptz DEFAULT NULL)
     RETURNS bigint
-    LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
+DECLARE
+    scopes bigint;
+BEGIN
+    IF restored_at > clock_timestamp() THEN
+        RAISE EXCEPTION 'restored_at must not be in the future' USING ERRCODE = 'RS002';
+    END IF;
     WITH ended AS (
         SELECT s.scope_id, greatest(s.epoch + 1, (extract(epoch FROM statement_timestamp()) * 1000000)::bigint) AS epoch,
                CASE WHEN restored_at IS NULL THEN s.head
@@ -106,7 +112,9 @@ CREATE OR REPLACE FUNCTION rowsync.declare_restored(user_id text DEFAULT NULL, r
         UPDATE rowsync.scope AS s SET epoch = e.epoch, epochs = s.epochs || ARRAY[e.epoch, e.head]
           FROM ended AS e WHERE e.scope_id = s.scope_id
         RETURNING 1)
-    SELECT count(*) FROM moved
+    SELECT count(*) INTO scopes FROM moved;
+    RETURN scopes;
+END
 $$;
 COMMENT ON FUNCTION rowsync.declare_restored(text, timestamptz) IS
 'After restoring a backup, before anything is written: begins a new epoch in all scopes (or in one user''s) and notes where their logs stand, so that devices that are ahead of the server notice and bring back what it lost. restored_at: when it was restored, if it has been written to since, so that what is later counts as written after the backup. Returns the number of scopes.';

@@ -36,11 +36,12 @@ def test_the_command_line(tmp_path):
     done = run("--check-config", ROWSYNC_TLS_CERTIFICATE=str(tmp_path / "none"),
                ROWSYNC_TLS_KEY="none", **good)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"rowsync-gateway: {tmp_path}/none: ")
+    assert done.stderr.startswith(f"rowsync-gateway: tls_certificate: {tmp_path}/none: ")
     for url in ("postgresql://gw:se%cret@h/app", 'postgresql://gw:s"e"cret%@h/app',
                 "postgresql://gw:secret@[::1/app", "password=very secret"):
         done = run("--check-config", DATABASE_URL=url, ROWSYNC_JWT_SECRET="s" * 32)
-        assert done.stderr.startswith("rowsync-gateway: database_url is no libpq connection string:")
+        assert done.stderr.startswith("rowsync-gateway: DATABASE_URL is no libpq connection string:")
+        assert done.stderr.count("\n") == 1
         assert "cret" not in done.stderr
     done = run("--check-config", ROWSYNC_TLS_KEY="none", **good)
     assert done.stderr == ("rowsync-gateway: tls_certificate and tls_key belong together: one of "
@@ -50,6 +51,31 @@ def test_the_command_line(tmp_path):
     assert done.returncode == 0
     done = run("--check-config", **{**good, "DATABASE_URL": ""})
     assert done.stderr.startswith("rowsync-gateway: database_url is not set")
+    for listen in ("127.0.0.1", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1:+8080", "localhost:80",
+                   "127.0.0.1:99999999999999999999", "unix:", "unix:/" + "x" * 200):
+        done = run("--check-config", ROWSYNC_LISTEN=listen, **good)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f'rowsync-gateway: listen: "{listen[:64]}" ')
+    for listen in ("127.0.0.1:65535", "0.0.0.0:0", "[::1]:8080", "unix:/tmp/x"):
+        assert run("--check-config", ROWSYNC_LISTEN=listen, **good).returncode == 0
+    # A variable that is nearly a setting's is one that was misspelt; others are not ours.
+    for wrong, right in (("ROWSYNC_LISTN", "ROWSYNC_LISTEN"), ("ROWSYNC_listen", "ROWSYNC_LISTEN"),
+                         ("ROWSYNC_DATABASE_URL", "DATABASE_URL")):
+        done = run("--check-config", **good, **{wrong: "x"})
+        assert (done.returncode, done.stderr) == (
+            2, f"rowsync-gateway: unknown variable {wrong}: did you mean {right}?\n")
+    assert run("--check-config", ROWSYNC_URL="http://x", ROWSYNC_TOKEN="x", **good).returncode == 0
+    # The file is blamed only for what is its own.
+    config = tmp_path / "gateway.json"
+    config.write_text('{"jwt_secret": "short"}')
+    done = run("--check-config", "--config", str(config), DATABASE_URL="dbname=x")
+    assert done.stderr.startswith("rowsync-gateway: jwt_secret has 5 bytes")
+    done = run("--check-config", "--config", str(config), DATABASE_URL="dbname=x",
+               ROWSYNC_JWT_SECRET="shorter")
+    assert done.stderr.startswith("rowsync-gateway: ROWSYNC_JWT_SECRET has 7 bytes")
+    config.write_text('{"pool_size": "many"}')
+    done = run("--check-config", "--config", str(config), **good)
+    assert done.stderr.startswith(f'rowsync-gateway: {config}: "pool_size" must be an integer')
     assert re.fullmatch(r"rowsync-gateway \d+\.\d+\S*\n", run("--version").stdout)
     assert run("--help").stdout.startswith("Usage: rowsync-gateway ")
     for wrong in (["--nonsense"], ["argument"]):
@@ -60,12 +86,13 @@ def test_the_command_line(tmp_path):
 def test_a_wrong_configuration_is_refused_at_the_start(start_gateway, tmp_path):
     for settings, message in (
             ({"ROWSYNC_JWT_SECRET": None}, "neither jwt_secret nor jwks_file is set"),
-            ({"ROWSYNC_JWT_SECRET": "short"}, "jwt_secret has 5 bytes"),
+            ({"ROWSYNC_JWT_SECRET": "short"}, "ROWSYNC_JWT_SECRET has 5 bytes"),
             ({"DATABASE_URL": None}, "database_url is not set"),
             ({"ROWSYNC_LISTEN": "nowhere"}, 'listen: "nowhere" is no numeric address and port'),
+            ({"ROWSYNC_LISTEN": "127.0.0.1:99999"}, 'listen: "127.0.0.1:99999" is no numeric'),
             ({"ROWSYNC_LISTEN": "192.0.2.1:0"}, "cannot listen on 192.0.2.1:0: Cannot assign"),
             ({"ROWSYNC_POOL_SIZE": "0"}, "ROWSYNC_POOL_SIZE must be an integer from 1 to 1000"),
-            ({"ROWSYNC_JWKS_FILE": "/nonexistent"}, "/nonexistent: No such file")):
+            ({"ROWSYNC_JWKS_FILE": "/nonexistent"}, "jwks_file: /nonexistent: No such file")):
         with pytest.raises(RuntimeError, match=re.escape("rowsync-gateway: " + message)):
             start_gateway(**settings)
     precious = tmp_path / "precious"
@@ -110,6 +137,19 @@ def test_sighup_reads_the_configuration_again(start_gateway, tmp_path, mint):
     assert gateway.request("POST", "/sync/upload", b"x" * 2001,
                            token=mint("ann", "phone", iss="two")).status == 400
     assert gateway.stop() == 0
+
+
+def test_a_superuser_is_warned_of_once(start_gateway, database):
+    gateway = start_gateway(DATABASE_URL=database.cluster.dsn(database.name), ROWSYNC_LOOPS=2)
+    assert eventually(lambda: gateway.request("GET", "/readyz").status == 200)
+    assert eventually(lambda: any(line["event"] == "superuser" for line in gateway.log()))
+    assert gateway.stop() == 0
+    assert [line["message"].split(":")[0] for line in gateway.log()
+            if line["event"] == "superuser"] == ["postgres is a superuser"]
+    gateway = start_gateway()
+    assert eventually(lambda: gateway.request("GET", "/readyz").status == 200)
+    assert gateway.stop() == 0
+    assert [line for line in gateway.log() if line["event"] == "superuser"] == []
 
 
 def test_sigterm_ends_an_idle_gateway_at_once(start_gateway):

@@ -24,6 +24,7 @@ INSERT INTO t.case (what, sqlstate, before, statement, message) VALUES
 ('register_table', 'RS005', '', $$SELECT rowsync.register_table('app.pile')$$, 'key column "id" of app.pile has type numeric'),
 ('register_table', 'RS007', 'old', $$SELECT rowsync.register_table('app.pile')$$, 'the rowsync library is version'),
 ('register_table', '42501', 'SET LOCAL ROLE tap_owner', $$SELECT rowsync.register_table('app.pile')$$, 'must be owner of table pile'),
+('declare_restored', 'RS002', '', $$SELECT rowsync.declare_restored(restored_at => now() + interval '1 hour')$$, 'restored_at must not be in the future'),
 ('unregister_table', 'RS006', '', $$SELECT rowsync.unregister_table('app.pile')$$, 'app.pile is not registered'),
 ('unregister_table', 'RS007', 'old', $$SELECT rowsync.unregister_table('app.users')$$, 'the rowsync library is version'),
 ('unregister_table', '42501', 'SET LOCAL ROLE tap_owner', $$SELECT rowsync.unregister_table('app.users')$$, 'must be owner of table users'),
