@@ -56,6 +56,14 @@ typedef enum TableStatement
     TABLE_STATEMENTS
 } TableStatement;
 
+/* What the next snapshot is to see to in a table, and what the last one had to say of it; bits. */
+enum Refill
+{
+    REFILL_COLUMNS = 1,  /* rows lack the server's content of a column that came along */
+    REFILL_VERSIONS = 2, /* the versions here are of the table of another schema */
+    REFILL_ABSENT = 4    /* the server did not sync a table of that name */
+};
+
 /* A tracked table. */
 typedef struct Table
 {
@@ -67,7 +75,7 @@ typedef struct Table
     Buffer head;  /* "schema", "table" and the beginning of "op" as a request has them */
     rowsync_policy policy;
     bool exists;              /* with a primary key */
-    bool refill;              /* rows lack the server's content of a column that came along */
+    int refill;               /* of enum Refill */
     bool own_conflict_clause; /* its constraints may say ON CONFLICT REPLACE or IGNORE */
     bool hidden_unique;       /* has a unique index that no probe can foresee */
     Column *columns;

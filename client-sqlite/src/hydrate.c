@@ -176,6 +176,29 @@ see_log(Hydration *hydration, const Snapshot *snapshot)
     return ROWSYNC_OK;
 }
 
+/*
+ * Versions of the table of another schema say nothing of this one: its rows count as ones of which
+ * the server has said nothing yet.
+ */
+static rowsync_code
+forget_versions(rowsync *client, const Table *table)
+{
+    Buffer sql = {0};
+    int64_t other = 0;
+    rowsync_code code = query_int(client, "SELECT refill & 2 FROM _sync_table WHERE table_id = ?1",
+                                  table->id, &other);
+
+    if (code != ROWSYNC_OK || other == 0)
+        return code;
+    buffer_printf(&sql,
+                  "DELETE FROM _sync_version WHERE table_id = %lld AND deleted;"
+                  "UPDATE _sync_version SET server_version = 0 WHERE table_id = %lld",
+                  (long long)table->id, (long long)table->id);
+    code = sql.failed ? rs_nomem(client) : rs_exec(client, sql.data);
+    buffer_free(&sql);
+    return code;
+}
+
 /* The header has come: begins the transaction, and sees how each table is to be filled. */
 static rowsync_code
 prepare_targets(void *context, Snapshot *snapshot)
@@ -209,6 +232,8 @@ prepare_targets(void *context, Snapshot *snapshot)
 
         if (table == NULL)
             continue;
+        if ((code = forget_versions(client, table)) != ROWSYNC_OK)
+            break;
         code = query_int(client,
                          "SELECT EXISTS (SELECT 1 FROM _sync_version WHERE table_id = ?1)"
                          " OR EXISTS (SELECT 1 FROM _sync_dirty WHERE table_id = ?1)"
@@ -331,10 +356,11 @@ take_in(Hydration *hydration, const Snapshot *snapshot, int number, int64_t vers
     if (object->failed)
         return rs_nomem(client);
     state.payload = (Slice){object->data, object->length};
-    code = client->restored ? take_restored(client, source->table, &snapshot->key, &state,
-                                            hydration->shared, hydration->report)
-                            : (source->table->refill ? take_refilled : take_row)(
-                                  client, source->table, &snapshot->key, &state, hydration->report);
+    code = client->restored
+               ? take_restored(client, source->table, &snapshot->key, &state, hydration->shared,
+                               hydration->report)
+               : ((source->table->refill & REFILL_COLUMNS) != 0 ? take_refilled : take_row)(
+                     client, source->table, &snapshot->key, &state, hydration->report);
     if (code != ROWSYNC_OK || hydration->targets[number].plain)
         return code;
     if ((seen = rs_keyed(client, SQL_SEEN_PUT, source->table, &snapshot->key)) == NULL)
@@ -359,16 +385,15 @@ take_snapshot_row(void *context, Snapshot *snapshot, int number, int64_t version
     return code;
 }
 
-/* Must rows of the table that the snapshot did not have go? */
-static bool
-is_complete(const Hydration *hydration, const Snapshot *snapshot, const Table *table)
+/* The place of the table in the snapshot; -1 where the server does not sync it. */
+static int
+place_of(const Snapshot *snapshot, const Table *table)
 {
     int i;
 
-    for (i = 0; i < snapshot->table_count; i++)
-        if (snapshot->tables[i].table == table)
-            return !hydration->targets[i].plain;
-    return false; /* the server may have stopped to sync it */
+    for (i = snapshot->table_count - 1; i >= 0 && snapshot->tables[i].table != table; i--)
+        ;
+    return i;
 }
 
 /*
@@ -412,8 +437,10 @@ settle_unseen(const Hydration *hydration, const Snapshot *snapshot)
     for (i = 0; i < client->table_count && code == ROWSYNC_OK; i++)
     {
         Table *table = &client->tables[i];
+        int place = place_of(snapshot, table);
 
-        if (!is_complete(hydration, snapshot, table))
+        /* The server may have stopped to sync it. */
+        if (place < 0 || hydration->targets[place].plain)
             continue;
         sqlite3_reset(statement);
         sqlite3_bind_int64(statement, 1, table->id);
@@ -434,6 +461,34 @@ settle_unseen(const Hydration *hydration, const Snapshot *snapshot)
     sqlite3_finalize(statement);
     key_free(&key);
     return client->code;
+}
+
+/* Notes what the snapshot was good for: see enum Refill. */
+static rowsync_code
+note_refills(rowsync *client, const Snapshot *snapshot)
+{
+    Buffer sql = {0};
+    rowsync_code code;
+    int i;
+
+    buffer_text(&sql, "UPDATE _sync_table SET refill = CASE WHEN table_id IN (0");
+    for (i = 0; i < client->table_count; i++)
+    {
+        const Table *table = &client->tables[i];
+
+        if (place_of(snapshot, table) >= 0)
+            continue;
+        buffer_printf(&sql, ", %lld", (long long)table->id);
+        if (table->exists)
+            rs_log(client,
+                   "the server syncs no table %s.%s: register it there, or track it with the"
+                   " schema that it has",
+                   table->schema, table->name);
+    }
+    buffer_printf(&sql, ") THEN refill | %d ELSE 0 END", REFILL_ABSENT);
+    code = sql.failed ? rs_nomem(client) : rs_exec(client, sql.data);
+    buffer_free(&sql);
+    return code;
 }
 
 /* Puts triggers and indexes back. */
@@ -469,7 +524,7 @@ complete(const Hydration *hydration, const Snapshot *snapshot)
         return rs_fail(client, ROWSYNC_DATABASE, "Sync again.",
                        "Rows of tables that are not tracked hold on to deleted ones.");
     if (code == ROWSYNC_OK)
-        code = rs_exec(client, "UPDATE _sync_table SET refill = 0 WHERE refill");
+        code = note_refills(client, snapshot);
     /* Own changes up to there are in it. */
     if (code == ROWSYNC_OK)
         code = note_last_upload(client, snapshot->seq);

@@ -174,7 +174,8 @@ layout_follow(rowsync *client, Table *table)
                 " _sync_version WHERE table_id = %lld);",
                 (long long)table->id, (long long)table->id);
     }
-    buffer_printf(&sql, "UPDATE _sync_table SET refill = refill OR %d, layout = ", added > 0);
+    buffer_printf(&sql, "UPDATE _sync_table SET refill = refill | %d, layout = ",
+                  added > 0 ? REFILL_COLUMNS : 0);
     buffer_literal(&sql, buffer_string(&layout));
     buffer_printf(&sql, " WHERE table_id = %lld", (long long)table->id);
     if (code == ROWSYNC_OK)
@@ -184,7 +185,7 @@ layout_follow(rowsync *client, Table *table)
         code = rs_load_info(client);
     if (code == ROWSYNC_OK)
     {
-        table->refill |= added > 0;
+        table->refill |= added > 0 ? REFILL_COLUMNS : 0;
         rs_free(table->layout);
         table->layout = layout.data;
         layout = (Buffer){0};

@@ -229,7 +229,7 @@ tables_load(rowsync *client)
         table->local = rs_copy(rs_text(statement, 4));
         table->layout = rs_copy(rs_text(statement, 5));
         table->own_conflict_clause = sqlite3_column_int(statement, 6) != 0;
-        table->refill = sqlite3_column_int(statement, 7) != 0;
+        table->refill = sqlite3_column_int(statement, 7);
         buffer_text(&table->head, ",\"schema\":");
         buffer_json_text(&table->head, rs_text(statement, 2), strlen(rs_text(statement, 2)));
         buffer_text(&table->head, ",\"table\":");

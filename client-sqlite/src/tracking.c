@@ -113,6 +113,7 @@ rowsync_track(rowsync *client, const char *table_name, const rowsync_track_optio
                        " VALUES (?1, coalesce(?2, 'public'), coalesce(?3, 0), coalesce(?4, '[]'))"
                        " ON CONFLICT (table_name) DO UPDATE SET"
                        " schema_name = coalesce(?2, schema_name), policy = coalesce(?3, policy),"
+                       " refill = CASE WHEN ?2 <> schema_name THEN refill & 1 | 2 ELSE refill END,"
                        " local_columns = coalesce(?4, local_columns) RETURNING table_id",
                        &statement);
         if (code == ROWSYNC_OK)
@@ -139,8 +140,10 @@ rowsync_track(rowsync *client, const char *table_name, const rowsync_track_optio
             code = triggers_install(client);
         if (code == ROWSYNC_OK)
             code = capture_existing(client, table);
-        /* What the log has of a new table lies before the cursor: it is read from the start. */
-        if (code == ROWSYNC_OK && client->table_count > known)
+        /* What the log has of another table than before lies before the cursor: it is read from the
+         * start. */
+        if (code == ROWSYNC_OK &&
+            (client->table_count > known || (table->refill & REFILL_VERSIONS) != 0))
             code = rs_exec(client, "UPDATE _sync_client_info SET hydrated = 0");
         code = rs_stop(client, code);
         client->loaded = false;

@@ -237,6 +237,54 @@ def test_a_forgotten_schema_is_explained(device):
     assert "schema NAME" not in said(phone, "rejected")
 
 
+@pytest.mark.parametrize("rows_before", [False, True])
+def test_the_right_schema_brings_the_rows(device, rows_before):
+    """A schema that was forgotten, or changed to a wrong one and back: nothing stays away unnoticed."""
+    ann, ben = ANN, str(uuid.uuid4())
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    add_user(phone)
+    phone.sync()
+    if rows_before:
+        tablet.sync()
+    said(tablet, "track", "users", "--schema", "wrong")
+    for command in ("sync", "status"):
+        done = tablet.run(command)
+        assert "the server syncs no table wrong.users\n" in done.stderr
+        assert f"`rowsync track {tablet.path} users --schema NAME`" in done.stderr
+    add_user(phone, "Ben", ben)
+    phone.rows("UPDATE users SET name = 'Anna' WHERE id = ?", (ann,))
+    phone.sync()
+    if rows_before:
+        tablet.rows("UPDATE users SET updated_at = 2 WHERE id = ?", (ann,))
+    said(tablet, "track", "users", "--schema", "business", "--policy", "merge")
+    assert "syncs no table" not in tablet.run("sync").stderr
+    assert sorted(tablet.rows("SELECT name, updated_at FROM users")) == [
+        ("Anna", 2 if rows_before else 1), ("Ben", 1)]
+    assert "syncs no table" not in tablet.run("status").stderr
+    assert "as the server has them" in said(tablet, "verify", "--server")
+
+
+def test_a_table_of_another_schema_is_another_one(device, database):
+    """The same key with a lower version: the row becomes that of the schema which is named now."""
+    database.rows("""CREATE SCHEMA other;
+        CREATE TABLE other.users (id uuid PRIMARY KEY, name text, email text, created_at bigint, updated_at bigint);
+        SELECT rowsync.register_table('other.users');
+        GRANT ALL ON SCHEMA other TO business_gateway;
+        GRANT ALL ON other.users TO business_gateway;
+        SET rowsync.scope = 'ann';""")
+    database.rows("INSERT INTO other.users VALUES (%s, 'Other', 'o@cli', 7, 7)", ANN)
+    phone = device("ann", "phone")
+    for name, key in (("Ann", ANN), ("Ben", str(uuid.uuid4()))):
+        add_user(phone, name, key)
+    phone.sync()
+    said(phone, "track", "users", "--schema", "other")
+    phone.sync()
+    assert phone.rows("SELECT name, updated_at FROM users") == [("Other", 7)]
+    phone.rows("UPDATE users SET updated_at = 8")
+    assert phone.sync()["statuses"] == {"applied": 1}
+    assert database.rows("SELECT name, updated_at FROM other.users") == [("Other", 8)]
+
+
 def test_a_token_for_another_source(device):
     phone = device("ann", "phone")
     phone._token = rig.mint("ann", "tablet")

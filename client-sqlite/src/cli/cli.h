@@ -90,6 +90,7 @@ const char *plural(int64_t count);
 json_t *query_rows(const Session *session, const char *sql);
 int print_rows(const Session *session, const char *sql, const char *value, int *count);
 void print_unregistered(const Session *session);
+void warn_of_absent(const Session *session);
 void print_report(const Session *session, const rowsync_report *report);
 
 /* terminal.c */

@@ -240,6 +240,7 @@ run_status(Session *session)
                    " value is in use\n",
                    (long long)held, plural(held));
     }
+    warn_of_absent(session);
     if (result == EXIT_DONE && state.conflicts + state.rejected > 0)
         result = EXIT_ATTENTION;
     return result;
@@ -265,6 +266,7 @@ run_sync(Session *session)
     if (code != ROWSYNC_OK)
         return failed(session);
     print_report(session, &report);
+    warn_of_absent(session);
     return report.rejected + report.conflicts > 0 ? EXIT_ATTENTION : EXIT_DONE;
 }
 

@@ -331,6 +331,33 @@ print_unregistered(const Session *session)
                session->arguments->file);
 }
 
+/*
+ * Warns of tracked tables that the server did not sync when the rows were fetched, until rows of
+ * theirs have come all the same. On standard error, for it is no part of what was asked for.
+ */
+void
+warn_of_absent(const Session *session)
+{
+    static const char sql[] =
+        "SELECT schema_name || '.' || table_name, table_name FROM _sync_table t WHERE"
+        " refill & 4 AND (refill & 2 OR NOT EXISTS (SELECT 1 FROM _sync_version v WHERE"
+        " v.table_id = t.table_id)) ORDER BY table_name";
+    sqlite3_stmt *statement = NULL;
+
+    if (sqlite3_prepare_v2(session->db, sql, -1, &statement, NULL) == SQLITE_OK)
+        while (sqlite3_step(statement) == SQLITE_ROW)
+        {
+            fprintf(stderr, "%srowsync:%s the server syncs no table ", style(stderr, STYLE_BAD),
+                    style(stderr, STYLE_PLAIN));
+            put_plain(stderr, cell(statement, 0));
+            fprintf(stderr, "\n  Register it there, or name its schema by `rowsync track %s ",
+                    session->arguments->file);
+            put_plain(stderr, cell(statement, 1));
+            fputs(" --schema NAME`.\n", stderr);
+        }
+    sqlite3_finalize(statement);
+}
+
 /* The first few refused changes, and where the rest is. */
 static void
 print_refusals(const Session *session, int64_t rejected)
