@@ -331,7 +331,7 @@ explain(rowsync *client, const Exchange *answer)
 {
     static const char *const names[] = {"detail", "hint", "code", "title"};
     Slice fields[4];
-    Buffer detail = {0}, hint = {0};
+    Buffer detail = {0}, hint = {0}, problem = {0};
     rowsync_code code = answer->status == 401 || answer->status == 403   ? ROWSYNC_AUTH
                         : answer->status == 429 || answer->status >= 500 ? ROWSYNC_UNAVAILABLE
                                                                          : ROWSYNC_REFUSED;
@@ -341,16 +341,24 @@ explain(rowsync *client, const Exchange *answer)
         if (!scan_string(fields[0], &detail))
             scan_string(fields[3], &detail);
         scan_string(fields[1], &hint);
+        scan_string(fields[2], &problem);
     }
     code = rs_fail(client, code,
                    hint.length > 0               ? hint.data
                    : code == ROWSYNC_AUTH        ? "Get a fresh token for this user and source."
                    : code == ROWSYNC_UNAVAILABLE ? "Try again later; nothing is lost."
-                                                 : "Is the URL that of a rowsync gateway?",
+                   : strcmp(buffer_string(&problem), "source_mismatch") == 0
+                       ? "Get a token for the source of this database, which rowsync_get_state()"
+                         " tells, or attach with the source of the token."
+                   : strcmp(buffer_string(&problem), "not_found") == 0
+                       ? "Give the gateway's URL alone, without a path of its own."
+                   : problem.length > 0 ? ""
+                                        : "Is the URL that of a rowsync gateway?",
                    "The server answered %ld%s%.400s", answer->status,
                    detail.length > 0 ? ": " : ".", buffer_string(&detail));
     buffer_free(&detail);
     buffer_free(&hint);
+    buffer_free(&problem);
     return code;
 }
 

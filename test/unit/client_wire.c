@@ -241,6 +241,33 @@ test_statuses(void)
     }
 }
 
+/* A problem document without a hint of its own: what to do is not guessed against its code. */
+static void
+test_hints(void)
+{
+    static const struct
+    {
+        const char *answer, *hint;
+    } cases[] = {
+        {"400 {\"code\":\"source_mismatch\",\"detail\":\"d\"}",
+         "Get a token for the source of this database, which rowsync_get_state() tells, or attach"
+         " with the source of the token."},
+        {"404 {\"code\":\"not_found\",\"detail\":\"d\"}",
+         "Give the gateway's URL alone, without a path of its own."},
+        {"400 {\"code\":\"invalid_request\",\"detail\":\"d\"}", ""},
+        {"400 <html>", "Is the URL that of a rowsync gateway?"},
+    };
+    size_t i;
+
+    for (i = 0; i < COUNT(cases); i++)
+    {
+        fresh("INSERT INTO users VALUES ('a', 'Ann', 1)");
+        push(cases[i].answer, cases[i].answer);
+        is(rowsync_hint(client), cases[i].hint, "the hint is not guessed");
+        close_client(client, db);
+    }
+}
+
 static void
 test_problems(void)
 {
@@ -568,6 +595,7 @@ main(void)
 {
     test_documented();
     test_statuses();
+    test_hints();
     test_problems();
     test_wrong_statuses();
     test_words();
