@@ -79,7 +79,8 @@ extern "C"
         ROWSYNC_KEEP_POLICY = -1, /* to rowsync_track() only: as it is, or the server wins */
         ROWSYNC_SERVER_WINS = 0,  /* the row becomes what the server has; what was written here
                                      is kept in _sync_overwritten */
-        ROWSYNC_CLIENT_WINS = 1,  /* the edit is sent again, on top of the server's version */
+        ROWSYNC_CLIENT_WINS = 1,  /* the columns edited are sent again, on top of the server's
+                                     version;  the whole row where it is new or was deleted there */
         ROWSYNC_MERGE = 2, /* by column: columns that only one side changed are kept from that
                               side; where both changed the same column, the server wins */
         ROWSYNC_MANUAL = 3 /* both sides are kept in _sync_conflict until rowsync_resolve() */
@@ -293,7 +294,7 @@ extern "C"
      * uploaded. The table has the name, the key and the columns of a table on the server. Its key
      * must be declared and of a type that compares exactly: TEXT, INTEGER, BLOB (a uuid's 16
      * bytes). Tracking a tracked table again changes the options that are given, and leaves
-     * what is pending.
+     * what is pending; another schema makes the next sync fetch the rows of that table.
      */
     rowsync_code rowsync_track(rowsync *client, const char *table,
                                const rowsync_track_options *options);

@@ -10,7 +10,9 @@
  * edit.
  *
  * A row keeps the place in the queue that its first edit had, so that a parent that is edited again
- * does not fall behind its children. A deletion goes to the end, as does what comes after it.
+ * does not fall behind its children. A deletion goes to the end, as does what comes after it. That
+ * of a new row has no columns changed, unless there was an edit before it, which may have been
+ * sent.
  */
 #include "client.h"
 
@@ -44,7 +46,8 @@ prepare_fold(rowsync *client, sqlite3_stmt **fold)
                 " END AS fields FROM _sync_log) l, (SELECT next_change_id - 1 - (SELECT max(seq)"
                 " FROM _sync_log) AS first FROM _sync_client_info) WHERE pk IS NOT NULL"
                 " ORDER BY table_id, pk, seq ON CONFLICT (table_id, pk) DO UPDATE SET"
-                " change_id = excluded.change_id, changed = changed | excluded.changed,"
+                " change_id = excluded.change_id, changed = CASE WHEN base_version = 0 AND"
+                " excluded.old_row IS NOT NULL THEN -1 ELSE changed | excluded.changed END,"
                 " queued = CASE WHEN excluded.old_row IS NOT NULL OR"
                 " (excluded.changed = -1 AND old_row IS NOT NULL) THEN excluded.queued"
                 " ELSE queued END, old_row = coalesce(excluded.old_row, old_row)");

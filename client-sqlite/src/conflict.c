@@ -115,17 +115,6 @@ server_wins(rowsync *client, const Change *change, const RowState *theirs, Slice
     return row_drop(client, SQL_DIRTY_DROP, change->table, &change->key);
 }
 
-/* The edit is sent again, whole, on the server's version. */
-static rowsync_code
-client_wins(rowsync *client, const Change *change, const RowState *theirs)
-{
-    if (row_set_version(client, change->table, &change->key, theirs->version, theirs->deleted) !=
-            ROWSYNC_OK ||
-        row_drop(client, SQL_HELD_DROP, change->table, &change->key) != ROWSYNC_OK)
-        return client->code;
-    return rebase(client, change, theirs->version, change->op == OP_DELETE ? 0 : -1);
-}
-
 /* Is the name (with its quotes) an element of the array? */
 static bool
 array_has(Slice array, Slice name)
@@ -254,6 +243,26 @@ take_unedited(rowsync *client, const Change *change, const RowState *theirs)
 }
 
 /*
+ * The edit is sent again on the server's version: the columns that were edited, around which the
+ * row becomes the server's. Whole, where the server has none or its row cannot be stored here.
+ */
+static rowsync_code
+client_wins(rowsync *client, const Change *change, const RowState *theirs, Slice local_payload)
+{
+    bool whole = theirs->deleted;
+    int64_t mask = change->op == OP_DELETE ? 0 : change->changed;
+
+    if (change->op != OP_DELETE && !whole && mask != -1 &&
+        put_around(client, change, theirs, local_payload, mask, &whole) != ROWSYNC_OK)
+        return client->code;
+    if (row_set_version(client, change->table, &change->key, theirs->version, theirs->deleted) !=
+            ROWSYNC_OK ||
+        row_drop(client, SQL_HELD_DROP, change->table, &change->key) != ROWSYNC_OK)
+        return client->code;
+    return rebase(client, change, theirs->version, change->op != OP_DELETE && whole ? -1 : mask);
+}
+
+/*
  * Three-way merge: the row takes over what the server changed, the edits that survive stay pending
  * on the server's version. An edit of a row that is deleted on one side is not merged: server wins.
  */
@@ -299,7 +308,7 @@ settle(rowsync *client, const Change *change, const RowState *theirs, Slice serv
     switch (policy)
     {
         case ROWSYNC_CLIENT_WINS:
-            return client_wins(client, change, theirs);
+            return client_wins(client, change, theirs, local_payload);
         case ROWSYNC_MERGE:
             return merge(client, change, theirs, server_changed, local_payload);
         case ROWSYNC_MANUAL:

@@ -23,6 +23,7 @@ typedef enum PendingColumn
     PENDING_CHANGED,
     PENDING_OLD_ROW,
     PENDING_DELETED, /* the server had deleted the row */
+    PENDING_NEVER,   /* the server never had the row: it refused all there was of it */
     PENDING_THERE,   /* the row is in its table */
     PENDING_FIELDS   /* its first column */
 } PendingColumn;
@@ -258,7 +259,8 @@ change_payload(rowsync *client, Change *change, Buffer *out, bool whole, const c
         }
         else
         {
-            change->op = OP_DELETE;
+            /* A row that was refused and is gone again came to nothing. */
+            change->op = sqlite3_column_int(statement, PENDING_NEVER) ? OP_NOTHING : OP_DELETE;
             write_old_row(change->table,
                           (Slice){(const char *)sqlite3_column_text(statement, PENDING_OLD_ROW),
                                   (size_t)sqlite3_column_bytes(statement, PENDING_OLD_ROW)},
@@ -363,11 +365,17 @@ settle_here(rowsync *client, Change *change, const char *problem, int64_t *rejec
     }
     else
     {
-        sqlite3_stmt *statement = rs_keyed(client, SQL_DIRTY_CLEAR, change->table, &change->key);
+        static const Statement what[] = {SQL_DIRTY_CLEAR, SQL_REJECTED_SETTLE};
+        size_t i;
 
-        if (statement != NULL)
-            sqlite3_bind_int64(statement, 3, change->change_id);
-        code = rs_finish(client, statement, "dropping a mark");
+        for (i = 0; i < 2 && code == ROWSYNC_OK; i++)
+        {
+            sqlite3_stmt *statement = rs_keyed(client, what[i], change->table, &change->key);
+
+            if (statement != NULL)
+                sqlite3_bind_int64(statement, 3, change->change_id);
+            code = rs_finish(client, statement, "dropping a mark");
+        }
     }
     return rs_end(client, code);
 }

@@ -14,6 +14,11 @@
  * of SQL literals (quote() is exact for every type and cannot fail, which no JSON function is in
  * all SQLite versions). _sync_edited has the keys of both.
  *
+ * _sync_rejected has what the server refused, with the old_row of the mark. That is NULL for a new
+ * row which the server never had: it refused every upload of it, which was of one edit, so that
+ * none was taken unheard. '{}' where edits went together, and one of them may have been taken
+ * before.
+ *
  * _sync_held keeps what the server says of a row that could not be applied: because edits of the
  * row are pending (state 0), because the app is to decide (1), or because something local is in the
  * way, such as a missing parent (2). The latest one counts.
@@ -154,12 +159,13 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
     [SQL_REJECTED_PUT] =
         "INSERT INTO _sync_rejected (table_id, pk, pk_text, change_id, op, base_version, changed,"
         " reason, message, details, payload, old_row) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9,"
-        " ?10, ?11, old_row FROM _sync_dirty WHERE " ROW_KEY " AND change_id = ?4"
+        " ?10, ?11, coalesce(old_row, CASE WHEN base_version = 0 AND change_id <> queued THEN '{}'"
+        " END) FROM _sync_dirty WHERE " ROW_KEY " AND change_id = ?4"
         " ON CONFLICT (table_id, pk) DO UPDATE SET change_id = excluded.change_id, op = "
         "excluded.op, base_version ="
         " excluded.base_version, changed = changed | excluded.changed, reason = excluded.reason,"
         " message = excluded.message, details = excluded.details, payload = excluded.payload,"
-        " old_row = excluded.old_row, rejected_at = excluded.rejected_at",
+        " old_row = coalesce(excluded.old_row, old_row), rejected_at = excluded.rejected_at",
     [SQL_OVERWRITTEN_PUT] =
         "INSERT INTO _sync_overwritten (table_name, pk_uuid, op, base_version, server_version,"
         " payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",

@@ -364,11 +364,15 @@ append_pending(Buffer *sql, const Table *table, bool row)
 
     /* Only a row that was inserted can be one that the server has deleted. */
     buffer_text(
-        sql, row ? "SELECT 0, 0, 0, NULL, 0, "
+        sql, row ? "SELECT 0, 0, 0, NULL, 0, 0, "
                  : "SELECT d.change_id, d.base_version, d.changed | coalesce((SELECT changed FROM"
                    " _sync_rejected r WHERE r.table_id = d.table_id AND r.pk = d.pk), 0),"
                    " d.old_row, CASE d.changed WHEN -1 THEN (SELECT deleted FROM _sync_version v"
-                   " WHERE v.table_id = d.table_id AND v.pk = d.pk) END, ");
+                   " WHERE v.table_id = d.table_id AND v.pk = d.pk) END, d.base_version = 0 AND"
+                   " d.changed = 0 AND EXISTS (SELECT 1 FROM _sync_rejected r WHERE r.table_id ="
+                   " d.table_id AND r.pk = d.pk AND r.op = 'INSERT' AND r.base_version = 0 AND"
+                   " r.old_row IS NULL) AND NOT EXISTS (SELECT 1 FROM _sync_held h WHERE"
+                   " h.table_id = d.table_id AND h.pk = d.pk), ");
     sql_field(sql, "t", table->columns[table->keys[0]].name);
     buffer_text(sql, " IS NOT NULL");
     for (i = 0; i < table->column_count; i++)

@@ -188,8 +188,8 @@ test_conflicts(void)
 
     fresh(known, ROWSYNC_CLIENT_WINS);
     push(THEIRS, NULL);
-    is(rows(db, "SELECT name, base_version, changed FROM users, _sync_dirty"), "Mine,8,-1",
-       "client wins: sent again, whole, on their version");
+    is(rows(db, "SELECT name, n, base_version, changed FROM users, _sync_dirty"), "Mine,2.5,8,1",
+       "client wins: the columns edited are sent again, the rest of the row is theirs");
     close_client(client, db);
 
     fresh(known, ROWSYNC_MERGE);
@@ -310,6 +310,75 @@ test_invalid(void)
 }
 
 /* What loses a conflict is kept; tokens of others are refused. */
+/* A push that gets no answer; the client is as after a good call. */
+static void
+push_unheard(void)
+{
+    rowsync_state after;
+
+    push("503 {}", NULL);
+    rowsync_get_state(client, &after);
+}
+
+/* A new row is refused, perhaps edited, and deleted: what the last push sends. */
+static void
+test_rows_that_never_were(void)
+{
+    static const struct
+    {
+        const char *title;
+        bool unheard;
+        const char *edit, *sent;
+    } cases[] = {
+        {"a refused row that is deleted is forgotten", false, NULL, NULL},
+        {"as is one that was edited and refused again", false, "UPDATE users SET n = 3", NULL},
+        {"not one whose edits may have been taken unheard", true, "UPDATE users SET n = 3",
+         "\"op\":\"DELETE\""},
+        {"nor one that was sent again unheard", true, NULL, "\"op\":\"DELETE\""},
+    };
+    size_t i;
+
+    for (i = 0; i < sizeof(cases) / sizeof(*cases); i++)
+    {
+        bool refused_first = i != 2;
+
+        fresh("INSERT INTO users VALUES ('a', 'Ann', 1, NULL)", ROWSYNC_SERVER_WINS);
+        if (refused_first)
+            push(INVALID("bad_payload"), NULL);
+        if (cases[i].unheard)
+        {
+            /* Changes nothing, and sends the row again all the same. */
+            app(db, "UPDATE users SET n = n");
+            push_unheard();
+        }
+        if (cases[i].edit != NULL)
+        {
+            app(db, cases[i].edit);
+            push(INVALID("bad_payload"), NULL);
+        }
+        app(db, "DELETE FROM users");
+        *script.request = '\0';
+        push("503 {}", NULL);
+        ok(cases[i].sent == NULL ? script.asked == 0 && report.pending + report.rejected == 0
+                                 : strstr(script.request, cases[i].sent) != NULL,
+           "%s", cases[i].title);
+        is(rows(db, "SELECT count(*) FROM _sync_version"), "0", "and there is no tombstone");
+        close_client(client, db);
+    }
+
+    fresh("INSERT INTO users VALUES ('a', 'Ann', 1, NULL)", ROWSYNC_SERVER_WINS);
+    push_unheard();
+    app(db, "UPDATE users SET n = 3");
+    push(INVALID("bad_payload"), NULL);
+    ok(rowsync_requeue(client, "users", "a") == ROWSYNC_OK, "requeued");
+    push(INVALID("bad_payload"), NULL);
+    app(db, "DELETE FROM users");
+    push("503 {}", NULL);
+    ok(strstr(script.request, "\"op\":\"DELETE\"") != NULL,
+       "what was taken unheard is not forgotten by a requeue");
+    close_client(client, db);
+}
+
 static void
 test_users_and_losers(void)
 {
@@ -368,7 +437,8 @@ test_options_and_renewals(void)
 
     fresh(known, ROWSYNC_CLIENT_WINS);
     push(THEIRS, "{}");
-    ok(script.asked == 2 && strstr(script.request, "\"server_version\":8") != NULL,
+    ok(script.asked == 2 &&
+           strstr(script.request, "\"server_version\":8,\"payload\":{\"name\":\"Mine\"}}") != NULL,
        "an edit that won its conflict is sent again by the same push");
     close_client(client, db);
 }
@@ -639,6 +709,7 @@ main(void)
     test_applied();
     test_conflicts();
     test_invalid();
+    test_rows_that_never_were();
     test_users_and_losers();
     test_options_and_renewals();
     test_conflict_callback();
