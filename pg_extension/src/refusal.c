@@ -151,7 +151,9 @@ note_refusals(Upload *upload, Store *store, const Change *change, int64 count)
 {
     Datum values[REFUSAL_NATTS];
     const char *reason = reason_names[change->reason];
-    int len = strlen(change->message);
+    const char *message = change->missing != NULL
+                              ? psprintf("%s: %s", change->message, change->missing)
+                              : change->message;
     ScanKeyData keys[3];
     bool known;
 
@@ -172,7 +174,7 @@ note_refusals(Upload *upload, Store *store, const Change *change, int64 count)
     values[REFUSAL_REFUSED - 1] = Int64GetDatum(count);
     values[REFUSAL_SOURCE - 1] = Int32GetDatum(upload->source.source_no);
     values[REFUSAL_MESSAGE - 1] = PointerGetDatum(
-        cstring_to_text_with_len(change->message, pg_mbcliplen(change->message, len, MAX_MESSAGE)));
+        cstring_to_text_with_len(message, pg_mbcliplen(message, strlen(message), MAX_MESSAGE)));
     if (known)
         store_update(store, &store->slot->tts_tid, values, GetActiveSnapshot());
     else

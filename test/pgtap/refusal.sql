@@ -1,7 +1,7 @@
 -- What was refused is counted, and what a source has not read is told without what it has sent.
 \ir include/helpers.sql
 \ir include/app.sql
-SELECT plan(12);
+SELECT plan(13);
 CREATE VIEW counted AS SELECT concat_ws(' ', scope, coalesce(table_name::text, '-'), reason, refused, last_source_id) COLLATE "default" AS line FROM rowsync.refusal_count;
 
 SELECT is(up('ann', 'phone', change(1, 'INSERT', 'users', 'u1', 0, '{"name":"A"}')), '1 applied 1', 'nothing is refused');
@@ -21,6 +21,8 @@ SELECT results_eq($$SELECT line FROM counted WHERE line LIKE 'ann app.users%' OR
                   '{ann app.users bad_payload 1 phone,ann app.users constraint 4 phone,ann app.users internal_error 1 phone}'::text[], 'counts too');
 SELECT ok(first_refused < last_refused AND last_message LIKE 'null value in column "name"%', 'first and last, and what the last was told')
   FROM rowsync.refusal_count WHERE scope = 'ann' AND reason = 'constraint';
+SELECT results_eq($$SELECT last_message FROM rowsync.refusal_count WHERE reason IN ('fk_missing', 'unregistered_table') ORDER BY 1$$,
+                  ARRAY['a row that this change refers to is not there yet: ["app.users:u9"]', 'table app.nothing does not sync'], 'what it missed');
 
 -- A right that was forgotten.
 CREATE ROLE tap_refused;
