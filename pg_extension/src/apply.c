@@ -277,6 +277,35 @@ find_plan(SyncedTable *table, ApplyKind kind, Bitmapset *columns, EphemeralNamed
     return plan;
 }
 
+/* The scope as its column holds it; where it cannot, the error says which column that is. */
+static Datum
+scope_value(SyncedTable *table, const char *scope)
+{
+    MemoryContext context = CurrentMemoryContext;
+    ErrorData *error;
+    Datum value;
+
+    PG_TRY();
+    {
+        value = InputFunctionCall(&table->scope_codec.input, unconstify(char *, scope),
+                                  table->scope_codec.ioparam, table->scope_codec.typmod);
+    }
+    PG_CATCH();
+    {
+        if (ERRCODE_TO_CATEGORY(geterrcode()) != ERRCODE_DATA_EXCEPTION)
+            PG_RE_THROW();
+        MemoryContextSwitchTo(context);
+        error = CopyErrorData();
+        FlushErrorState();
+        error->message =
+            psprintf("the user does not fit the scope column %s of %s: %s",
+                     quote_identifier(table->scope_name), table->qualified_name, error->message);
+        ReThrowError(error);
+    }
+    PG_END_TRY();
+    return value;
+}
+
 /*
  * Writes rows of one table that share their kind and columns, in the given scope. Must be called
  * inside SPI. Errors are the table's own: constraints, triggers, policies, missing rights. A row
@@ -295,9 +324,7 @@ apply_rows(SyncedTable *table, ApplyRow *const *rows, int nrows, const char *sco
     bool *nulls = palloc0((plan->ncolumns + 1) * sizeof(bool));
     int result;
 
-    values[plan->ncolumns] =
-        InputFunctionCall(&table->scope_codec.input, unconstify(char *, scope),
-                          table->scope_codec.ioparam, table->scope_codec.typmod);
+    values[plan->ncolumns] = scope_value(table, scope);
     for (int r = 0; r < nrows; r++)
     {
         CHECK_FOR_INTERRUPTS();

@@ -108,7 +108,8 @@ RESET session_replication_role;
 SELECT is(up('a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', 'p', change(1, 'INSERT', 'tasks', 't1', 0, '{"what":"x"}')), '1 applied 1', 'a uuid as scope');
 SELECT is(up('A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11', 'p', change(1, 'INSERT', 'tasks', 't2', 0, '{"what":"x"}')), '1 invalid forbidden', 'a user must be written as the uuid is');
 SELECT is(up('A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11', 'p', change(1, 'UPDATE', 'tasks', 't1', 1, '{"what":"y"}')), '1 conflict 0 deleted', 'or the row is another user''s');
-SELECT is(up('no uuid', 'p', change(1, 'INSERT', 'tasks', 't3', 0, '{"what":"x"}')), '1 invalid constraint', 'a user that is no uuid');
+SELECT is(fault(answer('no uuid', 'p', change(1, 'INSERT', 'tasks', 't3', 0, '{"what":"x"}'))),
+          'constraint | the user does not fit the scope column owner of app.tasks: invalid input syntax for type uuid: "no uuid" | {"sqlstate": "22P02"}', 'a user that is no uuid');
 SELECT is((SELECT count(*)::int FROM app.tasks), 1, 'none of which wrote anything');
 SELECT is((SELECT count(*)::int FROM rowsync.change_log JOIN rowsync.scope USING (scope_id) WHERE name = 'mallory' AND op <> 'D'), 0, 'mallory has got nothing but tombstones');
 SELECT is_empty('SELECT unsound()', 'log, versions and tables agree');
