@@ -288,8 +288,9 @@ def test_a_table_of_another_schema_is_another_one(device, database):
 def test_a_token_for_another_source(device):
     phone = device("ann", "phone")
     phone._token = rig.mint("ann", "tablet")
-    hint = complaint(phone, "sync")
-    assert "another source" in hint and "Is the URL" not in hint
+    for command in ("sync", "log"):
+        hint = complaint(phone, command)
+        assert "another source than this database" in hint and "Is the URL" not in hint
 
 
 def test_another_server_needs_force(device, gateway):
@@ -380,6 +381,25 @@ def test_a_clone_keeps_unique_what_the_server_does_for_each_user(device, databas
     assert laptop.rows("SELECT * FROM labels") == [("1", "red")]
     with pytest.raises(sqlite3.IntegrityError):
         laptop.rows("INSERT INTO labels VALUES ('3', 'red')")
+
+
+def test_a_clone_of_a_wrong_schema_or_path(device):
+    one = device("ann", "laptop", attached=False)
+    done = clone(one, "--schema", "nix", check=False)
+    assert done.returncode == 1 and 'no table of a schema "nix"' in done.stderr
+    assert "The server syncs tables of: business\n" in done.stderr
+    one.url += "/api"
+    assert "Give the gateway's URL alone" in clone(one, check=False).stderr
+
+
+def test_a_forgotten_grant_is_explained(device, database):
+    phone = device("ann", "phone")
+    add_user(phone)
+    phone.sync()
+    database.rows("REVOKE DELETE ON business.users FROM business_gateway")
+    phone.rows("DELETE FROM users")
+    words = said(phone, "sync", code=3)
+    assert "lacks a right on the server: GRANT SELECT" in words and "edit the row" not in words
 
 
 def test_a_clone_that_fails_leaves_nothing(device, tmp_path):

@@ -89,6 +89,7 @@ void print_json(json_t *object);
 const char *plural(int64_t count);
 json_t *query_rows(const Session *session, const char *sql);
 int print_rows(const Session *session, const char *sql, const char *value, int *count);
+const char *problem_hint(const Session *session);
 void print_unregistered(const Session *session);
 void warn_of_absent(const Session *session);
 void print_report(const Session *session, const rowsync_report *report);

@@ -143,6 +143,36 @@ track_tables(const Session *session, const json_t *tables)
     return count;
 }
 
+/* Nothing to track: the schema that --schema names has no table, or the server none at all. */
+static int
+nothing_to_clone(const Session *session, const json_t *tables)
+{
+    json_t *schemas = json_object();
+    char message[600], hint[900] = "The server syncs tables of: ";
+    const json_t *table;
+    json_t *ignored;
+    const char *name;
+    size_t i, used = strlen(hint);
+    int result;
+
+    json_array_foreach(tables, i, table)
+        json_object_set_new(schemas, text_of(table, "schema"), json_null());
+    json_object_foreach(schemas, name, ignored) if (used + strlen(name) + 3 < sizeof(hint)) used +=
+        (size_t)snprintf(hint + used, sizeof(hint) - used, "%s%s",
+                         hint[used - 1] == ' ' ? "" : ", ", name);
+    if (json_object_size(schemas) == 0)
+        result = complain(session, "schema", "The server has no table to sync.",
+                          "Register one there: SELECT rowsync.register_table('schema.table').");
+    else
+    {
+        snprintf(message, sizeof(message), "The server syncs no table of a schema \"%.400s\".",
+                 session->arguments->schema);
+        result = complain(session, "schema", message, hint);
+    }
+    json_decref(schemas);
+    return result;
+}
+
 /* Gives the full file its name: all is in it once nobody has it open. */
 static int
 put_in_place(Session *session, const char *target)
@@ -186,8 +216,7 @@ fill(Session *session, const json_t *tables, const char *user, const char *sourc
     if ((count = track_tables(session, tables)) < 0)
         return EXIT_FAILED;
     if (count == 0)
-        return complain(session, "schema", "The server has no table to sync.",
-                        "Register one there: SELECT rowsync.register_table('schema.table').");
+        return nothing_to_clone(session, tables);
     if (rowsync_attach(session->client, arguments->url, user, source) != ROWSYNC_OK)
         return failed(session);
     if (rowsync_sync(session->client, &options, &report) != ROWSYNC_OK ||

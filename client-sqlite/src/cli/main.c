@@ -553,6 +553,8 @@ static const char help_text[] =
     "  requeue FILE [TABLE [KEY]]    send them again (discard: give them up)\n"
     "  verify FILE                   look for changes that no trigger saw\n"
     "  token --user [--source]       print a development token\n\n"
+    "Environment: ROWSYNC_TOKEN, the token of requests; ROWSYNC_JWT_SECRET, which `token` signs"
+    " with; NO_COLOR.\n"
     "Exit status: 0 done, 1 failed, 2 wrong command line, 3 conflicts or refused changes "
     "remain.\n\n"
     "Options";

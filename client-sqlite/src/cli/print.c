@@ -97,6 +97,18 @@ reword(const char *hint, char *out, size_t size)
     out[used] = '\0';
 }
 
+/* What to do about the last problem document, where the command line has better words; or NULL. */
+const char *
+problem_hint(const Session *session)
+{
+    if (strcmp(session->problem, "source_mismatch") == 0)
+        return "The token is for another source than this database: get a token for the one that"
+               " `rowsync status` shows, or attach with --source as the token has it.";
+    return strcmp(session->problem, "not_found") == 0
+               ? "Give the gateway's URL alone, without a path of its own."
+               : NULL;
+}
+
 /* Reports the handle's failure. */
 int
 failed(const Session *session)
@@ -105,12 +117,8 @@ failed(const Session *session)
     const char *hint = rowsync_hint(session->client);
     char words[1024];
 
-    if (strcmp(session->problem, "source_mismatch") == 0)
-        hint = "The token is for another source than this database: get a token for the one that"
-               " `rowsync status` shows, or attach with --source as the token has it.";
-    else if (code == ROWSYNC_REFUSED && *session->problem != '\0' &&
-             strncmp(hint, "Is the URL", 10) == 0)
-        hint = "";
+    if (problem_hint(session) != NULL)
+        hint = problem_hint(session);
     else if (code == ROWSYNC_DIFFERENT && strstr(hint, "repair") != NULL)
         hint = "`rowsync verify --repair` queues them for upload.";
     else if (strstr(hint, "rowsync_set_token") != NULL)
@@ -320,7 +328,8 @@ statuses_of(const rowsync_report *report)
     return statuses;
 }
 
-/* What to do about refused tables, which most often have another schema on the server. */
+/* What to do about refused tables, which most often have another schema on the server, and about
+ * a forgotten GRANT. */
 void
 print_unregistered(const Session *session)
 {
@@ -329,6 +338,12 @@ print_unregistered(const Session *session)
         printf("The server syncs no such table: register it there, or name its schema by"
                " `rowsync track %s TABLE --schema NAME`; then `rowsync requeue`.\n",
                session->arguments->file);
+    if (number(session,
+               "SELECT count(*) FROM _sync_rejected WHERE reason = 'forbidden'"
+               " AND message LIKE '%permission denied for%'",
+               NULL) > 0)
+        printf("The gateway's role lacks a right on the server: GRANT SELECT, INSERT, UPDATE,"
+               " DELETE ON the table TO it; then `rowsync requeue`.\n");
 }
 
 /*
@@ -384,8 +399,11 @@ print_refusals(const Session *session, int64_t rejected)
     sqlite3_finalize(statement);
     if (rejected > shown)
         printf("  and %lld more\n", (long long)(rejected - shown));
-    printf("See `rowsync rejected %s`; then edit the row, or `rowsync requeue` or `discard` it.\n",
-           session->arguments->file);
+    printf("See `rowsync rejected %s`; then %s`rowsync requeue` or `discard` it.\n",
+           session->arguments->file,
+           number(session, "SELECT count(*) FROM _sync_rejected WHERE op <> 'DELETE'", NULL) > 0
+               ? "edit the row, or "
+               : "");
     print_unregistered(session);
 }
 

@@ -326,9 +326,10 @@ session_fetch(Session *session, const char *url, const char *source)
         snprintf(message, sizeof(message), "The server answered %ld%s%.400s", response.status,
                  detail != NULL ? ": " : ".", detail != NULL ? detail : "");
         complain(session, "refused", message,
-                 response.status == 401 ? "Get a fresh token for this user and source."
-                 : problem == NULL      ? "Is the URL that of a rowsync gateway?"
-                                        : json_string_value(json_object_get(problem, "hint")));
+                 response.status == 401          ? "Get a fresh token for this user and source."
+                 : problem_hint(session) != NULL ? problem_hint(session)
+                 : problem == NULL               ? "Is the URL that of a rowsync gateway?"
+                                   : json_string_value(json_object_get(problem, "hint")));
         json_decref(problem);
     }
     return NULL;
