@@ -81,6 +81,14 @@ int64_t number(const Session *session, const char *sql, const char *value);
     "CASE WHEN reason = 'fk_missing' AND json_valid(details) THEN 'the server has no ' ||"         \
     " (SELECT group_concat(value, ', ') FROM json_each(details, '$.missing')) || ' yet' END"
 
+/* The column that a change of `table_name` and `details` was refused for; "pk" is the key's. */
+#define REFUSED_COLUMN                                                                             \
+    "(SELECT coalesce((SELECT group_concat(k.name, ', ') FROM pragma_table_info(table_name) k"     \
+    " WHERE k.pk > 0 AND c.name = 'pk' AND NOT EXISTS (SELECT 1 FROM "                             \
+    "pragma_table_info(table_name)"                                                                \
+    " o WHERE o.name = 'pk')), c.name) FROM (SELECT CASE WHEN json_valid(details) THEN"            \
+    " json_extract(details, '$.column') END AS name) c)"
+
 /* print.c */
 int failed(const Session *session);
 int complain(const Session *session, const char *code, const char *message, const char *hint);

@@ -330,13 +330,12 @@ run_conflicts(Session *session)
 static int
 run_rejected(Session *session)
 {
-    int result =
-        show(session, ROWSYNC_LIST_REJECTED,
-             " SELECT table_name AS \"TABLE\", pk AS \"KEY\", op AS OP, reason AS REASON,"
-             " coalesce(json_extract(CASE WHEN json_valid(details) THEN details END,"
-             " '$.column'), '-') AS \"COLUMN\", coalesce(" MISSING_PARENT ", message) AS MESSAGE"
-             " FROM list",
-             "nothing was refused", EXIT_ATTENTION);
+    int result = show(session, ROWSYNC_LIST_REJECTED,
+                      " SELECT table_name AS \"TABLE\", pk AS \"KEY\", op AS OP, reason AS REASON,"
+                      " coalesce(" REFUSED_COLUMN ", '-') AS \"COLUMN\", coalesce(" MISSING_PARENT
+                      ", message) AS MESSAGE"
+                      " FROM list",
+                      "nothing was refused", EXIT_ATTENTION);
 
     if (result == EXIT_ATTENTION && !session->arguments->json)
         print_unregistered(session);

@@ -377,14 +377,12 @@ warn_of_absent(const Session *session)
 static void
 print_refusals(const Session *session, int64_t rejected)
 {
-    static const char sql[] =
-        "SELECT t.table_name || ' ' || r.pk_text ||"
-        " CASE WHEN json_valid(r.details) AND json_extract(r.details, '$.column') IS NOT NULL"
-        " THEN ', column ' || json_extract(r.details, '$.column') ELSE '' END ||"
-        " ': ' || coalesce(" MISSING_PARENT ", r.message, '') ||"
-        " ' (' || r.reason || ')'"
-        " FROM _sync_rejected r JOIN _sync_table t USING (table_id)"
-        " ORDER BY r.rejected_at DESC, r.change_id LIMIT 3";
+    static const char sql[] = "SELECT t.table_name || ' ' || r.pk_text ||"
+                              " coalesce(', column ' || " REFUSED_COLUMN ", '') ||"
+                              " ': ' || coalesce(" MISSING_PARENT ", r.message, '') ||"
+                              " ' (' || r.reason || ')'"
+                              " FROM _sync_rejected r JOIN _sync_table t USING (table_id)"
+                              " ORDER BY r.rejected_at DESC, r.change_id LIMIT 3";
     sqlite3_stmt *statement = NULL;
     int64_t shown = 0;
 
