@@ -352,8 +352,9 @@ explain(rowsync *client, const Exchange *answer)
                          " tells, or attach with the source of the token."
                    : strcmp(buffer_string(&problem), "not_found") == 0
                        ? "Give the gateway's URL alone, without a path of its own."
-                   : problem.length > 0 ? ""
-                                        : "Is the URL that of a rowsync gateway?",
+                   : problem.length > 0 && answer->status >= 400
+                       ? "Are the library and the gateway of one version?"
+                       : "Is the URL that of a rowsync gateway?",
                    "The server answered %ld%s%.400s", answer->status,
                    detail.length > 0 ? ": " : ".", buffer_string(&detail));
     buffer_free(&detail);

@@ -254,7 +254,8 @@ test_hints(void)
          " with the source of the token."},
         {"404 {\"code\":\"not_found\",\"detail\":\"d\"}",
          "Give the gateway's URL alone, without a path of its own."},
-        {"400 {\"code\":\"invalid_request\",\"detail\":\"d\"}", ""},
+        {"400 {\"code\":\"invalid_request\",\"detail\":\"d\"}",
+         "Are the library and the gateway of one version?"},
         {"400 <html>", "Is the URL that of a rowsync gateway?"},
     };
     size_t i;
