@@ -27,11 +27,14 @@ class Valgrind:
                 *([f"--suppressions={known}"] if known.exists() else [])]
 
     def errors(self):
-        """The errors that have code of ours in their stack, each once."""
+        """The errors that have code of ours in their stack, each once.
+
+        Not that padding is written to a temporary file: PostgreSQL's own suppressions say the same.
+        """
         found = {}
         for path in pathlib.Path(self.folder.name).glob("*.log"):
             text = re.sub(r"^==\d+== ?", "", path.read_text(errors="replace"), flags=re.MULTILINE)
             for error in re.split(r"\n\n+(?=\S)", text):
-                if OURS.search(error):
+                if OURS.search(error) and not error.startswith("Syscall param pwrite64(buf)"):
                     found.setdefault(re.sub(r"0x[0-9A-F]+", "", error), error)
         return list(found.values())
