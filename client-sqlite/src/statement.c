@@ -150,9 +150,10 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
     [SQL_HELD_PUT] =
         "INSERT INTO _sync_held (table_id, pk, pk_text, state, server_version, deleted,"
         " payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (table_id, pk)"
-        " DO UPDATE SET state = max(state, excluded.state), server_version ="
-        " excluded.server_version, deleted = excluded.deleted, payload ="
-        " excluded.payload WHERE excluded.server_version >= server_version",
+        " DO UPDATE SET state = CASE WHEN 1 IN (state, excluded.state) THEN 1"
+        " ELSE max(state, excluded.state) END, server_version = excluded.server_version,"
+        " deleted = excluded.deleted, payload = excluded.payload"
+        " WHERE excluded.server_version >= server_version",
     [SQL_HELD_GET] =
         "SELECT server_version, deleted, payload, state FROM _sync_held WHERE " ROW_KEY,
     [SQL_HELD_DROP] = "DELETE FROM _sync_held WHERE " ROW_KEY,

@@ -272,6 +272,27 @@ def test_a_manual_conflict_waits_for_the_user(device):
     assert name_of(phone, "ann") == "tablet"
 
 
+def test_an_edit_of_a_row_that_was_held_back_is_a_conflict(device):
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    tablet.run("track", "users", "--schema", "business", "--policy", "manual")
+    tablet.rows("CREATE UNIQUE INDEX one_of_a_name ON users (name)")
+    add_user(phone, "bob")
+    phone.sync()
+    add_user(tablet, "ann")
+    tablet.rows("UPDATE users SET name = 'bob'")
+    tablet.run("pull", check=False)
+    assert tablet.value("SELECT count(*) FROM users") == 1
+    tablet.rows("UPDATE users SET name = 'ann'")
+    tablet.rows("INSERT INTO users VALUES (?, 'another bob', 'b@sync.example', 1, 1)",
+                (key("bob"),))
+    assert tablet.run("sync", check=False).returncode == 3
+    (conflict,) = json.loads(tablet.run("conflicts", "--json", check=False).stdout)
+    assert conflict["pk"] == key("bob")
+    tablet.run("resolve", "users", key("bob"), "--policy", "server")
+    tablet.sync()
+    assert name_of(tablet, "bob") == name_of(phone, "bob")
+
+
 SIDES = {  # column: written here, written on the server, both as the conflict shows them
     "i2": (3, "4", 3, 4), "f8": (0.1, "0.25", 0.1, 0.25), "num": ("1.5", "'1.7'", "1.5", "1.7"),
     "flag": (1, "false", True, False), "txt": ("1", "'2'", "1", "2"),
