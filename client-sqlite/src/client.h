@@ -52,6 +52,7 @@ typedef enum TableStatement
     TABLE_ROW,     /* the row alone, in the same columns: ?2 … its key columns */
     TABLE_THERE,   /* 1 where there is a row of that key */
     TABLE_DELETE,  /* a row by its key */
+    TABLE_TAKES,   /* marks of rows that its deletion takes along: ?1 the key */
     TABLE_CLINGS,  /* 1 where a row of a table that is not tracked refers to the row */
     TABLE_STATEMENTS
 } TableStatement;
@@ -128,6 +129,7 @@ typedef enum Statement
     SQL_VERSION_DROP,
     SQL_EDITED,
     SQL_SEEN_PUT,
+    SQL_DIRTY_ANY,
     SQL_DIRTY_GET,
     SQL_DIRTY_QUEUE,
     SQL_DIRTY_CLEAR,
@@ -135,6 +137,7 @@ typedef enum Statement
     SQL_DIRTY_REBASE,
     SQL_DIRTY_RENEW,
     SQL_DIRTY_PUT,
+    SQL_FETCH_AGAIN,
     SQL_HELD_PUT,
     SQL_HELD_GET,
     SQL_HELD_DROP,
@@ -174,6 +177,7 @@ struct rowsync
     int64_t new_epoch;   /* of that log; 0: the server knows nothing yet */
     bool cautious;       /* deletions are kept aside, see orphans_stuck() */
     bool actions;        /* this transaction's rows changed others too: see capture_actions() */
+    bool missed;         /* it took rows along that the server may have: see conflict_taken() */
     int64_t bytes;       /* of bodies that went either way, in this call */
     int64_t renewed;     /* edits put on top of another version, in this call */
     int64_t overwritten; /* local edits that lost a conflict, in this call */
@@ -346,6 +350,11 @@ rowsync_code row_move_version(rowsync *client, const Table *table, const Key *ke
                               bool deleted);
 rowsync_code row_drop(rowsync *client, Statement which, const Table *table, const Key *key);
 
+/* cascade.c */
+void cascade_write(rowsync *client, Buffer *sql, const Table *table);
+rowsync_code cascade_foresee(rowsync *client, Table *table, const Key *key, bool may_wait,
+                             bool *waits);
+
 /* held.c */
 rowsync_code held_put(rowsync *client, const Table *table, const Key *key, const RowState *theirs,
                       int state);
@@ -360,6 +369,8 @@ rowsync_code conflict_settle(rowsync *client, const Change *change, const RowSta
 rowsync_code take_unedited(rowsync *client, const Change *change, const RowState *theirs);
 rowsync_code queue_again(rowsync *client, const Table *table, const Key *key, int64_t base);
 rowsync_code conflict_meet(rowsync *client, Table *table, const Key *key, const RowState *theirs);
+rowsync_code conflict_waits(rowsync *client, Table *table, const Key *key, bool *waits);
+rowsync_code conflict_taken(rowsync *client, Table *table, const Key *key);
 rowsync_code conflict_lost(rowsync *client, Table *table, const Key *key, const RowState *theirs,
                            int64_t base);
 
@@ -372,6 +383,8 @@ void payload_beside(const Table *table, Slice mine, Slice theirs, Buffer *out);
 rowsync_code key_respell(rowsync *client, Table *table, Slice id, Key *key);
 
 /* orphan.c */
+bool rs_enforced(rowsync *client);
+Table *table_referred(const rowsync *client, const char *name);
 bool rs_orphans(rowsync *client);
 bool orphans_stuck(rowsync *client);
 rowsync_code orphans_fail(rowsync *client, const char *whose);

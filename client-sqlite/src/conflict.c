@@ -318,15 +318,43 @@ settle(rowsync *client, const Change *change, const RowState *theirs, Slice serv
     }
 }
 
+/* Who wins: what the app's function says, or else the table's policy. See client->code. */
+static rowsync_policy
+decide(rowsync *client, const Change *change, const RowState *theirs, Slice local_payload)
+{
+    rowsync_policy policy = change->table->policy;
+    Buffer pk = {0}, server = {0}, here = {0};
+    rowsync_conflict conflict = {change->table->name, NULL, change->base_version,
+                                 theirs->version,     NULL, NULL};
+
+    if (client->options.conflict == NULL)
+        return policy;
+    key_to_text(&pk, change->table, &change->key);
+    buffer_append(&server, theirs->payload.data, theirs->payload.length);
+    conflict.pk = buffer_string(&pk);
+    if (change->op != OP_DELETE)
+    {
+        payload_beside(change->table, local_payload, theirs->payload, &here);
+        conflict.local_payload = buffer_string(&here);
+    }
+    conflict.server_payload = theirs->deleted ? NULL : buffer_string(&server);
+    if (pk.failed || server.failed || here.failed)
+        rs_nomem(client);
+    else
+        policy = client->options.conflict(client->options.context, &conflict);
+    buffer_free(&pk);
+    buffer_free(&server);
+    buffer_free(&here);
+    return policy;
+}
+
 /*
- * Decides a conflict that the server answered, by the app's function or the table's policy. Nothing
- * happens where the row was edited since: that edit will meet the conflict again. Inside a
- * transaction with capture off.
+ * Decides a conflict that the server answered. Nothing happens where the row was edited since: that
+ * edit will meet the conflict again. Inside a transaction with capture off.
  */
 rowsync_code
 conflict_settle(rowsync *client, const Change *change, const RowState *theirs, Slice server_changed)
 {
-    rowsync_policy policy = change->table->policy;
     Change now = *change;
     const char *problem;
     Buffer local = {0};
@@ -334,36 +362,97 @@ conflict_settle(rowsync *client, const Change *change, const RowState *theirs, S
 
     if (code == ROWSYNC_OK && now.change_id == change->change_id)
     {
-        if (client->options.conflict != NULL)
-        {
-            Buffer pk = {0}, server = {0}, here = {0};
-            rowsync_conflict conflict = {change->table->name, NULL, change->base_version,
-                                         theirs->version,     NULL, NULL};
+        Slice payload = {buffer_string(&local), local.length};
+        rowsync_policy policy = decide(client, &now, theirs, payload);
 
-            key_to_text(&pk, change->table, &change->key);
-            buffer_append(&server, theirs->payload.data, theirs->payload.length);
-            conflict.pk = buffer_string(&pk);
-            if (now.op != OP_DELETE)
-            {
-                payload_beside(now.table, (Slice){local.data, local.length}, theirs->payload,
-                               &here);
-                conflict.local_payload = buffer_string(&here);
-            }
-            conflict.server_payload = theirs->deleted ? NULL : buffer_string(&server);
-            if (pk.failed || server.failed || here.failed)
-                code = rs_nomem(client);
-            else
-                policy = client->options.conflict(client->options.context, &conflict);
-            buffer_free(&pk);
-            buffer_free(&server);
-            buffer_free(&here);
-        }
-        if (code == ROWSYNC_OK)
-            code = settle(client, &now, theirs, server_changed,
-                          (Slice){buffer_string(&local), local.length}, policy);
+        if (client->code == ROWSYNC_OK)
+            code = settle(client, &now, theirs, server_changed, payload, policy);
     }
     buffer_free(&local);
-    return code;
+    return client->code;
+}
+
+/*
+ * Looks at an edit whose row a deletion of the server takes along by ON DELETE CASCADE. `theirs` is
+ * what is known of the row on the server: that it is not where it was, and a version.
+ */
+static rowsync_code
+look_taken(rowsync *client, Change *change, RowState *theirs, int *state, Buffer *local)
+{
+    Buffer text = {0};
+    const char *problem;
+    int64_t version;
+    bool deleted;
+
+    *state = 0;
+    if (change_payload(client, change, local, true, &problem) == ROWSYNC_OK &&
+        row_version(client, change->table, &change->key, &version, &deleted) == ROWSYNC_OK)
+    {
+        if (!held_get(client, change->table, &change->key, theirs, state, &text) ||
+            theirs->version < version)
+            theirs->version = version;
+        theirs->deleted = true;
+        theirs->payload = (Slice){0};
+        if (problem != NULL)
+            buffer_clear(local);
+    }
+    buffer_free(&text);
+    return client->code;
+}
+
+/*
+ * Is the app to decide on an edit before its row may be taken along? A row that the app has deleted
+ * was gone before.
+ */
+rowsync_code
+conflict_waits(rowsync *client, Table *table, const Key *key, bool *waits)
+{
+    Change change = {.table = table, .key = *key};
+    RowState theirs = {0};
+    Buffer local = {0};
+    int state;
+
+    *waits = false;
+    if (look_taken(client, &change, &theirs, &state, &local) == ROWSYNC_OK &&
+        change.change_id != 0 && change.op != OP_DELETE && change.op != OP_NOTHING)
+        *waits = state == 1 ||
+                 decide(client, &change, &theirs, (Slice){buffer_string(&local), local.length}) ==
+                     ROWSYNC_MANUAL;
+    buffer_free(&local);
+    return client->code;
+}
+
+/*
+ * Ends an edit whose row is about to be taken along: it loses, under any policy, for without its
+ * parent it cannot be sent. It is no deletion of the user's: should the server have the row, with
+ * another parent, it comes again, from what is held or with a hydration.
+ */
+rowsync_code
+conflict_taken(rowsync *client, Table *table, const Key *key)
+{
+    Change change = {.table = table, .key = *key};
+    RowState theirs = {0};
+    Buffer local = {0};
+    int64_t version;
+    bool deleted;
+    int state;
+
+    if (look_taken(client, &change, &theirs, &state, &local) == ROWSYNC_OK &&
+        change.change_id != 0 && change.op != OP_DELETE &&
+        (change.op == OP_NOTHING ||
+         keep_overwritten(client, &change, &theirs,
+                          (Slice){local.length > 0 ? local.data : NULL, local.length},
+                          change.changed) == ROWSYNC_OK) &&
+        row_drop(client, SQL_REJECTED_DROP, table, key) == ROWSYNC_OK &&
+        row_drop(client, SQL_DIRTY_DROP, table, key) == ROWSYNC_OK &&
+        row_version(client, table, key, &version, &deleted) == ROWSYNC_OK && version > 0 &&
+        !deleted && row_drop(client, SQL_VERSION_DROP, table, key) == ROWSYNC_OK)
+    {
+        client->missed = true;
+        row_set_version(client, table, key, 0, false);
+    }
+    buffer_free(&local);
+    return client->code;
 }
 
 /*

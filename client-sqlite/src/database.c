@@ -49,7 +49,7 @@ rs_begin(rowsync *client)
 
     if (code != ROWSYNC_OK)
         return code;
-    client->actions = false;
+    client->actions = client->missed = false;
     code = capture_fold(client);
     if (code == ROWSYNC_OK)
         code = rs_run(client, SQL_APPLY_ON);
@@ -64,6 +64,8 @@ rs_end(rowsync *client, rowsync_code code)
 {
     if (code == ROWSYNC_OK && client->actions)
         code = capture_actions(client);
+    if (code == ROWSYNC_OK && client->missed)
+        code = rs_run(client, SQL_FETCH_AGAIN);
     return rs_stop(client, code == ROWSYNC_OK ? rs_run(client, SQL_APPLY_OFF) : code);
 }
 

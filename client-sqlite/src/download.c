@@ -254,7 +254,7 @@ static rowsync_code
 take_pages(rowsync *client, const rowsync_sync_options *options, bool hydrate, Exchange *answer,
            Page *page, rowsync_report *report)
 {
-    int64_t asked_after = client->cursor;
+    int64_t asked_after = client->cursor, overwritten = client->overwritten;
     rowsync_report before = *report;
     rowsync_code code = rs_begin(client);
 
@@ -277,6 +277,7 @@ take_pages(rowsync *client, const rowsync_sync_options *options, bool hydrate, E
     if (orphans_stuck(client))
     {
         *report = before;
+        client->overwritten = overwritten;
         page->has_more = true; /* it is asked for again */
         return rs_give_up(client);
     }

@@ -214,9 +214,9 @@ prepare_targets(void *context, Snapshot *snapshot)
     hydration->begun = true;
     if ((code = see_log(hydration, snapshot)) != ROWSYNC_OK)
         return code;
-    /* What was kept of the log that is gone would pass for newer than anything of this one. */
-    if (client->restored &&
-        (code = rs_exec(client, "DELETE FROM _sync_held WHERE state <> 1")) != ROWSYNC_OK)
+    /* What was kept of the log that is gone would pass for newer than anything of this one. Edits
+     * that a decision was waited for are sent again, and meet what there is now. */
+    if (client->restored && (code = rs_exec(client, "DELETE FROM _sync_held")) != ROWSYNC_OK)
         return code;
     if ((hydration->targets = rs_realloc(NULL, size)) == NULL)
         return rs_nomem(client);

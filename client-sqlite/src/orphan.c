@@ -10,6 +10,16 @@
 
 #include <string.h>
 
+/* Does SQLite look at foreign keys here? */
+bool
+rs_enforced(rowsync *client)
+{
+    int enforced = 0;
+
+    sqlite3_db_config(client->db, SQLITE_DBCONFIG_ENABLE_FKEY, -1, &enforced);
+    return enforced != 0;
+}
+
 /* Would the transaction's commit fail now for a foreign key? */
 bool
 rs_orphans(rowsync *client)
@@ -49,8 +59,8 @@ orphans_fail(rowsync *client, const char *whose)
 }
 
 /* The tracked table of a name, as references have it, or NULL. */
-static const Table *
-referred(const rowsync *client, const char *name)
+Table *
+table_referred(const rowsync *client, const char *name)
 {
     int i;
 
@@ -113,7 +123,7 @@ write_query(rowsync *client, const Table *table, Buffer *sql)
             break;
         if (match.length == 0)
         {
-            parent = referred(client, rs_text(statement, 0));
+            parent = table_referred(client, rs_text(statement, 0));
             buffer_text(&match, "SELECT 1 FROM main.");
             buffer_name(&match, rs_text(statement, 0));
             buffer_text(&match, " p WHERE p.");

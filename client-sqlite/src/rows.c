@@ -211,11 +211,9 @@ static bool
 clings(rowsync *client, Table *table, const Key *key)
 {
     sqlite3_stmt *statement;
-    int enforced = 0;
     bool found = false;
 
-    sqlite3_db_config(client->db, SQLITE_DBCONFIG_ENABLE_FKEY, -1, &enforced);
-    if (!enforced || (statement = table_statement(client, table, TABLE_CLINGS)) == NULL)
+    if (!rs_enforced(client) || (statement = table_statement(client, table, TABLE_CLINGS)) == NULL)
         return false;
     if (sqlite3_bind_parameter_count(statement) > 0)
         key_bind_columns(table, statement, 1, key);
@@ -265,7 +263,9 @@ row_put(rowsync *client, Table *table, const Key *key, const RowState *state, bo
     if (state->deleted)
     {
         *refused = clings(client, table, key);
-        if (*refused || client->code != ROWSYNC_OK)
+        if (*refused || client->code != ROWSYNC_OK ||
+            cascade_foresee(client, table, key, state->version > 0, refused) != ROWSYNC_OK ||
+            *refused)
             return client->code;
         if ((statement = table_statement(client, table, TABLE_DELETE)) == NULL)
             return client->code;

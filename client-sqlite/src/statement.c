@@ -127,6 +127,7 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
     [SQL_EDITED] = "SELECT EXISTS (SELECT 1 FROM _sync_dirty WHERE " ROW_KEY ")"
                    " OR EXISTS (SELECT 1 FROM _sync_rejected WHERE " ROW_KEY ")",
     [SQL_SEEN_PUT] = "INSERT OR IGNORE INTO temp._sync_seen VALUES (?1, ?2)",
+    [SQL_DIRTY_ANY] = "SELECT 1 FROM _sync_dirty LIMIT 1",
     [SQL_DIRTY_GET] =
         "SELECT d.change_id, d.base_version, d.changed | coalesce(r.changed, 0), d.old_row,"
         " d.base_row, v.deleted FROM _sync_dirty d LEFT JOIN _sync_rejected r USING (table_id, pk)"
@@ -147,6 +148,10 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
         " VALUES (?1, ?2, ?3, ?3, ?4, ?5, ?6) ON CONFLICT (table_id, pk) DO UPDATE SET"
         " change_id = excluded.change_id, changed = changed | excluded.changed,"
         " old_row = coalesce(old_row, excluded.old_row)",
+    [SQL_FETCH_AGAIN] =
+        "UPDATE _sync_client_info SET hydrated = 3 WHERE hydrated = 2 AND EXISTS (SELECT 1 FROM"
+        " _sync_version v WHERE server_version = 0 AND NOT EXISTS (SELECT 1 FROM _sync_held h"
+        " WHERE h.table_id = v.table_id AND h.pk = v.pk))",
     [SQL_HELD_PUT] =
         "INSERT INTO _sync_held (table_id, pk, pk_text, state, server_version, deleted,"
         " payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (table_id, pk)"

@@ -401,6 +401,8 @@ table_statement(rowsync *client, Table *table, TableStatement which)
             append_clings(client, &sql, table);
         else if (which == TABLE_PENDING || which == TABLE_ROW)
             append_pending(&sql, table, which == TABLE_ROW);
+        else if (which == TABLE_TAKES)
+            cascade_write(client, &sql, table);
         else
         {
             buffer_text(&sql, which == TABLE_THERE ? "SELECT 1 FROM main." : "DELETE FROM main.");

@@ -611,3 +611,30 @@ def test_the_command_line_says_what_is_wrong(device, tmp_path):
     done = phone.run("sync", check=False)
     assert done.returncode == 1
     assert "The server answered 401" in done.stderr
+
+
+@pytest.mark.parametrize("policy", ["server", "client", "merge", "manual"])
+def test_an_edit_whose_row_a_cascade_takes_deletes_nothing(device, database, policy):
+    """The server deletes a parent, and has a row of its own under the key of the phone's new child."""
+    phone = device("ann", "phone")
+    phone.app.executescript("""DROP VIEW _sync_pending; DROP TABLE categories;
+        CREATE TABLE categories (id TEXT PRIMARY KEY NOT NULL, parent_id TEXT REFERENCES categories (id)
+            ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED, name TEXT NOT NULL)""")
+    phone.run("track", "categories", "--schema", "business", "--policy", policy)
+    phone.rows("INSERT INTO categories VALUES (?, NULL, 'root')", (key("root"),))
+    phone.sync()
+    phone.rows("INSERT INTO categories VALUES (?, ?, 'mine')", (key("child"), key("root")))
+    database.rows("SET rowsync.scope = 'ann'")
+    database.rows("DELETE FROM business.categories")
+    database.rows("INSERT INTO business.categories VALUES (%s, NULL, 'theirs')", key("child"))
+    phone.run("sync", check=False)
+    if policy == "manual":
+        (conflict,) = json.loads(phone.run("conflicts", "--json", check=False).stdout)
+        assert json.loads(conflict["local_payload"])["name"] == "mine"
+        phone.run("resolve", "categories", key("child"), "--policy", "server")
+    phone.sync()
+    assert [json.loads(payload)["name"] for (payload,) in phone.rows(
+        "SELECT payload FROM _sync_overwritten")] == ["mine"]
+    assert phone.rows("SELECT name FROM categories") == [("theirs",)]
+    assert database.rows("SELECT name FROM business.categories") == [("theirs",)]
+    assert phone.run("verify", "--server").returncode == 0

@@ -361,3 +361,32 @@ def test_restored_twice_before_the_device_comes(device, database, backup):
     assert name_of(phone, "ann") == "cron"
     assert [json.loads(payload)["name"] for (payload,) in phone.rows(
         "SELECT payload FROM _sync_overwritten")] == ["phone"]
+
+
+@pytest.mark.parametrize("how, row", [("server", "cron"), ("client", "phone"), (None, "phone")])
+def test_a_conflict_that_stands_while_the_server_is_restored(device, database, backup, how, row):
+    """What it was with is lost: it is a conflict with what the server has now, or none any more."""
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    phone.run("track", "users", "--schema", "business", "--policy", "manual")
+    add_user(phone, "ann")
+    for one in (phone, tablet):
+        one.sync()
+    restore = backup()
+    edit(tablet, "ann", "lost")
+    tablet.sync()
+    edit(phone, "ann", "phone")
+    assert phone.run("sync", check=False).returncode == 3
+    restore()
+    database.rows("SELECT rowsync.declare_restored()")
+    if how:
+        cron(database, "ann", "cron")
+    assert phone.run("sync", check=False).returncode == (3 if how else 0)
+    if how:
+        (conflict,) = json.loads(phone.run("conflicts", "--json", check=False).stdout)
+        assert json.loads(conflict["local_payload"])["name"] == "phone"
+        assert json.loads(conflict["server_payload"])["name"] == "cron"
+        phone.run("resolve", "users", key("ann"), "--policy", how)
+        phone.sync()
+    assert name_of(phone, "ann") == row
+    assert database.rows("SELECT name FROM business.users") == [(row,)]
+    assert phone.run("verify", "--server").returncode == 0

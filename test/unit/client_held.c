@@ -231,6 +231,84 @@ test_resolve_what_cannot_go(void)
     }
 }
 
+/*
+ * A deletion of the server takes rows with edits along. These are not sent as deletions: what was
+ * written is kept, and what the server may have of the row comes with a hydration.
+ */
+static void
+test_taken_along(void)
+{
+    static const char state[] =
+        "SELECT (SELECT group_concat(id) FROM notes), (SELECT group_concat(id) FROM lines), (SELECT"
+        " count(*) FROM _sync_pending), hydrated FROM _sync_client_info";
+    static const char kept[] =
+        "SELECT table_name, op, payload FROM _sync_overwritten ORDER BY table_name, pk_uuid";
+    int policy;
+
+    for (policy = ROWSYNC_SERVER_WINS; policy <= ROWSYNC_MERGE; policy++)
+    {
+        rowsync_track_options options = {.policy = (rowsync_policy)policy};
+
+        fresh("UPDATE users SET name = 'mine' WHERE id = 'b'; INSERT INTO notes VALUES ('n', 'a', "
+              "'N');"
+              "DELETE FROM lines; INSERT INTO lines VALUES ('m', 'x')");
+        rowsync_track(client, "notes", &options);
+        rowsync_track(client, "lines", &options);
+        ok(pull(PAGE("12", CHANGE("12", "users", "a", "true", "null")), NULL) == ROWSYNC_OK &&
+               report.overwritten == 2,
+           "a deletion takes new rows along, policy %d", policy);
+        is(rows(db, kept),
+           "lines,INSERT,{\"id\":\"m\",\"n\":\"x\"}|notes,INSERT,{\"id\":\"n\",\"u\":\"a\",\"t\":"
+           "\"N\"}",
+           "what was written is kept, also of a row behind one without edits");
+        is(rows(db, state), "NULL,NULL,2,2", "what the app deleted and edited elsewhere is sent");
+        close_client(client, db);
+
+        fresh("UPDATE notes SET u = 'b', t = 'mine'");
+        rowsync_track(client, "notes", &options);
+        ok(pull(PAGE("12", CHANGE("12", "users", "b", "true", "null")), NULL) == ROWSYNC_OK,
+           "a row was moved to one that is deleted");
+        is(rows(db, kept), "notes,UPDATE,{\"id\":\"x\",\"u\":\"b\",\"t\":\"mine\"}",
+           "that is kept");
+        is(rows(db, state), "NULL,NULL,0,3", "and what the server has of it is fetched");
+        close_client(client, db);
+
+        fresh("UPDATE notes SET u = 'b', t = 'mine'");
+        rowsync_track(client, "notes", &options);
+        pull(PAGE("13", CHANGE("12", "users", "b", "true", "null") "," CHANGE(
+                            "13", "notes", "x", "false", "{\"u\":\"a\",\"t\":\"2\"}")),
+             NULL);
+        is(rows(db, "SELECT n.id, u, t, hydrated FROM notes n, _sync_client_info"), "x,a,2,2",
+           "unless it comes");
+        close_client(client, db);
+    }
+}
+
+/* Where the app decides on conflicts, a deletion waits for it. */
+static void
+test_taken_along_later(void)
+{
+    rowsync_track_options options = {.policy = ROWSYNC_MANUAL};
+
+    fresh("UPDATE notes SET t = 'mine'; INSERT INTO lines VALUES ('m', 'x');"
+          "INSERT INTO _sync_held VALUES (2, 'x', 'x', 1, 11, 1, NULL)");
+    rowsync_track(client, "notes", &options);
+    ok(pull(PAGE("12", CHANGE("12", "users", "a", "true", "null")), NULL) == ROWSYNC_OK &&
+           report.conflicts == 1,
+       "a deletion would take a row along on which the app is to decide");
+    is(rows(db, "SELECT t, (SELECT group_concat(op) FROM _sync_pending), (SELECT group_concat(pk ||"
+                " state) FROM _sync_held), (SELECT count(*) FROM _sync_overwritten) FROM notes"),
+       "mine,UPDATE,INSERT,a2,x1,0", "it waits, and leaves all as it was");
+    ok(rowsync_resolve(client, "notes", "x", ROWSYNC_SERVER_WINS) == ROWSYNC_OK, "decided");
+    is(rows(db, "SELECT table_name, op FROM _sync_overwritten ORDER BY table_name"),
+       "lines,INSERT|notes,UPDATE", "both edits are kept");
+    pull(PAGE("12", ""), NULL);
+    is(rows(db, "SELECT (SELECT group_concat(id) FROM users), (SELECT count(*) FROM _sync_edited),"
+                " (SELECT count(*) FROM _sync_held)"),
+       "b,0,0", "and all goes");
+    close_client(client, db);
+}
+
 int
 main(void)
 {
@@ -239,5 +317,7 @@ main(void)
     test_discard();
     test_discard_what_cannot_go();
     test_resolve_what_cannot_go();
+    test_taken_along();
+    test_taken_along_later();
     return done();
 }
