@@ -7,14 +7,18 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 
+#include "lock_wait.h"
 #include "subtransaction.h"
 
 /* Whether an error is about the server or the session, not about a row. */
 static bool
-is_fatal(const ErrorData *error)
+is_fatal(ErrorData *error)
 {
-    int category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
+    int category;
 
+    if (lock_wait_gave_way(error))
+        return false;
+    category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
     return category == ERRCODE_OPERATOR_INTERVENTION || category == ERRCODE_SYSTEM_ERROR ||
            category == ERRCODE_INSUFFICIENT_RESOURCES;
 }
@@ -46,13 +50,16 @@ in_subtransaction(bool (*work)(void *arg), void *arg, ErrorData **error)
     }
     PG_CATCH();
     {
+        bool fatal;
+
         MemoryContextSwitchTo(context);
         *error = CopyErrorData();
         FlushErrorState();
+        fatal = is_fatal(*error);
         RollbackAndReleaseCurrentSubTransaction();
         MemoryContextSwitchTo(context);
         CurrentResourceOwner = owner;
-        if (is_fatal(*error))
+        if (fatal)
             ReThrowError(*error);
     }
     PG_END_TRY();

@@ -13,15 +13,14 @@
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
-#include "storage/proc.h"
 #include "utils/datum.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
 #include "apply.h"
 #include "capture.h"
 #include "components.h"
+#include "lock_wait.h"
 #include "subtransaction.h"
 #include "upload.h"
 
@@ -369,28 +368,6 @@ observe(void *arg, SyncedTable *table, const char *scope, RowKey key, TupleTable
         note_references(upload, change, old, new);
 }
 
-/*
- * Limits how long the statements of an attempt may wait for what somebody else has locked; the end
- * of its subtransaction lifts the limit. Other writers lock rows first and the scope at commit, we
- * the other way round: who has written a row of this scope cannot commit before we are done. So
- * waiting is mostly in vain, and who has to give way is the upload, which can be sent again; soon,
- * or everybody who waits for the scope, and who waits for them, would stand still long enough to be
- * taken for a deadlock. A moment is due to locks that are not about this scope: a unique value of
- * somebody else, a table that grows.
- */
-static void
-limit_lock_waits(const Upload *upload)
-{
-    int limit = upload->waited_in_vain ? 1 : 10;
-    char text[32];
-
-    if (LockTimeout > 0 && LockTimeout <= limit)
-        return;
-    snprintf(text, sizeof(text), "%d", limit);
-    (void)set_config_option("lock_timeout", text, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true,
-                            0, false);
-}
-
 /* Work of in_subtransaction: writes the rows of an attempt; true if every one was written. */
 static bool
 write_attempt(void *arg)
@@ -400,7 +377,6 @@ write_attempt(void *arg)
     ApplyRow **rows = palloc(attempt->count * sizeof(ApplyRow *));
     bool all_written = true;
 
-    limit_lock_waits(attempt->upload);
     attempt->upload->unchecked = NIL;
     for (int i = 0; i < attempt->count; i++)
     {
@@ -437,7 +413,48 @@ write_attempt(void *arg)
         all_written = all_written && sorted[i]->written && !sorted[i]->moved;
     pfree(sorted);
     pfree(rows);
+    /* Who wants it cancelled, the limit of waits among them, is heard before it counts. */
+    CHECK_FOR_INTERRUPTS();
     return all_written && !attempt->probe;
+}
+
+/*
+ * How many milliseconds the statements of an attempt may wait for what somebody else has locked.
+ * Other writers lock rows first and the scope at commit, we the other way round: who has written a
+ * row of this scope cannot commit before we are done. So waiting is mostly in vain, and who has to
+ * give way is the upload, which can be sent again; soon, or everybody who waits for the scope, and
+ * who waits for them, would stand still long enough to be taken for a deadlock. A moment is due to
+ * locks that are not about this scope: a unique value of somebody else.
+ */
+static int
+patience(const Upload *upload)
+{
+    return upload->waited_in_vain ? 1 : 10;
+}
+
+/* Writes changes together; true if it worked, and else nothing has happened. */
+static bool
+try_to_write(Attempt *work, ErrorData **error)
+{
+    volatile bool done = false;
+
+    capture_set_observer(observe, work->upload);
+    apply_expect_growth(true);
+    lock_wait_limit(patience(work->upload));
+    PG_TRY();
+    {
+        done = in_subtransaction(write_attempt, work, error);
+    }
+    PG_FINALLY();
+    {
+        lock_wait_unlimit();
+        apply_expect_growth(false);
+        capture_set_observer(NULL, NULL);
+    }
+    PG_END_TRY();
+    if (!done && *error != NULL && (*error)->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+        work->upload->waited_in_vain = true;
+    return done;
 }
 
 /* The events of one row, as one attempt caused them. */
@@ -586,31 +603,16 @@ harvest(Upload *upload, int64 start)
     MemoryContextDelete(context);
 }
 
-/* Writes changes together. If it works they are logged; if not, nothing has happened. */
+/* Writes changes together, and if it works logs them. */
 static bool
 make_attempt(Attempt *work, ErrorData **error)
 {
-    Upload *upload = work->upload;
     int64 start = capture_end();
-    volatile bool done = false;
 
-    capture_set_observer(observe, upload);
-    apply_expect_growth(true);
-    PG_TRY();
-    {
-        done = in_subtransaction(write_attempt, work, error);
-    }
-    PG_FINALLY();
-    {
-        apply_expect_growth(false);
-        capture_set_observer(NULL, NULL);
-    }
-    PG_END_TRY();
-    if (done)
-        harvest(upload, start);
-    else if (*error != NULL && (*error)->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
-        upload->waited_in_vain = true;
-    return done;
+    if (!try_to_write(work, error))
+        return false;
+    harvest(work->upload, start);
+    return true;
 }
 
 /* The same, with everything looked at before. */
@@ -683,7 +685,7 @@ write_members(Upload *upload, Change **changes, int count)
                 refuse_unit(&changes[i], 1, error);
             continue;
         }
-        (void)in_subtransaction(write_attempt, &probe, &error);
+        (void)try_to_write(&probe, &error);
         if (error != NULL)
         {
             change_refuse_error(change, error);

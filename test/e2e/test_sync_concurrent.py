@@ -336,3 +336,33 @@ def test_uploads_and_transactions_that_lock_the_same_rows_never_deadlock(databas
                  JOIN rowsync.row_meta m ON m.row_key = uuid_send(u.id) AND NOT m.deleted
                  JOIN rowsync.scope s USING (scope_id) WHERE s.name = %s""", replica.user)
         assert replica.rows == {key: (name, version) for key, name, version in rows}, f"seed {SEED}"
+
+
+def test_a_file_that_grows_is_no_lock_to_give_way_to(database):
+    """Uploads into one table wait for each other's new pages, but no row of theirs is locked."""
+    database.rows("""CREATE TABLE business.scraps (id uuid PRIMARY KEY, a text, b text);
+                     CREATE INDEX ON business.scraps (a);
+                     CREATE INDEX ON business.scraps (b, a)""")
+    database.rows("SELECT rowsync.register_table('business.scraps')")
+    outcomes = []
+
+    def upload(number, own):
+        door = SqlDoor(database)
+        for first in range(1, 3000, 300):
+            batch = []
+            for change_id in range(first, first + 300):
+                key = str(uuid.UUID(int=own.getrandbits(128), version=4))
+                batch.append({"source_change_id": change_id, "schema": "business",
+                              "table": "scraps", "op": "INSERT", "pk": key, "server_version": 0,
+                              "payload": {"a": key[::-1], "b": key * 40}})
+            answer = door.call("SELECT rowsync.upload(%s, 'phone', %s)", f"user{number}",
+                               json.dumps({"changes": batch}))
+            outcomes.extend(str(status.get("message", status["status"]))
+                            for status in answer["statuses"])
+
+    generator = random.Random(SEED)
+    writers = Crew()
+    for number in range(WRITERS + 4):
+        writers.start(upload, number, random.Random(generator.random()))
+    writers.join()
+    assert set(outcomes) == {"applied"}, f"seed {SEED}"
