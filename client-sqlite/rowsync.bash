@@ -1,5 +1,10 @@
 # Completion of rowsync for bash: commands, then files, then the names of tables and options.
 
+# The options that a command takes, as its help has them.
+_rowsync_options() {
+    "${COMP_WORDS[0]}" help "$1" 2>/dev/null | grep -o -e '--[a-z-]*'
+}
+
 # The tables of a file that are not rowsync's or SQLite's own, where sqlite3 is there to ask.
 _rowsync_tables() {
     sqlite3 -readonly "$1" "SELECT name FROM sqlite_schema WHERE type = 'table'
@@ -10,9 +15,7 @@ _rowsync_tables() {
 _rowsync() {
     local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]}
     local commands="clone init track untrack attach detach status sync push pull hydrate watch log
-        diff conflicts resolve rejected requeue discard verify token"
-    local options="--url --user --source --schema --policy --local --batch-size --page-size
-        --token-file --token-command --limit --ttl --claim --json --force --repair --server --version --help"
+        diff conflicts resolve rejected requeue discard verify token help"
 
     COMPREPLY=()
     case $before in
@@ -27,9 +30,11 @@ _rowsync() {
             return ;;
     esac
     if [[ $word == -* ]]; then
-        mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W "$(_rowsync_options "${COMP_WORDS[1]}")" -- "$word")
     elif ((COMP_CWORD == 1)); then
         mapfile -t COMPREPLY < <(compgen -W "$commands" -- "$word")
+    elif [[ ${COMP_WORDS[1]} == help ]]; then
+        ((COMP_CWORD > 2)) || mapfile -t COMPREPLY < <(compgen -W "$commands" -- "$word")
     elif ((COMP_CWORD == 2)) && [[ ${COMP_WORDS[1]} != @(clone|token) ]]; then
         mapfile -t COMPREPLY < <(compgen -f -- "$word")
     elif ((COMP_CWORD >= 3)) && [[ ${COMP_WORDS[1]} == @(track|untrack) ]] ||

@@ -251,10 +251,10 @@ extern "C"
     /* How a table is tracked. */
     typedef struct rowsync_track_options
     {
-        const char *schema;    /* the server's schema; NULL: as it is, or "public" */
-        rowsync_policy policy; /* for conflicts */
-        const char *const
-            *local_columns; /* columns that stay on the device, ended by NULL; NULL: as they are */
+        const char *schema;               /* the server's schema; NULL: as it is, or "public" */
+        rowsync_policy policy;            /* for conflicts */
+        const char *const *local_columns; /* all columns that stay on the device, none of the key,
+                                           * ended by NULL; NULL: as they are */
     } rowsync_track_options;
 
     /* Memory functions of the whole process; to be set before the first rowsync_open(). */
@@ -308,7 +308,10 @@ extern "C"
     /*
      * Says where to sync, for whom and as which source (installation). `source_id` NULL keeps the
      * one that the database has, or makes a random one. Another user than before is refused until
-     * rowsync_detach(); edits made before the first attach belong to the first user.
+     * rowsync_detach(); edits made before the first attach belong to the first user. Another URL is
+     * taken for another door to the same server: to one that has other data, the next sync sends
+     * all rows that are here, as to a server that was restored from a backup. Detach first where
+     * that is not meant.
      */
     rowsync_code rowsync_attach(rowsync *client, const char *url, const char *user_id,
                                 const char *source_id);

@@ -171,7 +171,9 @@ rowsync_detach(rowsync *client, int force)
         return code;
     code = rs_counts(client, &pending, &conflicts, &rejected);
     if (code == ROWSYNC_OK && !force && pending + rejected > 0)
-        code = rs_fail(client, ROWSYNC_PENDING, "Sync first, or force it and lose them.",
+        code = rs_fail(client, ROWSYNC_PENDING,
+                       client->url != NULL ? "Sync first, or force it and lose them."
+                                           : "Attach and sync first, or force it and lose them.",
                        "There are edits: %lld pending, %lld refused.", (long long)pending,
                        (long long)rejected);
     if (code == ROWSYNC_OK)

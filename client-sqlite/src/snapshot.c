@@ -101,8 +101,21 @@ match_columns(rowsync *client, SnapshotTable *source)
     for (i = 0; i < source->key_count && source->key_count == table->key_count; i++)
         keys += source->columns[source->keys[i]] == table->keys[i];
     if (keys != table->key_count)
-        return rs_fail(client, ROWSYNC_SCHEMA, "Give it the key that it has on the server.",
-                       "The key of \"%s\" is not that of the server.", table->name);
+    {
+        Buffer key = {0};
+
+        for (i = 0; i < source->key_count; i++)
+        {
+            buffer_text(&key, i > 0 ? ", " : "");
+            buffer_append(&key, source->names[source->keys[i]].data,
+                          source->names[source->keys[i]].length);
+        }
+        rs_fail(client, ROWSYNC_SCHEMA, "Give it the key that it has on the server.",
+                "The key of \"%s\" is not that of the server, which is (%.300s).", table->name,
+                buffer_string(&key));
+        buffer_free(&key);
+        return client->code;
+    }
     return ROWSYNC_OK;
 }
 

@@ -40,16 +40,29 @@ check_trackable(rowsync *client, const Table *table)
     return ROWSYNC_OK;
 }
 
-/* Refuses a local column that the table does not have: it would travel under its right name. */
+/*
+ * Refuses a local column that the table does not have, for it would travel under its right name,
+ * and one of the key.
+ */
 static rowsync_code
 check_local(rowsync *client, const Table *table, const char *const *columns)
 {
+    int i;
+
     for (; columns != NULL && *columns != NULL; columns++)
+    {
         if (sqlite3_table_column_metadata(client->db, "main", table->name, *columns, NULL, NULL,
                                           NULL, NULL, NULL) != SQLITE_OK)
             return rs_fail(client, ROWSYNC_SCHEMA, "Name a column of the table.",
                            "Table \"%s\" has no column \"%s\" to keep local.", table->name,
                            *columns);
+        for (i = 0; i < table->key_count; i++)
+            if (strcasecmp(table->columns[table->keys[i]].name, *columns) == 0)
+                return rs_fail(client, ROWSYNC_SCHEMA, "Name columns that are not of the key.",
+                               "The column \"%s\" of \"%s\" says which row it is: it cannot stay"
+                               " local.",
+                               *columns, table->name);
+    }
     return ROWSYNC_OK;
 }
 

@@ -199,6 +199,21 @@ take_refused(rowsync *client, const Batch *batch, const Change *change, const St
     return code;
 }
 
+/* The server syncs the table by now, though it did not when the rows were fetched. */
+static rowsync_code
+note_present(rowsync *client, Table *table)
+{
+    Buffer sql = {0};
+    rowsync_code code;
+
+    table->refill &= ~REFILL_ABSENT;
+    buffer_printf(&sql, "UPDATE _sync_table SET refill = refill & ~%d WHERE table_id = %lld",
+                  REFILL_ABSENT, (long long)table->id);
+    code = sql.failed ? rs_nomem(client) : rs_exec(client, sql.data);
+    buffer_free(&sql);
+    return code;
+}
+
 /* Takes in one status. `last` says that nothing can go before a refused constraint any more. */
 static rowsync_code
 take_status(rowsync *client, const Batch *batch, Change *change, const Status *status, bool last,
@@ -211,7 +226,10 @@ take_status(rowsync *client, const Batch *batch, Change *change, const Status *s
     if (status->server_row.data != NULL && scan_fields(status->server_row, names, &id, 1) &&
         id.data != NULL && key_respell(client, change->table, id, &change->key) != ROWSYNC_OK)
         return client->code;
-
+    if ((change->table->refill & REFILL_ABSENT) != 0 &&
+        !word_is(status->reason, "unregistered_table") &&
+        note_present(client, change->table) != ROWSYNC_OK)
+        return client->code;
     if (word_is(status->status, "applied"))
     {
         round->settled++;

@@ -56,7 +56,11 @@ def test_commands_say_what_they_did(device, gateway):
         phone, "track", "users")
     assert f"attached to {gateway.url} as ann, source phone" in said(
         phone, "attach", "--url", gateway.url, "--user", "ann", "--source", "phone")
-    assert json.loads(said(phone, "requeue", "--json")) == {"done": "nothing was refused"}
+    assert json.loads(said(phone, "requeue", "--json")) == {"done": "nothing was refused",
+                                                            "changes": 0}
+    tracked = json.loads(said(phone, "track", "users", "--policy", "client", "--json"))
+    assert tracked.pop("done").startswith("tracking users")
+    assert tracked == {"table": "users", "server": "business.users", "policy": "client", "pending": 1}
     assert "its rows stay" in said(phone, "untrack", "users", "--force")
     assert "detached" in said(phone, "detach")
     assert "not attached" in said(phone, "status")
@@ -172,15 +176,23 @@ def test_wrong_command_lines_and_files(device, tmp_path):
     phone = device("ann", "phone")
     assert 'status has no use for "extra"' in complaint(phone, "status", "extra", code=2)
     assert 'resolve has no use for "c"' in complaint(phone, "resolve", "a", "b", "c", code=2)
+    assert "status has no use for --policy" in complaint(
+        phone, "status", "--policy", "client", code=2)
+    assert "resolve needs: FILE TABLE KEY" in complaint(phone, "resolve", "users", code=2)
+    assert "--policy is server, client" in complaint(phone, "track", "users", "--policy", "x", code=2)
+    assert 'which row it is: it cannot stay local' in complaint(phone, "track", "users", "--local", "ID")
     phone.app.executescript("CREATE VIEW seen AS SELECT * FROM users;"
                             "CREATE VIRTUAL TABLE search USING fts5(words)")
     assert '"seen" is a view.' in complaint(phone, "track", "seen")
     assert '"search" is a virtual table.' in complaint(phone, "track", "search")
     assert '"SEEN" is a view.' in complaint(phone, "track", "SEEN")
-    assert "cannot read the token file nofile: No such file" in complaint(
+    assert "Cannot read the token file nofile: No such file" in complaint(
         phone, "sync", "--token-file", "nofile")
-    assert "the token command failed: false: exit status 1" in complaint(
+    assert "The token command failed: false: exit status 1" in complaint(
         phone, "sync", "--token-command", "false")
+    for arguments, code, name in ((("sync", "--token-file", "nofile"), 1, "unauthorized"),
+                                  (("status", "extra"), 2, "usage"), (("untrack", "x"), 1, "misuse")):
+        assert json.loads(said(phone, *arguments, "--json", code=code))["error"]["code"] == name
     refused = rig.mint("ann", "phone", secret="x" * 32)
     once = f"test ! -e {tmp_path}/asked && touch {tmp_path}/asked && echo {refused}"
     hint = complaint(phone, "sync", "--token-command", once)
@@ -198,6 +210,32 @@ def test_wrong_command_lines_and_files(device, tmp_path):
     empty.run("init")
     hint = complaint(empty, "sync")
     assert "`rowsync attach`" in hint and "()" not in hint
+    nameless = rig.Device("", phone.url, "ann", "x")
+    assert "one is empty" in complaint(nameless, "init", code=2)
+
+
+def test_each_command_has_its_own_help():
+    def shown(*arguments):
+        """What a command line without a file prints."""
+        return subprocess.run([rig.device.BINARY, *arguments], capture_output=True, text=True,
+                              check=True).stdout
+    assert "--policy" not in shown("--help") and shown("help") == shown("-h") == shown("--help")
+    for command in re.findall(r"^  (\w+) ", shown("--help"), re.MULTILINE):
+        about = shown(command, "--help")
+        assert about.startswith(f"Usage: rowsync {command} ") and about == shown("help", command)
+        assert ("--policy" in about) == (command in ("clone", "track", "resolve")), command
+        assert "--json" in about
+
+
+def test_another_connection_is_waited_for_in_words(device):
+    phone = device("ann", "phone")
+    add_user(phone)
+    phone.app.execute("BEGIN IMMEDIATE")
+    with phone.start("sync") as running:
+        told = running.stderr.readline()
+        phone.app.execute("COMMIT")
+        assert running.wait() == 0
+    assert f"another connection holds {phone.path}; waiting" in told
 
 
 def test_development_tokens(device):
@@ -217,8 +255,8 @@ def test_development_tokens(device):
     assert "--source is optional" in token().stderr
     phone.secret = "x" * 31
     done = token("--user", "ann")
-    assert done.returncode == 2 and done.stdout == ""
-    assert "has 31 bytes" in done.stderr and "openssl rand" in done.stderr
+    assert done.returncode == 1 and done.stdout == ""
+    assert "at least 32 bytes" in done.stderr and "openssl rand" in done.stderr
 
 
 def test_a_forgotten_schema_is_explained(device):
@@ -330,7 +368,8 @@ def test_clone_is_ready_to_work(device, database):
     add_user(phone)
     phone.rows("INSERT INTO posts VALUES (?, ?, 'one', '', 1, 1)", (str(uuid.uuid4()), ANN))
     phone.sync()
-    assert "cloned 7 tables with 2 rows" in clone(laptop).stdout
+    assert "cloned 7 tables with 2 rows" in clone(laptop, "--policy", "merge").stdout
+    assert {table["policy"] for table in laptop.status()["by_table"]} == {"merge"}
     assert laptop.rows("SELECT title FROM posts") == [("one",)]
     assert laptop.status()["source"] == "laptop" and laptop.status()["user"] == "ann"
     (sql,) = laptop.rows("SELECT sql FROM sqlite_schema WHERE name = 'file_reviews'")
@@ -406,7 +445,7 @@ def test_a_forgotten_grant_is_explained(device, database):
     database.rows("REVOKE DELETE ON business.users FROM business_gateway")
     phone.rows("DELETE FROM users")
     words = said(phone, "sync", code=3)
-    assert "lacks a right on the server: GRANT SELECT" in words and "edit the row" not in words
+    assert "lacks a right on the server: GRANT USAGE" in words and "edit the row" not in words
 
 
 def test_a_clone_that_fails_leaves_nothing(device, tmp_path):
@@ -416,7 +455,10 @@ def test_a_clone_that_fails_leaves_nothing(device, tmp_path):
         done = clone(one, check=False)
         assert done.returncode == 1 and words in done.stderr
     one = device("ann", "laptop", attached=False)
+    one._token = "abc"
+    assert "The token is no JWT." in clone(one, check=False).stderr
     one._token = "not.a.token"
+    assert "The token is no JWT." in clone(one, check=False).stderr
     assert "401" in clone(one, "--user", "ann", check=False).stderr
     assert [path.name for path in tmp_path.iterdir()] == []
 
@@ -516,6 +558,48 @@ def test_log_shows_the_latest_changes(device, database):
     (latest,) = json.loads(said(phone, "log", "--limit", "1", "--json"))
     assert list(latest) == ["seq", "at", "op", "table", "key", "by"] and latest["seq"] == 3
     assert "--limit" in complaint(phone, "log", "--limit", "0", code=2)
+    database.rows("SELECT rowsync.prune(interval '0')")
+    assert "nothing since 3: the server has pruned" in said(phone, "log")
+
+
+def test_a_column_that_only_the_device_has_is_explained(device):
+    phone = device("ann", "phone")
+    phone.app.execute("ALTER TABLE users ADD colour TEXT")
+    add = "INSERT INTO users VALUES (?, ?, ?, 1, 1, 'red')"
+    phone.rows(add, (ANN, "Ann", "a@cli"))
+    assert f"`rowsync track {phone.path} TABLE --local COLUMN`" in said(phone, "sync", code=3)
+    said(phone, "track", "users", "--local", "colour")
+    said(phone, "requeue")
+    assert phone.sync()["statuses"] == {"applied": 1}
+    said(phone, "track", "users", "--local", "")
+    phone.rows(add, (str(uuid.uuid4()), "Bea", "b@cli"))
+    assert 'no column "colour"' in said(phone, "sync", code=3)
+
+
+def test_a_wrong_key_is_named_at_once(device, database):
+    database.rows("""CREATE TABLE business.cells (x int, y int, PRIMARY KEY (x, y));
+        SELECT rowsync.register_table('business.cells');
+        GRANT ALL ON business.cells TO business_gateway;
+        SET rowsync.scope = 'ann'""")
+    database.rows("INSERT INTO business.cells VALUES (1, 2)")
+    phone = device("ann", "phone")
+    phone.app.execute("CREATE TABLE cells (x INTEGER, y INTEGER, PRIMARY KEY (y, x))")
+    said(phone, "track", "cells", "--schema", "business")
+    words = complaint(phone, "sync")
+    assert 'The key of "cells" is not that of the server, which is ("x", "y").' in words
+    assert "trying again" not in words
+
+
+def test_a_table_that_the_server_syncs_by_now_is_not_warned_of(device, database):
+    database.rows("CREATE TABLE business.later (id uuid PRIMARY KEY)")
+    phone = device("ann", "phone")
+    phone.app.execute("CREATE TABLE later (id TEXT PRIMARY KEY)")
+    said(phone, "track", "later", "--schema", "business")
+    assert "the server syncs no table business.later" in phone.run("sync").stderr
+    phone.rows("INSERT INTO later VALUES (?)", (ANN,))
+    database.rows("SELECT rowsync.register_table('business.later')")
+    done = phone.run("sync", check=False)
+    assert "(forbidden)" in done.stdout and "syncs no table" not in done.stderr
 
 
 def test_watch_stays_in_step_until_ctrl_c(device, start_gateway):

@@ -112,12 +112,13 @@ def test_the_manual_page_has_every_command_and_option(installed):
     page = (installed / "share/man/man1/rowsync.1").read_text().replace("\\-", "-")
     words = run(installed / "bin" / "rowsync", "--help")
     commands = re.findall(r"^  (\w+) ", words.split("Exit status")[0], re.MULTILINE)
-    options = re.findall(r"(--[\w-]+)", words)
+    options = {option for command in commands
+               for option in re.findall(r"(--[\w-]+)", run(installed / "bin/rowsync", "help", command))}
     completion = (installed / "share/bash-completion/completions/rowsync").read_text()
     assert len(commands) > 15 and len(options) > 15
     for name in [*commands, *options]:
-        assert name in completion or name == "--usage", name
-        assert re.search(rf"\b{name.lstrip('-')}\b", page) or name == "--usage", name
+        assert name in completion or name in options, name
+        assert re.search(rf"\b{name.lstrip('-')}\b", page), name
 
 
 def test_completion_offers_commands_tables_and_policies(installed, tmp_path):
@@ -128,11 +129,13 @@ def test_completion_offers_commands_tables_and_policies(installed, tmp_path):
     def offers(*words):
         """What is offered for the last of these words."""
         return run("bash", "-c", 'source "$0"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); '
-                   '_rowsync; printf "%s\\n" "${COMPREPLY[@]}"', script, "rowsync", *words).split()
+                   '_rowsync; printf "%s\\n" "${COMPREPLY[@]}"', script, installed / "bin/rowsync",
+                   *words).split()
     assert offers("re") == ["resolve", "rejected", "requeue"]
     assert sorted(offers("track", path, "")) == ["posts", "users"]
     assert offers("track", path, "posts", "--policy", "m") == ["merge", "manual"]
     assert offers("sync", path, "--b") == ["--batch-size"]
+    assert offers("status", path, "--") == ["--json", "--version", "--help"]
 
 
 def test_one_notes_app_in_c_python_and_node(installed, database, gateway, tmp_path):

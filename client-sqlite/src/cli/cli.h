@@ -9,6 +9,7 @@
 
 #include <jansson.h>
 #include <sqlite3.h>
+#include <stdbool.h>
 #include <stdio.h>
 
 #include "rowsync.h"
@@ -24,16 +25,16 @@ enum
 /* The options of all commands; each command uses its own. */
 typedef struct Arguments
 {
-    const char *command; /* the first argument */
+    const char *command; /* NULL where there is none of that name */
     const char *file;
     const char **rest; /* what follows the file, ended by NULL */
-    char *url;
-    char *user;
-    char *source;
-    char *schema;
-    char *policy;
-    char *token_file;
-    char *token_command;
+    const char *url;
+    const char *user;
+    const char *source;
+    const char *schema;
+    rowsync_policy policy; /* ROWSYNC_KEEP_POLICY where none is given */
+    const char *token_file;
+    const char *token_command;
     const char **local_columns;
     const char **claims;
     int batch_size;
@@ -60,8 +61,27 @@ typedef struct Session
     int retrying;     /* the user was told that requests are sent again */
 } Session;
 
-/* main.c */
-int usage(const char *message);
+/* A command: what it takes, and what it does. */
+typedef struct Command
+{
+    const char *name;
+    const char *arguments; /* as people read them */
+    const char *summary;
+    const char *options; /* their names, by blanks; those of every command are not among them */
+    int (*run)(Session *session);
+    enum
+    {
+        FILE_IS_THERE,
+        FILE_MAY_BE_NEW,
+        FILE_OF_ITS_OWN /* none, or one that the command opens itself */
+    } file;
+    bool talks; /* to the server: needs a token */
+    int least;  /* arguments after the command */
+    int most;   /* -1: any number */
+} Command;
+
+/* commands.c: ended by one without a name. */
+extern const Command commands[];
 
 /* session.c */
 extern volatile int stopped;
@@ -90,15 +110,17 @@ int64_t number(const Session *session, const char *sql, const char *value);
     " json_extract(details, '$.column') END AS name) c)"
 
 /* print.c */
+int usage(const Session *session, const char *format, ...) __attribute__((format(printf, 2, 3)));
 int failed(const Session *session);
 int complain(const Session *session, const char *code, const char *message, const char *hint);
-void say(const Session *session, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void say(const Session *session, json_t *members, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 void print_json(json_t *object);
 const char *plural(int64_t count);
 json_t *query_rows(const Session *session, const char *sql);
 int print_rows(const Session *session, const char *sql, const char *value, int *count);
 const char *problem_hint(const Session *session);
-void print_unregistered(const Session *session);
+void print_remedies(const Session *session);
 void warn_of_absent(const Session *session);
 void print_report(const Session *session, const rowsync_report *report);
 
@@ -124,8 +146,8 @@ int run_watch(Session *session);
 int run_log(Session *session);
 
 /* token.c */
-int token_command(const Arguments *arguments);
-char *token_read(const Arguments *arguments);
+int run_token(Session *session);
+char *token_read(const Session *session);
 json_t *token_claims(const char *token);
 
 #endif

@@ -132,7 +132,8 @@ track_tables(const Session *session, const json_t *tables)
 
     json_array_foreach(tables, i, table)
     {
-        rowsync_track_options options = {text_of(table, "schema"), ROWSYNC_SERVER_WINS, NULL};
+        rowsync_track_options options = {text_of(table, "schema"), session->arguments->policy,
+                                         NULL};
 
         if (!wanted(session, table))
             continue;
@@ -229,7 +230,10 @@ fill(Session *session, const json_t *tables, const char *user, const char *sourc
     snprintf(named, sizeof(named), "%.290s, source %.290s", state.user_id, state.source_id);
     if (put_in_place(session, target) != EXIT_DONE)
         return EXIT_FAILED;
-    say(session, "cloned %d table%s with %lld row%s into %s as %s", count, plural(count),
+    say(session,
+        json_pack("{s:i, s:I, s:s, s:s}", "tables", count, "rows", (json_int_t)report.downloaded,
+                  "user", state.user_id, "source", state.source_id),
+        "cloned %d table%s with %lld row%s into %s as %s", count, plural(count),
         (long long)report.downloaded, plural(report.downloaded), target, named);
     return EXIT_DONE;
 }
@@ -311,8 +315,11 @@ run_clone(Session *session)
     snprintf(side, sizeof(side), "%.4000s-clone", arguments->file);
     filled.file = side;
     session_signals(NULL);
-    if (*user == '\0')
-        usage("the token names no user: give --user");
+    if (*user == '\0' && claims == NULL)
+        complain(session, "unauthorized", "The token is no JWT.",
+                 "ROWSYNC_TOKEN, --token-file or --token-command must give the whole of it.");
+    else if (*user == '\0')
+        result = usage(session, "the token names no user: give --user");
     else
         answer = session_fetch(session, url, *source != '\0' ? source : "rowsync-clone");
     if (answer != NULL)

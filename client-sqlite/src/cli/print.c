@@ -60,6 +60,23 @@ complain(const Session *session, const char *code, const char *message, const ch
     return EXIT_FAILED;
 }
 
+/* Reports a wrong command line. */
+int
+usage(const Session *session, const char *format, ...)
+{
+    const char *command = session->arguments->command;
+    char message[1200], hint[100];
+    va_list values;
+
+    va_start(values, format);
+    vsnprintf(message, sizeof(message), format, values);
+    va_end(values);
+    snprintf(hint, sizeof(hint), "See `rowsync %.60s%s--help`.", command != NULL ? command : "",
+             command != NULL ? " " : "");
+    complain(session, "usage", message, hint);
+    return EXIT_USAGE;
+}
+
 /*
  * A hint of the library in the words of the command line: "rowsync_x() (or y)" becomes y, and
  * "rowsync_x()" becomes `rowsync x`.
@@ -119,6 +136,10 @@ failed(const Session *session)
 
     if (problem_hint(session) != NULL)
         hint = problem_hint(session);
+    else if (code == ROWSYNC_BUSY)
+        hint = "Close it, or let it end what it does; then try again.";
+    else if (code == ROWSYNC_PENDING && strstr(hint, "force it") != NULL)
+        hint = "Sync first (attach where that was not done), or give them up with --force.";
     else if (code == ROWSYNC_DIFFERENT && strstr(hint, "repair") != NULL)
         hint = "`rowsync verify --repair` queues them for upload.";
     else if (strstr(hint, "rowsync_set_token") != NULL)
@@ -132,9 +153,10 @@ failed(const Session *session)
     return code == ROWSYNC_DIFFERENT ? EXIT_ATTENTION : EXIT_FAILED;
 }
 
-/* Says in one line what was done. */
+/* Says in one line what was done; as JSON with further members, an object that is freed (or NULL).
+ */
 void
-say(const Session *session, const char *format, ...)
+say(const Session *session, json_t *members, const char *format, ...)
 {
     char text[2048];
     va_list values;
@@ -143,12 +165,18 @@ say(const Session *session, const char *format, ...)
     vsnprintf(text, sizeof(text), format, values);
     va_end(values);
     if (session->arguments->json)
-        print_json(json_pack("{s:s}", "done", text));
+    {
+        json_t *object = json_pack("{s:s}", "done", text);
+
+        json_object_update(object, members);
+        print_json(object);
+    }
     else
     {
         put_plain(stdout, text);
         puts("");
     }
+    json_decref(members);
 }
 
 /* How many places a text takes: one for each code point. */
@@ -328,10 +356,10 @@ statuses_of(const rowsync_report *report)
     return statuses;
 }
 
-/* What to do about refused tables, which most often have another schema on the server, and about
- * a forgotten GRANT. */
+/* What to do about refused tables, which most often have another schema on the server, about a
+ * forgotten GRANT, and about columns that only the device has. */
 void
-print_unregistered(const Session *session)
+print_remedies(const Session *session)
 {
     if (number(session, "SELECT count(*) FROM _sync_rejected WHERE reason = 'unregistered_table'",
                NULL) > 0)
@@ -342,8 +370,15 @@ print_unregistered(const Session *session)
                "SELECT count(*) FROM _sync_rejected WHERE reason = 'forbidden'"
                " AND message LIKE '%permission denied for%'",
                NULL) > 0)
-        printf("The gateway's role lacks a right on the server: GRANT SELECT, INSERT, UPDATE,"
-               " DELETE ON the table TO it; then `rowsync requeue`.\n");
+        printf("The gateway's role lacks a right on the server: GRANT USAGE ON the schema and"
+               " SELECT, INSERT, UPDATE, DELETE ON the table TO it; then `rowsync requeue`.\n");
+    if (number(session,
+               "SELECT count(*) FROM _sync_rejected WHERE reason = 'bad_payload'"
+               " AND message LIKE '%has no column%'",
+               NULL) > 0)
+        printf("The server's table lacks a column: add it there, or keep it here by"
+               " `rowsync track %s TABLE --local COLUMN`; then `rowsync requeue`.\n",
+               session->arguments->file);
 }
 
 /*
@@ -402,7 +437,7 @@ print_refusals(const Session *session, int64_t rejected)
            number(session, "SELECT count(*) FROM _sync_rejected WHERE op <> 'DELETE'", NULL) > 0
                ? "edit the row, or "
                : "");
-    print_unregistered(session);
+    print_remedies(session);
 }
 
 /* What a sync came to, and what is left to do. */

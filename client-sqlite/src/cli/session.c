@@ -52,9 +52,16 @@ session_signals(rowsync *client)
 static int
 wait_for_lock(void *context, int calls)
 {
-    (void)context;
+    const Session *session = context;
+
     if (stopped || calls >= 3000)
         return 0;
+    if (calls == 100 && !session->arguments->json)
+    {
+        clear_progress(session);
+        fprintf(stderr, "rowsync: another connection holds %s; waiting for it, up to 30 s\n",
+                session->arguments->file);
+    }
     usleep(10000);
     return 1;
 }
@@ -77,7 +84,7 @@ session_open(Session *session, int creates)
                      : "Is it a file that may be written, in a folder that exists?");
         return -1;
     }
-    sqlite3_busy_handler(session->db, wait_for_lock, NULL);
+    sqlite3_busy_handler(session->db, wait_for_lock, session);
     switch (sqlite3_exec(session->db, "PRAGMA schema_version", NULL, NULL, NULL))
     {
         case SQLITE_NOTADB:
@@ -121,7 +128,7 @@ static int
 fresh_token(void *context, char *token, size_t size)
 {
     const Session *session = context;
-    char *fresh = token_read(session->arguments);
+    char *fresh = token_read(session);
     int length = fresh != NULL ? snprintf(token, size, "%s", fresh) : -1;
 
     free(fresh);
@@ -148,6 +155,7 @@ typedef struct Ear
     void *context;
     const rowsync_response *response;
     int stream; /* too long to be looked into, unless it is a problem */
+    int ended;  /* by the library, which had enough of it */
 } Ear;
 
 /* A transport's sink: keeps a copy and hands on. */
@@ -167,7 +175,8 @@ hear(void *context, const void *data, size_t length)
         session->heard_length += length;
         session->heard[session->heard_length] = '\0';
     }
-    return ear->sink(ear->context, data, length);
+    ear->ended = ear->sink(ear->context, data, length);
+    return ear->ended;
 }
 
 /* Remembers the code of a problem. */
@@ -197,7 +206,9 @@ tell_retry(Session *session, const rowsync_response *response)
     session->retrying = 1;
     clear_progress(session);
     fputs(terminal ? "" : "rowsync: ", stderr);
-    if (response->status != 0)
+    if (response->status == 200)
+        fputs("the answer broke off; trying again", stderr);
+    else if (response->status != 0)
         fprintf(stderr, "the server answered %ld; trying again", response->status);
     else
         fprintf(stderr, "the server was not reached (%s); trying again", response->message);
@@ -211,14 +222,15 @@ listen_in(void *context, const rowsync_request *request, rowsync_sink sink, void
           rowsync_response *response, const volatile int *cancelled)
 {
     Session *session = context;
-    Ear ear = {session, sink, sink_context, response,
-               strstr(request->url, "/sync/snapshot") != NULL};
+    Ear ear = {
+        session, sink, sink_context, response, strstr(request->url, "/sync/snapshot") != NULL, 0};
     rowsync_code code;
 
     session->heard_length = 0;
     code = session->wire.perform(session->wire.context, request, hear, &ear, response, cancelled);
     learn(session, response->status);
-    if (code == ROWSYNC_NETWORK || response->status == 429 || response->status >= 500)
+    if ((code == ROWSYNC_NETWORK && !ear.ended) || response->status == 429 ||
+        response->status >= 500)
         tell_retry(session, response);
     return code;
 }
@@ -246,7 +258,7 @@ int
 session_token(Session *session)
 {
     free(session->token);
-    session->token = token_read(session->arguments);
+    session->token = token_read(session);
     if (session->token == NULL)
         return -1;
     if (session->client != NULL && rowsync_set_token(session->client, session->token) != ROWSYNC_OK)

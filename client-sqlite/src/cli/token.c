@@ -26,12 +26,17 @@ read_line(FILE *stream)
     return length > 0 && strlen(buffer) == length ? strdup(buffer) : NULL;
 }
 
-/* Says why there is no token, and what to do; `words` is what was given, `reason` what came. */
+/* Says why there is no token; `words` is what was given, `reason` what came. */
 static char *
-no_token(const char *what, const char *words, const char *reason, const char *hint)
+no_token(const Session *session, const char *what, const char *words, const char *reason)
 {
-    fprintf(stderr, "rowsync: %s%s%s%s\n  %s\n", what, words, *reason != '\0' ? ": " : "", reason,
-            hint);
+    char message[1200];
+
+    snprintf(message, sizeof(message), "%s%.900s%s%.200s", what, words,
+             *reason != '\0' ? ": " : ".", reason);
+    complain(session, "unauthorized", message,
+             *words != '\0' ? "It must give the token and nothing else, on one line."
+                            : "Set ROWSYNC_TOKEN, or give --token-file or --token-command.");
     return NULL;
 }
 
@@ -40,9 +45,9 @@ no_token(const char *what, const char *words, const char *reason, const char *hi
  * is none; why was printed.
  */
 char *
-token_read(const Arguments *arguments)
+token_read(const Session *session)
 {
-    static const char usable[] = "It must give the token and nothing else, on one line.";
+    const Arguments *arguments = session->arguments;
     const char *environment = getenv("ROWSYNC_TOKEN");
     char *token, status[48];
     FILE *stream;
@@ -51,34 +56,35 @@ token_read(const Arguments *arguments)
     if (arguments->token_command != NULL)
     {
         if ((stream = popen(arguments->token_command, "r")) == NULL)
-            return no_token("cannot run --token-command ", arguments->token_command,
-                            strerror(errno), usable);
+            return no_token(session, "Cannot run --token-command ", arguments->token_command,
+                            strerror(errno));
         token = read_line(stream);
         if ((result = pclose(stream)) != 0)
         {
             free(token);
             snprintf(status, sizeof(status), WIFEXITED(result) ? "exit status %d" : "signal %d",
                      WIFEXITED(result) ? WEXITSTATUS(result) : WTERMSIG(result));
-            return no_token("the token command failed: ", arguments->token_command, status, usable);
+            return no_token(session, "The token command failed: ", arguments->token_command,
+                            status);
         }
         return token != NULL
                    ? token
-                   : no_token("the token command printed no token: ", arguments->token_command, "",
-                              usable);
+                   : no_token(session,
+                              "The token command printed no token: ", arguments->token_command, "");
     }
     if (arguments->token_file != NULL)
     {
         if ((stream = fopen(arguments->token_file, "r")) == NULL)
-            return no_token("cannot read the token file ", arguments->token_file, strerror(errno),
-                            usable);
+            return no_token(session, "Cannot read the token file ", arguments->token_file,
+                            strerror(errno));
         token = read_line(stream);
         fclose(stream);
-        return token != NULL ? token
-                             : no_token("there is no token in ", arguments->token_file, "", usable);
+        return token != NULL
+                   ? token
+                   : no_token(session, "There is no token in ", arguments->token_file, "");
     }
     if (environment == NULL || *environment == '\0')
-        return no_token("there is no token", "", "",
-                        "Set ROWSYNC_TOKEN, or give --token-file or --token-command.");
+        return no_token(session, "There is no token", "", "");
     return strdup(environment);
 }
 
@@ -127,8 +133,10 @@ base64url(char *out, const unsigned char *data, size_t length)
 
 /* Adds the claims given as name=value; a value that is JSON keeps its type. */
 static int
-add_claims(json_t *claims, const char **given)
+add_claims(const Session *session, json_t *claims)
 {
+    const char **given = session->arguments->claims;
+
     for (; given != NULL && *given != NULL; given++)
     {
         const char *equals = strchr(*given, '=');
@@ -137,10 +145,7 @@ add_claims(json_t *claims, const char **given)
         int failed;
 
         if (equals == NULL || equals == *given)
-        {
-            fprintf(stderr, "rowsync: --claim wants name=value, not \"%s\"\n", *given);
-            return -1;
-        }
+            return usage(session, "--claim wants name=value, not \"%s\"", *given);
         value = json_loads(equals + 1, JSON_DECODE_ANY, NULL);
         if (value == NULL)
             value = json_string(equals + 1);
@@ -148,19 +153,17 @@ add_claims(json_t *claims, const char **given)
         failed = name == NULL || json_object_set_new(claims, name, value) != 0;
         free(name);
         if (failed)
-        {
-            fprintf(stderr, "rowsync: the claim \"%s\" is not UTF-8\n", *given);
-            return -1;
-        }
+            return usage(session, "the claim \"%s\" is not UTF-8", *given);
     }
-    return 0;
+    return EXIT_DONE;
 }
 
 /* Prints a token signed with ROWSYNC_JWT_SECRET (HS256): for development and tests. */
 int
-token_command(const Arguments *arguments)
+run_token(Session *session)
 {
     static const char header[] = "{\"alg\":\"HS256\",\"typ\":\"JWT\"}";
+    const Arguments *arguments = session->arguments;
     const char *secret = getenv("ROWSYNC_JWT_SECRET");
     json_t *claims;
     char *text, *token, *end;
@@ -170,33 +173,24 @@ token_command(const Arguments *arguments)
     int result = EXIT_FAILED;
 
     if (arguments->user == NULL)
-    {
-        fprintf(stderr, "rowsync: token needs --user (--source is optional: without it the token"
-                        " is good for any)\n  See rowsync --help.\n");
-        return EXIT_USAGE;
-    }
+        return usage(session, "token needs --user (--source is optional: without it the token is"
+                              " good for any)");
     if (arguments->ttl <= 0)
-        return usage("--ttl is a number of seconds above 0");
+        return usage(session, "--ttl is a number of seconds above 0");
     if (secret == NULL || *secret == '\0')
-    {
-        fprintf(stderr, "rowsync: ROWSYNC_JWT_SECRET is not set\n"
-                        "  It is the secret that the gateway was started with.\n");
-        return EXIT_FAILED;
-    }
+        return complain(session, "misuse", "ROWSYNC_JWT_SECRET is not set.",
+                        "It is the secret that the gateway was started with.");
     if (strlen(secret) < 32)
-    {
-        fprintf(stderr,
-                "rowsync: ROWSYNC_JWT_SECRET has %zu bytes, and HS256 needs at least 32\n"
-                "  The gateway takes no shorter one: `openssl rand -hex 32` makes a good one.\n",
-                strlen(secret));
-        return EXIT_USAGE;
-    }
+        return complain(session, "misuse",
+                        "ROWSYNC_JWT_SECRET is too short: HS256 needs at least 32 bytes.",
+                        "The gateway takes no shorter one: `openssl rand -hex 32` makes a good"
+                        " one.");
     claims = json_pack("{s:s, s:s*, s:I, s:I}", "sub", arguments->user, "did", arguments->source,
                        "iat", (json_int_t)now, "exp", (json_int_t)now + arguments->ttl);
-    if (claims == NULL || add_claims(claims, arguments->claims) != 0)
+    if (claims == NULL || add_claims(session, claims) != EXIT_DONE)
     {
         json_decref(claims);
-        return EXIT_USAGE;
+        return claims == NULL ? usage(session, "--user and --source are UTF-8") : EXIT_USAGE;
     }
     text = json_dumps(claims, JSON_COMPACT);
     json_decref(claims);

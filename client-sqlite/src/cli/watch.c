@@ -190,7 +190,7 @@ run_log(Session *session)
     int count, limit = session->arguments->limit, result = EXIT_FAILED;
 
     if (limit < 1 || limit > 10000)
-        return usage("--limit is a number from 1 to 10000");
+        return usage(session, "--limit is a number from 1 to 10000");
     if (rowsync_get_state(session->client, &state) != ROWSYNC_OK)
         return failed(session);
     if (state.url == NULL)
@@ -209,8 +209,11 @@ run_log(Session *session)
         if (answer != NULL)
         {
             result = print_rows(session, sql, answer, &count);
-            if (result == EXIT_DONE && count == 0 && !session->arguments->json)
+            if (result == EXIT_DONE && count == 0 && !session->arguments->json && head == 0)
                 puts("nothing has happened yet");
+            else if (result == EXIT_DONE && count == 0 && !session->arguments->json)
+                printf("nothing since %lld: the server has pruned what was before\n",
+                       (long long)floor);
         }
     }
     free(answer);
