@@ -62,6 +62,7 @@ struct stream
     bool taken;     /* ... and may have it */
     h2o_send_state_t state;
     h2o_iovec_t *parts; /* h2o's bytes, from `part` on, whose first `at` are taken */
+    size_t part_room;   /* for how many of them there is memory */
     size_t part_count;
     size_t part;
     size_t at;
@@ -431,10 +432,16 @@ on_send(h2o_ostream_t *self, h2o_req_t *req, h2o_iovec_t *parts, size_t count,
     struct stream *stream = H2O_STRUCT_FROM_MEMBER(struct stream, end, self);
     struct http2 *http2 = stream->http2;
 
+    (void)req;
     schedule(http2);
     if (stream->closed)
         return;
-    stream->parts = h2o_mem_alloc_pool(&req->pool, sizeof(*parts) * (count + 1));
+    if (stream->part_room < count)
+    {
+        /* Not of the request's memory: a stream of events would gather all that it ever sent. */
+        stream->parts = h2o_mem_realloc(stream->parts, sizeof(*parts) * count);
+        stream->part_room = count;
+    }
     if (count != 0)
         memcpy(stream->parts, parts, sizeof(*parts) * count);
     stream->part_count = count;
@@ -458,6 +465,7 @@ free_stream(struct stream *stream)
     h2o_dispose_request(&stream->req);
     if (stream->body != NULL)
         h2o_buffer_dispose(&stream->body);
+    free(stream->parts);
     free(stream);
 }
 
@@ -474,6 +482,8 @@ close_connection(struct http2 *http2)
     while (!h2o_linklist_is_empty(&http2->streams))
         free_stream(H2O_STRUCT_FROM_MEMBER(struct stream, link, http2->streams.next));
     h2o_buffer_dispose(&http2->output);
+    /* The socket stays until the kernel has taken TLS's goodbye, and the connection with it. */
+    http2->connection->http2 = NULL;
     h2o_socket_close(http2->socket);
     free(http2);
 }

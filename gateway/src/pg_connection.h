@@ -102,6 +102,9 @@ void pg_connection_fail(struct pg_connection *connection, const char *what);
 /* pg_pipeline.c: takes what the server sends, from now on. */
 void pg_pipeline_listen(struct pg_connection *connection);
 
+/* Works through what libpq has read, of which the socket may tell nothing more. */
+void pg_pipeline_continue(struct pg_connection *connection);
+
 /* Sends the connection's job. At its end comes pg_pool_settle, or pg_connection_drop. */
 void pg_pipeline_begin(struct pg_connection *connection);
 

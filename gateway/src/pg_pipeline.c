@@ -11,9 +11,6 @@
 #include <string.h>
 #include <sys/socket.h>
 
-/* Ends of answers before the Sync's: one a step, and one more where the commit itself fails. */
-#define ENDS_MAX (STEPS_MAX + 1)
-
 #define SETTINGS                                                                                   \
     "SELECT pg_catalog.set_config('request.jwt.claims', $1, true),"                                \
     " pg_catalog.set_config('application_name', $2, true),"                                        \
@@ -168,9 +165,8 @@ is_answer(const PGresult *result)
            status == PGRES_PIPELINE_ABORTED;
 }
 
-/* Works through what libpq has read. */
-static void
-process_input(struct pg_connection *connection)
+void
+pg_pipeline_continue(struct pg_connection *connection)
 {
     /* Between jobs only notices and new settings can come: parsing is all they need. */
     if (connection->step_count == 0)
@@ -204,9 +200,7 @@ process_input(struct pg_connection *connection)
         }
     }
     if (PQstatus(connection->pg) == CONNECTION_BAD || connection->step > ENDS_MAX)
-    {
         pg_connection_fail(connection, "database_connection_lost");
-    }
 }
 
 /* Reads what has come. */
@@ -221,7 +215,7 @@ on_readable(h2o_socket_t *socket, const char *error)
         pg_connection_fail(connection, "database_connection_lost");
         return;
     }
-    process_input(connection);
+    pg_pipeline_continue(connection);
 }
 
 void
@@ -239,7 +233,7 @@ pg_job_resume(struct pg_job *job)
     if (job->state != PG_JOB_RUNNING || !connection->resting)
         return;
     pg_pipeline_listen(connection);
-    process_input(connection);
+    pg_pipeline_continue(connection);
 }
 
 /* Sends what libpq still holds. */

@@ -263,10 +263,12 @@ on_cancelled(h2o_multithread_receiver_t *receiver, h2o_linklist_t *messages)
         if (connection == NULL)
             continue;
         connection->order = NULL;
-        /* Still waiting for the statement's end, or for us only? */
+        /* Did it wait for us only? Or is the rest of the answer here, where a job had rested? */
         if (connection->state == STATE_SETTLING && connection->step_count == 0)
             pg_pool_settle(connection);
         else if (connection->state == STATE_SETTLING)
+            pg_pipeline_continue(connection);
+        if (connection->state == STATE_SETTLING)
             h2o_timeout_link(pool->loop, &pool->insist, &connection->insist);
     }
 }

@@ -1,6 +1,8 @@
 """HTTP/2, a setting: what it serves, and how it is kept from being abused. Spoken by python3-h2."""
 
+import array
 import contextlib
+import fcntl
 import gzip
 import json
 import random
@@ -8,6 +10,7 @@ import signal
 import socket
 import ssl
 import struct
+import termios
 import time
 
 import h2.config
@@ -19,12 +22,14 @@ from gateway_parts import CHANGE, RUNNING, certificate, eventually, many, talk
 
 
 class Client:
-    """One HTTP/2 connection."""
+    """One HTTP/2 connection, over TCP or to a socket file."""
 
-    def __init__(self, gateway, trusted, window=None):
+    def __init__(self, gateway, trusted, window=None, path=None):
         context = ssl.create_default_context(cafile=trusted)
         context.set_alpn_protocols(["h2"])
-        self.raw = socket.create_connection(("127.0.0.1", gateway.port), timeout=20)
+        self.raw = socket.socket(socket.AF_UNIX if path else socket.AF_INET)
+        self.raw.settimeout(20)
+        self.raw.connect(str(path) if path else ("127.0.0.1", gateway.port))
         self.socket = context.wrap_socket(self.raw, server_hostname="127.0.0.1")
         assert self.socket.selected_alpn_protocol() == "h2"
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
@@ -344,6 +349,61 @@ def test_a_request_that_is_taken_back_takes_its_query_with_it(speak, database, b
     assert [(line["status"], line["code"]) for line in gateway.log()
             if line.get("route") == "/sync/upload"] == [(499, "client_gone")] * 2
     assert client.ask("GET", "/healthz").status == 200
+
+
+def test_a_snapshot_that_is_taken_back_at_its_end_leaves_its_connection(speak, mint):
+    """Its rest is with libpq already, which reads ahead: the socket has nothing more to tell."""
+    _, connect = speak(ROWSYNC_CONNECT_TIMEOUT=60000, ROWSYNC_STREAM_POOL_SIZE=1)
+    client = connect()
+    token = mint("ann", "phone")
+    body = json.dumps({"last_server_seq_seen": 0, "changes": many(300, "x" * 300)}).encode()
+    assert client.ask("POST", "/sync/upload", token, body).status == 200
+    leaving = connect(window=0)
+    stream = leaving.send("GET", "/sync/snapshot", token)
+    while not leaving.streams[stream][0]:
+        assert leaving.read()
+    leaving.h2.reset_stream(stream, 8)
+    leaving.flush()
+    assert eventually(lambda: client.ask("GET", "/sync/snapshot", token).status == 200)
+
+
+def waiting(client):
+    """How many bytes the kernel holds for a client."""
+    size = array.array("i", [0])
+    fcntl.ioctl(client.socket, termios.FIONREAD, size)
+    return size[0]
+
+
+def answer_unread(client, token, most):
+    """Asks again and again, and reads nothing; how many answers the kernel took, at most so many."""
+    client.h2.increment_flow_control_window(2**30)
+    for number in range(most):
+        before, deadline = waiting(client), time.monotonic() + 1
+        client.send("GET", "/sync/schema", token)
+        while waiting(client) == before:
+            if time.monotonic() > deadline:
+                return number
+            time.sleep(0.0005)
+    return most
+
+
+def test_a_goodbye_that_the_kernel_does_not_take_is_waited_for(speak, mint, tmp_path):
+    """A connection ends when all is sent, and not one byte more is taken: not even TLS's last.
+
+    `make asan` sees what must not be touched then. Of a socket file one knows, but for one or two,
+    how many answers the kernel takes.
+    """
+    path, token = tmp_path / "socket", mint("ann", "phone")
+    gateway, connect = speak(ROWSYNC_LISTEN=f"unix:{path}", ROWSYNC_DRAIN_TIMEOUT=100)
+    room = answer_unread(connect(path=path), token, 100000)
+    for number in range(4):
+        client = connect(path=path)
+        answer_unread(client, token, room + 1 - number)
+        flood(client, frame(2, 0, 1, bytes([0, 0, 0, 0, 9])) * 2000)
+    assert eventually(lambda: sum(line["event"] == "http2_cut" for line in gateway.log()) == 4)
+    time.sleep(0.3)  # three sweeps
+    assert connect(path=path).ask("GET", "/healthz").status == 200
+    assert gateway.stop() == 0
 
 
 @pytest.mark.parametrize("data", [

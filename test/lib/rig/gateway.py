@@ -31,7 +31,7 @@ class Gateway:
     def __init__(self, server, url, log):
         self.server = server
         self.url = url
-        self.port = int(url.rsplit(":", 1)[1])
+        self.port = None if url.startswith("unix:") else int(url.rsplit(":", 1)[1])
         self.log_path = log
         self.secret = SECRET
 
