@@ -99,7 +99,9 @@ held_apply(rowsync *client, Table *table, const Key *key, bool *applied)
 
 /*
  * Applies what is held, again and again as long as that brings something forward; `together` for
- * rows that need each other, whatever orphans there are in between.
+ * rows that need each other, whatever orphans there are in between. The query must sort: after a
+ * change of the schema in this transaction, as every hydration makes, apply()'s ROLLBACK TO ends
+ * each statement that still reads a table, and one that reads from its sorter alone goes on.
  */
 static rowsync_code
 retry(rowsync *client, bool together)

@@ -4,7 +4,10 @@
  *
  *     build/test/unit/client_memory all [CALL]
  *
- * makes every one fail (of one call only, such as "push"); `make check` takes forty of each.
+ * makes every one fail (of one call only, such as "push"), some 300,000 in all; `make check` takes
+ * forty of each. In the whole run a failure that leaves behind what one before has left, to the
+ * byte, is not looked over again, but for one in sixteen (known() in client_calls.h): most leave
+ * everything as it was. What the call answers and the memory it holds are looked at each time.
  */
 #include <arpa/inet.h>
 #include <limits.h>
@@ -16,12 +19,23 @@
 
 static bool lasting; /* all that follow fail too */
 
+/* Time stands still, so that failures which leave the same behind are seen to. */
+static int
+stand_still(sqlite3_vfs *vfs, sqlite3_int64 *now)
+{
+    (void)vfs;
+    *now = 212600000000000;
+    return SQLITE_OK;
+}
+
+/* Random numbers are those of the call before, for the same reason. */
 static void
 arm(void *context, sqlite3 *db, long at)
 {
     Source *source = context;
 
     (void)db;
+    sqlite3_test_control(SQLITE_TESTCTRL_PRNG_RESTORE);
     *source = (Source){at, lasting, false, source->held};
 }
 
@@ -170,6 +184,11 @@ main(int count, char **arguments)
     size_t i;
 
     take_over();
+    if (most == 0)
+        sparing = 16;
+    sqlite3_vfs_find(NULL)->xCurrentTimeInt64 = stand_still;
+    sqlite3_randomness(sizeof(i), &i);
+    sqlite3_test_control(SQLITE_TESTCTRL_PRNG_SAVE);
     for (i = 0; i < sizeof(calls) / sizeof(*calls); i++)
     {
         if (count > 2 && strcmp(calls[i].name, arguments[2]) != 0)
