@@ -377,7 +377,11 @@ extern "C"
     rowsync_code rowsync_resolve(rowsync *client, const char *table, const char *pk,
                                  rowsync_policy how);
 
-    /* Sends a dead letter again with the next push; `table` and `pk` NULL: all of them. */
+    /*
+     * Sends a dead letter again with the next push; `table` and `pk` NULL: all of them. A row that
+     * went along with one that the server deleted is made again; where that cannot be, because what
+     * it refers to is missing, the call fails if it named that row, and else leaves it refused.
+     */
     rowsync_code rowsync_requeue(rowsync *client, const char *table, const char *pk);
 
     /*

@@ -52,7 +52,7 @@ typedef enum TableStatement
     TABLE_ROW,     /* the row alone, in the same columns: ?2 … its key columns */
     TABLE_THERE,   /* 1 where there is a row of that key */
     TABLE_DELETE,  /* a row by its key */
-    TABLE_TAKES,   /* marks of rows that its deletion takes along: ?1 the key */
+    TABLE_RESTORE, /* puts a row back that differs: ?1 … all columns */
     TABLE_CLINGS,  /* 1 where a row of a table that is not tracked refers to the row */
     TABLE_STATEMENTS
 } TableStatement;
@@ -63,6 +63,14 @@ enum Refill
     REFILL_COLUMNS = 1,  /* rows lack the server's content of a column that came along */
     REFILL_VERSIONS = 2, /* the versions here are of the table of another schema */
     REFILL_ABSENT = 4    /* the server did not sync a table of that name */
+};
+
+/* What may have effects on other rows; bits. */
+enum Stirs
+{
+    STIRS_BY_DELETE = 1,
+    STIRS_BY_PUT = 2,
+    STIRS_KNOWN = 4
 };
 
 /* A tracked table. */
@@ -77,6 +85,7 @@ typedef struct Table
     rowsync_policy policy;
     bool exists;              /* with a primary key */
     int refill;               /* of enum Refill */
+    int stirs;                /* of enum Stirs, once it was asked for */
     bool own_conflict_clause; /* its constraints may say ON CONFLICT REPLACE or IGNORE */
     bool hidden_unique;       /* has a unique index that no probe can foresee */
     Column *columns;
@@ -101,6 +110,21 @@ typedef struct Key
     Buffer bytes;
 } Key;
 
+/* Rows by their keys, in memory: whoever goes over them may roll back to a savepoint meanwhile,
+ * which can end a query that is being read. */
+typedef struct RowName
+{
+    Table *table;
+    Key key;
+} RowName;
+
+typedef struct RowList
+{
+    RowName *rows;
+    int count;
+    int capacity;
+} RowList;
+
 /* The library's own statements; the texts stand beside each other in statement.c. */
 typedef enum Statement
 {
@@ -113,6 +137,12 @@ typedef enum Statement
     SQL_UNDO,
     SQL_APPLY_ON,
     SQL_APPLY_OFF,
+    SQL_WATCH,
+    SQL_WATCH_ON,
+    SQL_UNWATCH,
+    SQL_UNWATCHED,
+    SQL_EFFECTS,
+    SQL_TEMP_TRIGGERS,
     SQL_INFO,
     SQL_CURSOR,
     SQL_LAST_UPLOAD,
@@ -129,7 +159,6 @@ typedef enum Statement
     SQL_VERSION_DROP,
     SQL_EDITED,
     SQL_SEEN_PUT,
-    SQL_DIRTY_ANY,
     SQL_DIRTY_GET,
     SQL_DIRTY_QUEUE,
     SQL_DIRTY_CLEAR,
@@ -144,6 +173,7 @@ typedef enum Statement
     SQL_REJECTED_PUT,
     SQL_OVERWRITTEN_PUT,
     SQL_OVERWRITTEN_TRIM,
+    SQL_REJECTED_WHOLE,
     SQL_REJECTED_SETTLE, /* by a change that was made after the refusal */
     SQL_REJECTED_DROP,
     SQL_STATEMENTS
@@ -176,6 +206,7 @@ struct rowsync
     bool restored;       /* the server was restored from a backup: its log is another one */
     int64_t new_epoch;   /* of that log; 0: the server knows nothing yet */
     bool cautious;       /* deletions are kept aside, see orphans_stuck() */
+    bool temp_triggers;  /* the connection has some of its own, on whatever table */
     bool actions;        /* this transaction's rows changed others too: see capture_actions() */
     bool missed;         /* it took rows along that the server may have: see conflict_taken() */
     int64_t bytes;       /* of bodies that went either way, in this call */
@@ -260,6 +291,8 @@ void view_write(const rowsync *client, Buffer *sql);
 
 /* values.c */
 void key_free(Key *key);
+void rows_free(RowList *list);
+rowsync_code rows_read(rowsync *client, sqlite3_stmt *statement, RowList *out);
 rowsync_code key_column(rowsync *client, sqlite3_stmt *statement, int column, Key *key);
 int key_bind(sqlite3_stmt *statement, int at, const Key *key);
 int key_bind_columns(const Table *table, sqlite3_stmt *statement, int at, const Key *key);
@@ -322,6 +355,7 @@ rowsync_code queue_start(rowsync *client, Queue *queue);
 rowsync_code batch_fill(rowsync *client, Queue *queue, Batch *batch, int limit, int64_t *rejected);
 rowsync_code change_payload(rowsync *client, Change *change, Buffer *out, bool whole,
                             const char **problem);
+sqlite3_value *row_field(sqlite3_stmt *row, int column);
 bool row_payload(rowsync *client, Table *table, const Key *key, Buffer *out, bool *there);
 rowsync_code pending_note(rowsync *client, const Change *change, Slice payload, const char *reason,
                           Slice message, Slice details, bool *noted);
@@ -350,10 +384,17 @@ rowsync_code row_move_version(rowsync *client, const Table *table, const Key *ke
                               bool deleted);
 rowsync_code row_drop(rowsync *client, Statement which, const Table *table, const Key *key);
 
-/* cascade.c */
-void cascade_write(rowsync *client, Buffer *sql, const Table *table);
-rowsync_code cascade_foresee(rowsync *client, Table *table, const Key *key, bool may_wait,
-                             bool *waits);
+/* effects.c */
+typedef struct Outcome /* of a statement that puts a row of the server */
+{
+    int result;  /* SQLite's */
+    int changes; /* rows that it changed itself */
+    bool waits;  /* it has to wait for a decision of the app */
+} Outcome;
+
+bool effects_possible(rowsync *client, Table *table, bool deletes);
+rowsync_code effects_step(rowsync *client, Table *table, const Key *key, sqlite3_stmt *statement,
+                          bool deletes, bool may_wait, Outcome *out);
 
 /* held.c */
 rowsync_code held_put(rowsync *client, const Table *table, const Key *key, const RowState *theirs,
@@ -373,6 +414,9 @@ rowsync_code conflict_waits(rowsync *client, Table *table, const Key *key, bool 
 rowsync_code conflict_taken(rowsync *client, Table *table, const Key *key);
 rowsync_code conflict_lost(rowsync *client, Table *table, const Key *key, const RowState *theirs,
                            int64_t base);
+
+/* rejected.c */
+rowsync_code rejected_taken(rowsync *client, Table *table, const Key *key);
 
 /* sides.c */
 #define CLIENT_POINTER "rowsync" /* what sqlite3_bind_pointer() hands on a client as */

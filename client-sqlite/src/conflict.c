@@ -373,7 +373,7 @@ conflict_settle(rowsync *client, const Change *change, const RowState *theirs, S
 }
 
 /*
- * Looks at an edit whose row a deletion of the server takes along by ON DELETE CASCADE. `theirs` is
+ * Looks at an edit whose row goes along with what the server says of another one. `theirs` is
  * what is known of the row on the server: that it is not where it was, and a version.
  */
 static rowsync_code
@@ -423,9 +423,9 @@ conflict_waits(rowsync *client, Table *table, const Key *key, bool *waits)
 }
 
 /*
- * Ends an edit whose row is about to be taken along: it loses, under any policy, for without its
- * parent it cannot be sent. It is no deletion of the user's: should the server have the row, with
- * another parent, it comes again, from what is held or with a hydration.
+ * Ends an edit whose row is about to be taken along (a dead letter stays one): it loses, under any
+ * policy, for without its parent it cannot be sent. It is no deletion of the user's: should the
+ * server have the row, with another parent, it comes again, from what is held or with a hydration.
  */
 rowsync_code
 conflict_taken(rowsync *client, Table *table, const Key *key)
@@ -437,16 +437,19 @@ conflict_taken(rowsync *client, Table *table, const Key *key)
     bool deleted;
     int state;
 
-    if (look_taken(client, &change, &theirs, &state, &local) == ROWSYNC_OK &&
-        change.change_id != 0 && change.op != OP_DELETE &&
-        (change.op == OP_NOTHING ||
-         keep_overwritten(client, &change, &theirs,
-                          (Slice){local.length > 0 ? local.data : NULL, local.length},
-                          change.changed) == ROWSYNC_OK) &&
-        row_drop(client, SQL_REJECTED_DROP, table, key) == ROWSYNC_OK &&
-        row_drop(client, SQL_DIRTY_DROP, table, key) == ROWSYNC_OK &&
-        row_version(client, table, key, &version, &deleted) == ROWSYNC_OK && version > 0 &&
-        !deleted && row_drop(client, SQL_VERSION_DROP, table, key) == ROWSYNC_OK)
+    if (look_taken(client, &change, &theirs, &state, &local) != ROWSYNC_OK)
+        ;
+    else if (change.change_id == 0)
+        rejected_taken(client, table, key);
+    else if (change.op != OP_DELETE &&
+             (change.op == OP_NOTHING ||
+              keep_overwritten(client, &change, &theirs,
+                               (Slice){local.length > 0 ? local.data : NULL, local.length},
+                               change.changed) == ROWSYNC_OK) &&
+             row_drop(client, SQL_REJECTED_DROP, table, key) == ROWSYNC_OK &&
+             row_drop(client, SQL_DIRTY_DROP, table, key) == ROWSYNC_OK &&
+             row_version(client, table, key, &version, &deleted) == ROWSYNC_OK && version > 0 &&
+             !deleted && row_drop(client, SQL_VERSION_DROP, table, key) == ROWSYNC_OK)
     {
         client->missed = true;
         row_set_version(client, table, key, 0, false);

@@ -38,6 +38,18 @@ rs_stop(rowsync *client, rowsync_code code)
     return code;
 }
 
+/* Has the connection triggers that the schema of the file says nothing of? */
+static rowsync_code
+see_temp_triggers(rowsync *client)
+{
+    sqlite3_stmt *statement = rs_statement(client, SQL_TEMP_TRIGGERS);
+
+    if (statement == NULL)
+        return client->code;
+    client->temp_triggers = rs_row(client, statement) && sqlite3_column_int(statement, 0);
+    return rs_reset(client, statement);
+}
+
 /*
  * Begins a transaction of the library's own, with everything captured taken in, capture off and
  * foreign keys deferred.
@@ -51,6 +63,8 @@ rs_begin(rowsync *client)
         return code;
     client->actions = client->missed = false;
     code = capture_fold(client);
+    if (code == ROWSYNC_OK)
+        code = see_temp_triggers(client);
     if (code == ROWSYNC_OK)
         code = rs_run(client, SQL_APPLY_ON);
     if (code == ROWSYNC_OK)

@@ -107,38 +107,30 @@ static rowsync_code
 retry(rowsync *client, bool together)
 {
     sqlite3_stmt *statement = NULL;
-    rowsync_code code = ROWSYNC_OK;
-    bool progress = true;
+    RowList list = {0};
+    bool progress = true, applied;
+    int i;
+    rowsync_code code =
+        rs_prepare(client,
+                   "SELECT table_id, pk FROM _sync_held h WHERE state <> 1"
+                   " AND NOT EXISTS (SELECT 1 FROM _sync_dirty d WHERE d.table_id ="
+                   " h.table_id AND d.pk = h.pk) AND NOT EXISTS (SELECT 1 FROM _sync_rejected"
+                   " r WHERE r.table_id = h.table_id AND r.pk = h.pk) ORDER BY server_version",
+                   &statement);
 
     while (progress && code == ROWSYNC_OK)
     {
-        Key key = {0};
-
         progress = false;
-        code =
-            rs_prepare(client,
-                       "SELECT table_id, pk FROM _sync_held h WHERE state <> 1"
-                       " AND NOT EXISTS (SELECT 1 FROM _sync_dirty d WHERE d.table_id ="
-                       " h.table_id AND d.pk = h.pk) AND NOT EXISTS (SELECT 1 FROM _sync_rejected"
-                       " r WHERE r.table_id = h.table_id AND r.pk = h.pk) ORDER BY server_version",
-                       &statement);
-        while (code == ROWSYNC_OK && rs_row(client, statement))
+        code = rows_read(client, statement, &list);
+        for (i = 0; i < list.count && code == ROWSYNC_OK; i++)
         {
-            Table *table = table_by_id(client, sqlite3_column_int64(statement, 0));
-            bool applied = false;
-
-            if (table == NULL || !table->exists)
-                continue;
-            if ((code = key_column(client, statement, 1, &key)) == ROWSYNC_OK)
-                code = apply(client, table, &key, together, &applied);
+            code = apply(client, list.rows[i].table, &list.rows[i].key, together, &applied);
             progress |= applied;
         }
-        key_free(&key);
-        sqlite3_finalize(statement);
-        statement = NULL;
-        code = client->code;
     }
-    return code;
+    sqlite3_finalize(statement);
+    rows_free(&list);
+    return client->code;
 }
 
 /*

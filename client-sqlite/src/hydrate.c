@@ -9,6 +9,7 @@
  */
 #include "snapshot.h"
 
+#include <math.h>
 #include <string.h>
 
 /* While rows come in; a sort for an index gets less, on top of what the cache then still holds. */
@@ -33,7 +34,8 @@ typedef struct Hydration
     int target_count;
     int64_t shared; /* of a restored server: up to there its log is the one that was read here */
     sqlite3_stmt *version; /* notes the version of a row that has none */
-    Buffer indexes;        /* the statements that make the dropped ones again */
+    bool gentle;    /* what is here may be touched by putting rows: no table is filled plainly */
+    Buffer indexes; /* the statements that make the dropped ones again */
     Buffer object;
 } Hydration;
 
@@ -199,6 +201,30 @@ forget_versions(rowsync *client, const Table *table)
     return code;
 }
 
+/*
+ * Are there rows or edits here that may be touched when rows come into another table, by a trigger
+ * of the app? A table that is filled plainly does not tell.
+ */
+static rowsync_code
+see_effects(Hydration *hydration)
+{
+    rowsync *client = hydration->client;
+    int64_t used = 0;
+    int i;
+
+    for (i = 0; i < client->table_count && !hydration->gentle; i++)
+        hydration->gentle =
+            client->tables[i].exists && effects_possible(client, &client->tables[i], false);
+    if (hydration->gentle && client->code == ROWSYNC_OK)
+        query_int(
+            client,
+            "SELECT EXISTS (SELECT 1 FROM _sync_version) OR EXISTS (SELECT 1 FROM _sync_dirty)"
+            " OR EXISTS (SELECT 1 FROM _sync_rejected)",
+            0, &used);
+    hydration->gentle = used != 0;
+    return client->code;
+}
+
 /* The header has come: begins the transaction, and sees how each table is to be filled. */
 static rowsync_code
 prepare_targets(void *context, Snapshot *snapshot)
@@ -212,7 +238,8 @@ prepare_targets(void *context, Snapshot *snapshot)
     if ((code = rs_begin(client)) != ROWSYNC_OK)
         return code;
     hydration->begun = true;
-    if ((code = see_log(hydration, snapshot)) != ROWSYNC_OK)
+    if ((code = see_log(hydration, snapshot)) != ROWSYNC_OK ||
+        (code = see_effects(hydration)) != ROWSYNC_OK)
         return code;
     /* What was kept of the log that is gone would pass for newer than anything of this one. Edits
      * that a decision was waited for are sent again, and meet what there is now. */
@@ -240,8 +267,8 @@ prepare_targets(void *context, Snapshot *snapshot)
                          " OR EXISTS (SELECT 1 FROM _sync_held WHERE table_id = ?1)"
                          " OR EXISTS (SELECT 1 FROM _sync_rejected WHERE table_id = ?1)",
                          table->id, &used);
-        target->plain = used == 0;
-        if (code != ROWSYNC_OK || used != 0)
+        target->plain = used == 0 && !hydration->gentle;
+        if (code != ROWSYNC_OK || !target->plain)
             continue;
         if ((code = triggers_drop(client, table)) == ROWSYNC_OK &&
             (code = drop_indexes(hydration, table)) == ROWSYNC_OK)
@@ -416,6 +443,42 @@ take_lost(rowsync *client, Table *table, const Key *key, int64_t shared, bool de
     return queue_again(client, table, key, 0);
 }
 
+/* Sees to a row that the snapshot did not have. */
+static rowsync_code
+settle_row(const Hydration *hydration, Table *table, const Key *key)
+{
+    rowsync *client = hydration->client;
+    rowsync_report ignored = {0};
+    RowState gone = {0, true, {0}};
+    int64_t version;
+    bool deleted;
+
+    if (row_version(client, table, key, &version, &deleted) != ROWSYNC_OK)
+        return client->code;
+    gone.version = version < INT64_MAX ? version + 1 : version;
+    if (client->restored && (hydration->shared == INT64_MAX || version > hydration->shared))
+        return take_lost(client, table, key, hydration->shared, deleted);
+    return deleted ? ROWSYNC_OK : take_row(client, table, key, &gone, &ignored);
+}
+
+/* Forgets the rows of a table that are held, and that the server does not have any more. */
+static rowsync_code
+forget_held(rowsync *client, const Table *table)
+{
+    Buffer sql = {0};
+    rowsync_code code;
+
+    buffer_printf(
+        &sql,
+        "DELETE FROM _sync_held AS h WHERE table_id = %lld AND state <> 1 AND NOT deleted"
+        " AND NOT EXISTS (SELECT 1 FROM temp._sync_seen s WHERE s.table_id = h.table_id AND"
+        " s.pk = h.pk)",
+        (long long)table->id);
+    code = sql.failed ? rs_nomem(client) : rs_exec(client, sql.data);
+    buffer_free(&sql);
+    return code;
+}
+
 /*
  * Sees to the rows that the snapshot did not have. They go, but for those with edits; unless a
  * restored server has lost them, which it has where their version is later than its backup.
@@ -425,14 +488,15 @@ settle_unseen(const Hydration *hydration, const Snapshot *snapshot)
 {
     rowsync *client = hydration->client;
     sqlite3_stmt *statement = NULL;
-    rowsync_report ignored = {0};
-    Key key = {0};
-    rowsync_code code = rs_prepare(client,
-                                   "SELECT pk, server_version, deleted FROM _sync_version v WHERE"
-                                   " table_id = ?1 AND NOT EXISTS (SELECT 1 FROM temp._sync_seen s"
-                                   " WHERE s.table_id = v.table_id AND s.pk = v.pk)",
-                                   &statement);
-    int i;
+    RowList list = {0};
+    Key last = {0};
+    rowsync_code code =
+        rs_prepare(client,
+                   "SELECT table_id, pk FROM _sync_version v WHERE table_id = ?1 AND"
+                   " pk > ?2 AND NOT EXISTS (SELECT 1 FROM temp._sync_seen s WHERE"
+                   " s.table_id = v.table_id AND s.pk = v.pk) ORDER BY pk LIMIT 1000",
+                   &statement);
+    int i, j;
 
     for (i = 0; i < client->table_count && code == ROWSYNC_OK; i++)
     {
@@ -442,24 +506,29 @@ settle_unseen(const Hydration *hydration, const Snapshot *snapshot)
         /* The server may have stopped to sync it. */
         if (place < 0 || hydration->targets[place].plain)
             continue;
-        sqlite3_reset(statement);
         sqlite3_bind_int64(statement, 1, table->id);
-        while (code == ROWSYNC_OK && rs_row(client, statement))
+        sqlite3_bind_double(statement, 2, -INFINITY); /* before every key */
+        do
         {
-            int64_t version = sqlite3_column_int64(statement, 1);
-            bool deleted = sqlite3_column_int(statement, 2) != 0;
-            RowState gone = {version < INT64_MAX ? version + 1 : version, true, {0}};
+            code = rows_read(client, statement, &list);
+            for (j = 0; j < list.count && code == ROWSYNC_OK; j++)
+                code = settle_row(hydration, table, &list.rows[j].key);
+            if (list.count > 0)
+            {
+                /* The list's memory is used again while this is bound. */
+                Key spare = last;
 
-            if ((code = key_column(client, statement, 0, &key)) != ROWSYNC_OK)
-                break;
-            if (client->restored && (hydration->shared == INT64_MAX || version > hydration->shared))
-                code = take_lost(client, table, &key, hydration->shared, deleted);
-            else if (!deleted)
-                code = take_row(client, table, &key, &gone, &ignored);
-        }
+                last = list.rows[list.count - 1].key;
+                list.rows[list.count - 1].key = spare;
+                key_bind(statement, 2, &last);
+            }
+        } while (code == ROWSYNC_OK && list.count > 0);
+        if (code == ROWSYNC_OK)
+            code = forget_held(client, table);
     }
     sqlite3_finalize(statement);
-    key_free(&key);
+    rows_free(&list);
+    key_free(&last);
     return client->code;
 }
 

@@ -218,15 +218,17 @@ static rowsync_code
 each_found(rowsync *client, rowsync_code (*act)(rowsync *, Table *, const Key *))
 {
     sqlite3_stmt *statement = NULL;
-    Key key = {0};
+    RowList list = {0};
     rowsync_code code = rs_prepare(client, "SELECT table_id, pk FROM temp._sync_taken", &statement);
+    int i;
 
-    while (code == ROWSYNC_OK && rs_row(client, statement))
-        if ((code = key_column(client, statement, 1, &key)) == ROWSYNC_OK)
-            code = act(client, table_by_id(client, sqlite3_column_int64(statement, 0)), &key);
+    if (code == ROWSYNC_OK)
+        code = rows_read(client, statement, &list);
+    for (i = 0; i < list.count && code == ROWSYNC_OK; i++)
+        code = act(client, list.rows[i].table, &list.rows[i].key);
     sqlite3_finalize(statement);
-    key_free(&key);
-    return client->code;
+    rows_free(&list);
+    return code;
 }
 
 /*

@@ -273,6 +273,13 @@ change_payload(rowsync *client, Change *change, Buffer *out, bool whole, const c
     return client->code == ROWSYNC_OK && out->failed ? rs_nomem(client) : client->code;
 }
 
+/* A field of the row that TABLE_ROW is at. */
+sqlite3_value *
+row_field(sqlite3_stmt *row, int column)
+{
+    return sqlite3_column_value(row, PENDING_FIELDS + column);
+}
+
 /*
  * Appends the whole row as it is now, pending or not, as an upload would have it. *there is false,
  * and `out` of no use, where there is none or it holds text that is no UTF-8. False with the error

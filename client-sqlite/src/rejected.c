@@ -5,20 +5,93 @@
 
 #include <string.h>
 
-/* Puts the mark of a dead letter back on its row. */
+/*
+ * Keeps the whole row in its dead letter, for it is about to go with what the server says of
+ * another one: a letter may have only what was edited. Inside a transaction.
+ */
+rowsync_code
+rejected_taken(rowsync *client, Table *table, const Key *key)
+{
+    sqlite3_stmt *statement;
+    Buffer payload = {0};
+    bool there;
+
+    if (row_payload(client, table, key, &payload, &there) && there && !payload.failed &&
+        (statement = rs_keyed(client, SQL_REJECTED_WHOLE, table, key)) != NULL)
+    {
+        sqlite3_bind_text64(statement, 3, buffer_string(&payload), payload.length, SQLITE_STATIC,
+                            SQLITE_UTF8);
+        rs_finish(client, statement, "keeping a refused row");
+        sqlite3_clear_bindings(statement);
+    }
+    if (payload.failed)
+        rs_nomem(client);
+    buffer_free(&payload);
+    return client->code;
+}
+
+/* The columns of the query for dead letters. */
+typedef enum LetterColumn
+{
+    LETTER_TABLE,
+    LETTER_KEY,
+    LETTER_BASE,
+    LETTER_CHANGED,
+    LETTER_OLD_ROW,
+    LETTER_PAYLOAD,
+    LETTER_GONE /* nobody here has deleted the row: its going would be no deletion to send */
+} LetterColumn;
+
+/*
+ * Makes the row of a dead letter again where it went with one that the server deleted. *refused
+ * where it cannot be stored, or still has no parent.
+ */
 static rowsync_code
-requeue(rowsync *client, const Change *change, sqlite3_stmt *letter)
+make_again(rowsync *client, const Change *change, sqlite3_stmt *letter, bool *refused)
+{
+    sqlite3_stmt *look = table_statement(client, change->table, TABLE_THERE);
+    RowState row = {0};
+    int64_t version;
+    bool there, deleted;
+
+    if (look == NULL)
+        return client->code;
+    key_bind_columns(change->table, look, 1, &change->key);
+    there = rs_row(client, look);
+    if (rs_reset(client, look) != ROWSYNC_OK || there || !sqlite3_column_int(letter, LETTER_GONE))
+        return client->code;
+    row.payload = (Slice){(const char *)sqlite3_column_text(letter, LETTER_PAYLOAD),
+                          (size_t)sqlite3_column_bytes(letter, LETTER_PAYLOAD)};
+    *refused = row.payload.length == 0 || row.payload.data[0] != '{';
+    if (*refused ||
+        row_version(client, change->table, &change->key, &version, &deleted) != ROWSYNC_OK ||
+        rs_run(client, SQL_SAVE) != ROWSYNC_OK ||
+        row_put(client, change->table, &change->key, &row, refused) != ROWSYNC_OK)
+        return client->code;
+    *refused |= rs_orphans(client);
+    if (*refused)
+        rs_run(client, SQL_UNDO);
+    else if (version == 0)
+        row_drop(client, SQL_VERSION_DROP, change->table, &change->key);
+    return client->code == ROWSYNC_OK ? rs_run(client, SQL_RELEASE) : client->code;
+}
+
+/* Puts the mark of a dead letter back on its row. *refused where there is no row to put it on. */
+static rowsync_code
+requeue(rowsync *client, const Change *change, sqlite3_stmt *letter, bool *refused)
 {
     int64_t id = 0;
     sqlite3_stmt *put;
 
-    if (take_change_id(client, &id) != ROWSYNC_OK ||
+    if (make_again(client, change, letter, refused) != ROWSYNC_OK || *refused ||
+        take_change_id(client, &id) != ROWSYNC_OK ||
         (put = rs_keyed(client, SQL_DIRTY_PUT, change->table, &change->key)) == NULL)
         return client->code;
     sqlite3_bind_int64(put, 3, id);
     sqlite3_bind_int64(put, 4, change->base_version);
-    sqlite3_bind_int64(put, 5, sqlite3_column_int64(letter, 3));
-    sqlite3_bind_text(put, 6, (const char *)sqlite3_column_text(letter, 4), -1, SQLITE_STATIC);
+    sqlite3_bind_int64(put, 5, sqlite3_column_int64(letter, LETTER_CHANGED));
+    sqlite3_bind_text(put, 6, (const char *)sqlite3_column_text(letter, LETTER_OLD_ROW), -1,
+                      SQLITE_STATIC);
     return rs_finish(client, put, "queueing a refused change");
 }
 
@@ -55,7 +128,7 @@ discard(rowsync *client, const Change *change, bool *refused)
 
 /*
  * Walks the dead letters of one row or of all. *seen is their number, *left that of those which
- * cannot be given up before others are.
+ * wait for others: to be given up, or to be made again.
  */
 static rowsync_code
 walk(rowsync *client, const char *table_name, const char *pk, bool again, int64_t *seen,
@@ -65,9 +138,10 @@ walk(rowsync *client, const char *table_name, const char *pk, bool again, int64_
     Change change = {0};
     rowsync_code code = rs_prepare(
         client,
-        "SELECT r.table_id, r.pk, r.base_version, r.changed, r.old_row FROM _sync_rejected r JOIN"
-        " _sync_table t USING (table_id) WHERE (?1 IS NULL OR t.table_name = ?1) AND (?2 IS NULL OR"
-        " pk_text = ?2) ORDER BY r.change_id",
+        "SELECT r.table_id, r.pk, r.base_version, r.changed, r.old_row, r.payload, r.op <> 'DELETE'"
+        " AND NOT EXISTS (SELECT 1 FROM _sync_dirty d WHERE d.table_id = r.table_id AND"
+        " d.pk = r.pk) FROM _sync_rejected r JOIN _sync_table t USING (table_id) WHERE (?1 IS NULL"
+        " OR t.table_name = ?1) AND (?2 IS NULL OR pk_text = ?2) ORDER BY r.change_id",
         &statement);
 
     *seen = *left = 0;
@@ -81,14 +155,15 @@ walk(rowsync *client, const char *table_name, const char *pk, bool again, int64_
         bool refused = false;
 
         ++*seen;
-        change.table = table_by_id(client, sqlite3_column_int64(statement, 0));
-        if ((code = key_column(client, statement, 1, &change.key)) != ROWSYNC_OK)
+        change.table = table_by_id(client, sqlite3_column_int64(statement, LETTER_TABLE));
+        if ((code = key_column(client, statement, LETTER_KEY, &change.key)) != ROWSYNC_OK)
             break;
-        change.base_version = sqlite3_column_int64(statement, 2);
+        change.base_version = sqlite3_column_int64(statement, LETTER_BASE);
         if (change.table == NULL)
             continue;
         if (change.table->exists)
-            code = again ? requeue(client, &change, statement) : discard(client, &change, &refused);
+            code = again ? requeue(client, &change, statement, &refused)
+                         : discard(client, &change, &refused);
         *left += refused;
         if (code == ROWSYNC_OK && !refused)
             code = row_drop(client, SQL_REJECTED_DROP, change.table, &change.key);
@@ -115,7 +190,8 @@ settle_letters(rowsync *client, const char *table_name, const char *pk, bool aga
     if (code == ROWSYNC_OK && seen == 0 && pk != NULL)
         code = rs_fail(client, ROWSYNC_MISUSE, "See _sync_rejected.",
                        "The row %s of \"%s\" was not refused.", pk, table_name);
-    /* A row goes once those that refer to it are gone, which may be dead letters too. */
+    /* A row goes once those that refer to it are gone, or comes once what is in its way is, which
+     * may be dead letters too. */
     while (code == ROWSYNC_OK && left > 0 && left != before)
     {
         before = left;
@@ -124,8 +200,15 @@ settle_letters(rowsync *client, const char *table_name, const char *pk, bool aga
     /* Rows that refer to what was given up become dead letters of their own. */
     if (code == ROWSYNC_OK)
         code = take_out_orphans(client);
-    if (code == ROWSYNC_OK && (left > 0 || rs_orphans(client)))
+    if (code == ROWSYNC_OK && !again && (left > 0 || rs_orphans(client)))
         code = orphans_fail(client, "what is discarded");
+    else if (code == ROWSYNC_OK && pk != NULL && left > 0)
+        code = rs_fail(client, ROWSYNC_DATABASE,
+                       "Make what it refers to again, or free its unique values, and requeue it; or"
+                       " discard it.",
+                       "The row %s of \"%s\" is gone, and cannot be made again from what was"
+                       " refused.",
+                       pk, table_name);
     return rs_end(client, code);
 }
 

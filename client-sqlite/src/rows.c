@@ -256,20 +256,16 @@ rowsync_code
 row_put(rowsync *client, Table *table, const Key *key, const RowState *state, bool *refused)
 {
     sqlite3_stmt *statement;
-    int64_t before = sqlite3_total_changes(client->db);
-    int result;
+    Outcome out = {0};
 
     *refused = false;
     if (state->deleted)
     {
         *refused = clings(client, table, key);
         if (*refused || client->code != ROWSYNC_OK ||
-            cascade_foresee(client, table, key, state->version > 0, refused) != ROWSYNC_OK ||
-            *refused)
+            (statement = table_statement(client, table, TABLE_DELETE)) == NULL)
             return client->code;
-        if ((statement = table_statement(client, table, TABLE_DELETE)) == NULL)
-            return client->code;
-        result = key_bind_columns(table, statement, 1, key);
+        out.result = key_bind_columns(table, statement, 1, key);
     }
     else
     {
@@ -278,17 +274,17 @@ row_put(rowsync *client, Table *table, const Key *key, const RowState *state, bo
             return client->code;
         statement = table->upsert;
         sqlite3_reset(statement);
-        result = bind_row(table, key, state->payload, &client->scratch);
+        out.result = bind_row(table, key, state->payload, &client->scratch);
     }
-    if (result == SQLITE_OK)
-        result = sqlite3_step(statement);
-    client->actions |= sqlite3_total_changes(client->db) - before > sqlite3_changes(client->db);
-    /* A column that says ON CONFLICT IGNORE, or a trigger: nothing was stored, without an error. */
-    if (result == SQLITE_DONE && !state->deleted && table->updates &&
-        sqlite3_changes(client->db) == 0)
-        result = SQLITE_CONSTRAINT;
-    *refused = row_outcome(client, table, result) == ROWSYNC_OK && result != SQLITE_DONE;
-    sqlite3_reset(statement);
+    if (out.result != SQLITE_OK)
+        row_outcome(client, table, out.result);
+    else if (effects_step(client, table, key, statement, state->deleted,
+                          state->deleted && state->version > 0, &out) == ROWSYNC_OK &&
+             out.result == SQLITE_DONE && !state->deleted && table->updates && out.changes == 0)
+        /* A column that says ON CONFLICT IGNORE, or a trigger: nothing was stored, without an
+         * error. */
+        row_outcome(client, table, out.result = SQLITE_CONSTRAINT);
+    *refused = out.waits || out.result != SQLITE_DONE;
     /* The bindings point into the answer, which does not outlive this call for long. */
     sqlite3_clear_bindings(statement);
     if (client->code != ROWSYNC_OK || *refused)

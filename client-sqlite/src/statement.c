@@ -94,6 +94,13 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
     [SQL_RELEASE] = "RELEASE _sync_row",
     [SQL_UNDO] = "ROLLBACK TO _sync_row",
     [SQL_APPLY_ON] = "UPDATE _sync_client_info SET apply_mode = 1",
+    [SQL_WATCH] = "SAVEPOINT _sync_effects",
+    [SQL_WATCH_ON] = "UPDATE _sync_client_info SET apply_mode = 2",
+    [SQL_UNWATCH] = "ROLLBACK TO _sync_effects",
+    [SQL_UNWATCHED] = "RELEASE _sync_effects",
+    [SQL_EFFECTS] = "SELECT DISTINCT table_id, pk FROM _sync_log WHERE pk IS NOT NULL"
+                    " AND (holds = 1 OR changed <> 0) AND NOT (" ROW_KEY ")",
+    [SQL_TEMP_TRIGGERS] = "SELECT EXISTS (SELECT 1 FROM sqlite_temp_schema WHERE type = 'trigger')",
     [SQL_APPLY_OFF] = "UPDATE _sync_client_info SET apply_mode = 0",
     [SQL_INFO] = "SELECT url, user_id, source_id, last_server_seq_seen, current_window_until,"
                  " hydrated, format, epoch, last_upload, epochs FROM _sync_client_info",
@@ -127,7 +134,6 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
     [SQL_EDITED] = "SELECT EXISTS (SELECT 1 FROM _sync_dirty WHERE " ROW_KEY ")"
                    " OR EXISTS (SELECT 1 FROM _sync_rejected WHERE " ROW_KEY ")",
     [SQL_SEEN_PUT] = "INSERT OR IGNORE INTO temp._sync_seen VALUES (?1, ?2)",
-    [SQL_DIRTY_ANY] = "SELECT 1 FROM _sync_dirty LIMIT 1",
     [SQL_DIRTY_GET] =
         "SELECT d.change_id, d.base_version, d.changed | coalesce(r.changed, 0), d.old_row,"
         " d.base_row, v.deleted FROM _sync_dirty d LEFT JOIN _sync_rejected r USING (table_id, pk)"
@@ -177,6 +183,8 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
         " payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     [SQL_OVERWRITTEN_TRIM] = "DELETE FROM _sync_overwritten WHERE id <="
                              " (SELECT max(id) FROM _sync_overwritten) - 1000",
+    [SQL_REJECTED_WHOLE] =
+        "UPDATE _sync_rejected SET payload = ?3 WHERE " ROW_KEY " AND op <> 'DELETE'",
     [SQL_REJECTED_SETTLE] = "DELETE FROM _sync_rejected WHERE " ROW_KEY " AND change_id <= ?3",
     [SQL_REJECTED_DROP] = "DELETE FROM _sync_rejected WHERE " ROW_KEY,
 };

@@ -388,6 +388,36 @@ append_pending(Buffer *sql, const Table *table, bool row)
         buffer_printf(sql, " WHERE d.table_id = %lld AND d.pk = ?1", (long long)table->id);
 }
 
+/* UPDATE … of all columns but those of the key, where one of them differs. */
+static void
+append_restore(Buffer *sql, const Table *table)
+{
+    const char *before = " SET ";
+    int i, pass;
+
+    buffer_text(sql, "UPDATE OR ABORT main.");
+    buffer_name(sql, table->name);
+    for (pass = 0; pass < 2; pass++, before = " AND (")
+    {
+        for (i = 0; i < table->column_count; i++)
+        {
+            if (table->columns[i].key)
+                continue;
+            buffer_text(sql, before);
+            before = pass == 0 ? ", " : " OR ";
+            buffer_name(sql, table->columns[i].name);
+            buffer_printf(sql, pass == 0 ? " = ?%d" : " IS NOT ?%d COLLATE BINARY", i + 1);
+        }
+        for (i = 0; i < table->key_count && pass == 0; i++)
+        {
+            buffer_text(sql, i == 0 ? " WHERE " : " AND ");
+            buffer_name(sql, table->columns[table->keys[i]].name);
+            buffer_printf(sql, " = ?%d", table->keys[i] + 1);
+        }
+    }
+    buffer_byte(sql, ')');
+}
+
 /* A statement of the table, reset; NULL with the error remembered. */
 sqlite3_stmt *
 table_statement(rowsync *client, Table *table, TableStatement which)
@@ -401,8 +431,8 @@ table_statement(rowsync *client, Table *table, TableStatement which)
             append_clings(client, &sql, table);
         else if (which == TABLE_PENDING || which == TABLE_ROW)
             append_pending(&sql, table, which == TABLE_ROW);
-        else if (which == TABLE_TAKES)
-            cascade_write(client, &sql, table);
+        else if (which == TABLE_RESTORE)
+            append_restore(&sql, table);
         else
         {
             buffer_text(&sql, which == TABLE_THERE ? "SELECT 1 FROM main." : "DELETE FROM main.");

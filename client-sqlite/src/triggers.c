@@ -21,6 +21,8 @@
 #include <string.h>
 
 #define CAPTURING "(SELECT apply_mode FROM _sync_client_info) = 0"
+/* Also while the library wants to know what its own statements do to other rows: see effects.c. */
+#define NOTING "(SELECT apply_mode FROM _sync_client_info) <> 1"
 
 /* The columns of _sync_log before those for a row's fields. */
 #define LOG_COLUMNS 5
@@ -95,7 +97,7 @@ static void
 write_insert(Buffer *sql, const Table *table)
 {
     append_head(sql, table, "insert", "AFTER INSERT");
-    buffer_text(sql, CAPTURING "\nBEGIN\n");
+    buffer_text(sql, NOTING "\nBEGIN\n");
     append_entry(sql, table, "NEW", HOLDS_NOTHING, false);
     buffer_text(sql, "-1);\nEND");
 }
@@ -108,7 +110,7 @@ write_update(Buffer *sql, const Table *table)
     int i, written = 0;
 
     append_head(sql, table, "update", "AFTER UPDATE");
-    buffer_text(sql, CAPTURING "\nBEGIN\n");
+    buffer_text(sql, NOTING "\nBEGIN\n");
     if (base)
         append_entry(sql, table, "OLD", HOLDS_BASE, false);
     else
@@ -148,7 +150,7 @@ write_rekey(Buffer *sql, const Table *table, bool rowid_key)
         buffer_text(sql, i > 0 ? " OR " : "(");
         append_differs(sql, &table->columns[table->keys[i]]);
     }
-    buffer_text(sql, ") AND " CAPTURING "\nBEGIN\n");
+    buffer_text(sql, ") AND " NOTING "\nBEGIN\n");
     append_entry(sql, table, "OLD", HOLDS_LAST, false);
     buffer_text(sql, "0);\n");
     append_entry(sql, table, "NEW", HOLDS_NOTHING, false);
@@ -162,7 +164,7 @@ static void
 write_delete(Buffer *sql, const Table *table)
 {
     append_head(sql, table, "delete", "AFTER DELETE");
-    buffer_text(sql, CAPTURING "\nBEGIN\n");
+    buffer_text(sql, NOTING "\nBEGIN\n");
     append_entry(sql, table, "OLD", HOLDS_LAST, false);
     buffer_text(sql, "0);\nEND");
 }

@@ -40,6 +40,52 @@ key_column(rowsync *client, sqlite3_stmt *statement, int column, Key *key)
     return key->bytes.failed ? rs_nomem(client) : ROWSYNC_OK;
 }
 
+void
+rows_free(RowList *list)
+{
+    int i;
+
+    for (i = 0; i < list->capacity; i++)
+        key_free(&list->rows[i].key);
+    rs_free(list->rows);
+    *list = (RowList){0};
+}
+
+/*
+ * Reads a query of table ids and keys to its end and resets it. Rows of tables that are not there
+ * are left out. The list's memory is used again; rows_free() frees it.
+ */
+rowsync_code
+rows_read(rowsync *client, sqlite3_stmt *statement, RowList *out)
+{
+    out->count = 0;
+    while (client->code == ROWSYNC_OK && rs_row(client, statement))
+    {
+        Table *table = table_by_id(client, sqlite3_column_int64(statement, 0));
+
+        if (table == NULL || !table->exists)
+            continue;
+        if (out->count == out->capacity)
+        {
+            int more = out->capacity > 0 ? out->capacity * 2 : 16;
+            RowName *grown = rs_realloc(out->rows, (size_t)more * sizeof(*grown));
+
+            if (grown == NULL)
+            {
+                rs_nomem(client);
+                break;
+            }
+            memset(grown + out->capacity, 0, (size_t)(more - out->capacity) * sizeof(*grown));
+            out->rows = grown;
+            out->capacity = more;
+        }
+        out->rows[out->count].table = table;
+        if (key_column(client, statement, 1, &out->rows[out->count].key) == ROWSYNC_OK)
+            out->count++;
+    }
+    return rs_reset(client, statement);
+}
+
 /* Binds a key as _sync_dirty and the others have it. The key must outlive the binding. */
 int
 key_bind(sqlite3_stmt *statement, int at, const Key *key)

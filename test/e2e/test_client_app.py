@@ -197,3 +197,30 @@ def test_a_table_that_goes_and_comes_back(device, database):
     add(phone, "b")
     phone.sync()
     assert same(phone, database)
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_the_server_deletes_what_an_untracked_table_takes_along(device, database, edited):
+    """A category goes, with it a shelf that only the phone knows, and with that the user on the shelf."""
+    phone = device("ann", "phone")
+    phone.run("untrack", "users")
+    phone.app.executescript("""DROP VIEW _sync_pending;
+        CREATE TABLE shelves (id INTEGER PRIMARY KEY, c TEXT REFERENCES categories ON DELETE CASCADE);
+        ALTER TABLE users ADD COLUMN shelf INTEGER REFERENCES shelves ON DELETE CASCADE""")
+    phone.run("track", "users", "--schema", "business", "--local", "shelf")
+    phone.rows("INSERT INTO categories (id, name) VALUES ('00000000-0000-0000-0000-000000000001', 'c')")
+    phone.rows("INSERT INTO shelves VALUES (1, '00000000-0000-0000-0000-000000000001')")
+    add(phone, "ann")
+    phone.rows("UPDATE users SET shelf = 1")
+    phone.sync()
+    if edited:
+        phone.rows("UPDATE users SET name = 'mine'")
+    database.rows("SET rowsync.scope = 'ann'")
+    database.rows("DELETE FROM business.categories")
+    for command in ("pull", "sync", "sync"):
+        phone.run(command)
+    assert phone.rows("SELECT * FROM shelves") == []
+    assert database.rows("SELECT name FROM business.users") == [("ann",)], "the phone has deleted nothing"
+    assert phone.rows("SELECT name, shelf FROM users") == [("ann", None)]
+    assert [op for (op,) in phone.rows("SELECT op FROM _sync_overwritten")] == ["UPDATE"] * edited
+    assert phone.run("verify", "--server").returncode == 0

@@ -102,7 +102,8 @@ test_verify(void)
                            "11", "users", "a", "true", "null")),
             NULL) == ROWSYNC_OK,
        "a row moves to another parent, with a value that is in use here, and the old parent goes");
-    is(rows(db, "SELECT pk_text, state FROM _sync_held"), "x,2", "it is held");
+    is(rows(db, "SELECT pk_text, state FROM _sync_held"), "x,2|l,2",
+       "it is held, and what went along");
     is(rows(db, "SELECT id FROM notes"), "mine", "and gone from its table");
     app(db, "DELETE FROM lines; DELETE FROM _sync_version WHERE pk = 'l'");
     ok(rowsync_verify(client, 1, &found) == ROWSYNC_OK && found == 0, "no trigger missed it");
@@ -223,9 +224,10 @@ test_resolve_what_cannot_go(void)
            "1,0,1,2,1", "it is held, the edit is done with");
         app(db, "DELETE FROM drafts");
         pull(PAGE("12", ""), NULL);
-        is(rows(db,
-                "SELECT (SELECT group_concat(id) FROM users), (SELECT count(*) FROM _sync_held),"
-                " (SELECT count(*) FROM _sync_edited)"),
+        is(rows(
+               db,
+               "SELECT (SELECT group_concat(id) FROM users), (SELECT count(*) FROM _sync_held WHERE"
+               " deleted), (SELECT count(*) FROM _sync_edited)"),
            "b,0,0", "and done when nothing refers to the row");
         close_client(client, db);
     }
@@ -304,7 +306,7 @@ test_taken_along_later(void)
        "lines,INSERT|notes,UPDATE", "both edits are kept");
     pull(PAGE("12", ""), NULL);
     is(rows(db, "SELECT (SELECT group_concat(id) FROM users), (SELECT count(*) FROM _sync_edited),"
-                " (SELECT count(*) FROM _sync_held)"),
+                " (SELECT count(*) FROM _sync_held WHERE deleted)"),
        "b,0,0", "and all goes");
     close_client(client, db);
 }
