@@ -197,8 +197,11 @@ extern "C"
         void (*close)(void *context); /* called by rowsync_close(); may be NULL */
     } rowsync_transport;
 
-    /* The token callback writes a fresh token into `token`; returns 0, or non-zero when it has
-     * none. */
+    /*
+     * The token callback writes a fresh token into `token`, which has room for `size` bytes
+     * (16384), the ending zero included; returns 0, or non-zero when it has none or it is longer:
+     * then the call fails with ROWSYNC_AUTH.
+     */
     typedef int (*rowsync_token_callback)(void *context, char *token, size_t size);
 
     /*
