@@ -23,7 +23,9 @@ function driver() {
     try {
         return require("better-sqlite3");
     } catch {
-        return require("node:sqlite").DatabaseSync;
+        if (require("node:module").isBuiltin("node:sqlite"))
+            return require("node:sqlite").DatabaseSync;
+        throw new Error("`npm install better-sqlite3` is needed, or Node.js 22.13 or later");
     }
 }
 

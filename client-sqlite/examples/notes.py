@@ -56,7 +56,7 @@ def show(notes):
 
 def sync(notes):
     """Up with what was done here, down with what was done elsewhere."""
-    notes.execute("SELECT rowsync_token(?)", (os.environ["ROWSYNC_TOKEN"],))
+    notes.execute("SELECT rowsync_token(?)", (os.environ.get("ROWSYNC_TOKEN"),))
     report = json.loads(notes.execute("SELECT rowsync_sync()").fetchone()[0])
     print(f"{report['uploaded']} up, {report['downloaded']} down, {report['rejected']} rejected")
 

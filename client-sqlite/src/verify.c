@@ -93,6 +93,7 @@ rowsync_verify(rowsync *client, int repair, int64_t *found)
         *found = count;
     if (code == ROWSYNC_OK && count > 0 && !repair)
         return rs_fail(client, ROWSYNC_DIFFERENT, "Queue them for upload by verify with repair.",
-                       "%lld changed rows were seen by no trigger.", (long long)count);
+                       "%lld changed row%s seen by no trigger.", (long long)count,
+                       count == 1 ? " was" : "s were");
     return code;
 }

@@ -5,6 +5,8 @@
 
 #include <string.h>
 
+static const char not_set_up[] = "The database is not set up for rowsync.";
+
 /* A SQLSTATE, or the beginning that a class of them shares, and what it becomes. */
 static const struct rule
 {
@@ -30,9 +32,9 @@ static const struct rule
     {"55P03", PROBLEM_UNAVAILABLE,
      "What the transaction needed was locked for too long. Nothing was changed."},
     {"25006", PROBLEM_UNAVAILABLE, "The database takes no writes at present."},
-    {"3F000", PROBLEM_UNAVAILABLE, "The database is not set up for rowsync."},
-    {"42501", PROBLEM_UNAVAILABLE, "The database is not set up for rowsync."},
-    {"42883", PROBLEM_UNAVAILABLE, "The database is not set up for rowsync."},
+    {"3F000", PROBLEM_UNAVAILABLE, not_set_up},
+    {"42501", PROBLEM_UNAVAILABLE, not_set_up},
+    {"42883", PROBLEM_UNAVAILABLE, not_set_up},
 };
 
 /* By which problem an error of the server is answered. */
@@ -55,6 +57,9 @@ from_error(struct problem *problem, const PGresult *result)
                                          : message);
         if (rule->detail == NULL && hint != NULL)
             problem_hint(problem, "%s", hint);
+        else if (rule->detail == not_set_up)
+            problem_hint(problem, "Its owner makes it so: CREATE EXTENSION rowsync; SELECT"
+                                  " rowsync.grant_gateway('ROLE') with the gateway's role.");
         if (problem_status(rule->code) == 503)
             problem->retry_after = 1;
         return;

@@ -101,8 +101,9 @@ def test_health_needs_no_database_and_readiness_does(start_gateway, database, cl
     answer = gateway.request("GET", "/readyz")
     assert (answer.status, answer.body) == (200, {"status": "ready"})
     strange = start_gateway(database=cluster.database())
-    problem(strange.request("GET", "/readyz"), 503, "unavailable",
-            "The database is not set up for rowsync.")
+    answer = strange.request("GET", "/readyz")
+    problem(answer, 503, "unavailable", "The database is not set up for rowsync.")
+    assert "SELECT rowsync.grant_gateway(" in answer.body["hint"]
     nowhere = start_gateway(DATABASE_URL="host=/nonexistent")
     answer = nowhere.request("GET", "/readyz")
     problem(answer, 503, "unavailable", "The database cannot be reached. Nothing was changed.")

@@ -408,7 +408,7 @@ warn_of_absent(const Session *session)
     sqlite3_finalize(statement);
 }
 
-/* The first few refused changes, and where the rest is. */
+/* The first few refused changes, causes before what follows from them, and where the rest is. */
 static void
 print_refusals(const Session *session, int64_t rejected)
 {
@@ -417,7 +417,8 @@ print_refusals(const Session *session, int64_t rejected)
                               " ': ' || coalesce(" MISSING_PARENT ", r.message, '') ||"
                               " ' (' || r.reason || ')'"
                               " FROM _sync_rejected r JOIN _sync_table t USING (table_id)"
-                              " ORDER BY r.rejected_at DESC, r.change_id LIMIT 3";
+                              " ORDER BY r.reason = 'fk_missing', r.rejected_at DESC, r.change_id"
+                              " LIMIT 3";
     sqlite3_stmt *statement = NULL;
     int64_t shown = 0;
 
