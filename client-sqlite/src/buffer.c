@@ -445,10 +445,36 @@ uuid_decode(Slice text, unsigned char bytes[16])
     return true;
 }
 
+/* Appends text for the eye: each byte that is not UTF-8, and NUL, becomes U+FFFD. */
+void
+buffer_utf8(Buffer *buffer, const char *text, size_t length)
+{
+    size_t i, sequence;
+
+    for (i = 0; i < length; i += sequence)
+    {
+        sequence = utf8_length((const unsigned char *)text + i, length - i);
+        if (sequence > 0 && text[i] != '\0')
+            buffer_append(buffer, text + i, sequence);
+        else
+        {
+            buffer_text(buffer, "\xEF\xBF\xBD");
+            sequence = 1;
+        }
+    }
+}
+
 /* Is the slice this very text? */
 bool
 slice_is(Slice slice, const char *text)
 {
     return slice.data != NULL && slice.length == strlen(text) &&
            memcmp(slice.data, text, slice.length) == 0;
+}
+
+/* Are the two the same bytes? */
+bool
+slice_same(Slice one, Slice other)
+{
+    return one.length == other.length && memcmp(one.data, other.data, one.length) == 0;
 }

@@ -46,11 +46,13 @@ void buffer_json_double(Buffer *buffer, double value);
 void buffer_base64(Buffer *buffer, const unsigned char *data, size_t length);
 void buffer_uuid(Buffer *buffer, const unsigned char bytes[16]);
 void buffer_name(Buffer *buffer, const char *name);
+void buffer_utf8(Buffer *buffer, const char *text, size_t length);
 void buffer_literal(Buffer *buffer, const char *text);
 
 bool base64_decode(Slice text, Buffer *out);
 bool uuid_decode(Slice text, unsigned char bytes[16]);
 size_t utf8_length(const unsigned char *text, size_t left);
 bool slice_is(Slice slice, const char *text);
+bool slice_same(Slice one, Slice other);
 
 #endif

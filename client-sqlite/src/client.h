@@ -79,9 +79,11 @@ typedef struct Table
     int64_t id;
     char *name;
     char *schema;
-    char *local;  /* JSON array of the columns that stay on the device */
-    char *layout; /* JSON array of the columns that travelled when the triggers were made */
-    Buffer head;  /* "schema", "table" and the beginning of "op" as a request has them */
+    char *local;       /* JSON array of the columns that stay on the device */
+    char *layout;      /* JSON array of the columns that travelled when the triggers were made */
+    Buffer head;       /* "schema", "table" and the beginning of "op" as a request has them */
+    Slice schema_json; /* the two names as they stand there, with quotes and escapes */
+    Slice name_json;
     rowsync_policy policy;
     bool exists;              /* with a primary key */
     int refill;               /* of enum Refill */
@@ -102,11 +104,12 @@ typedef struct Table
     int shape_count;
 } Table;
 
-/* A row's key as _sync_dirty and _sync_version have it: TEXT, INTEGER or BLOB. */
+/* A row's key as _sync_dirty and _sync_version have it: TEXT, INTEGER or BLOB; REAL by mistake. */
 typedef struct Key
 {
-    int type; /* SQLITE_TEXT, SQLITE_INTEGER, SQLITE_BLOB; 0 = none */
+    int type; /* SQLITE_TEXT, SQLITE_INTEGER, SQLITE_BLOB, SQLITE_FLOAT; 0 = none */
     int64_t integer;
+    double real;
     Buffer bytes;
 } Key;
 
@@ -298,7 +301,7 @@ int key_bind(sqlite3_stmt *statement, int at, const Key *key);
 int key_bind_columns(const Table *table, sqlite3_stmt *statement, int at, const Key *key);
 bool key_from_wire(const Table *table, Slice pk, Key *key);
 bool key_from_text(const Table *table, const char *text, Key *key);
-void key_to_wire(Buffer *out, const Table *table, const Key *key);
+bool key_to_wire(Buffer *out, const Table *table, const Key *key);
 void key_to_text(Buffer *out, const Table *table, const Key *key);
 bool value_write(Buffer *out, const Column *column, sqlite3_stmt *row, int at);
 bool literal_write(Buffer *out, const Column *column, Slice literal);

@@ -101,7 +101,7 @@ take_change(rowsync *client, Slice text, Key *key, rowsync_report *report)
 {
     static const char *const names[] = {"schema",  "table",   "pk",
                                         "payload", "deleted", "server_version"};
-    Slice fields[6], schema, name;
+    Slice fields[6];
     Table *table;
     RowState state;
 
@@ -112,12 +112,9 @@ take_change(rowsync *client, Slice text, Key *key, rowsync_report *report)
         return rs_fail(client, ROWSYNC_PROTOCOL, "Is the URL that of a rowsync gateway?",
                        "A page has something that is no change: %.*s",
                        text.length < 200 ? (int)text.length : 200, text.data);
-    /* Names that need escapes are not those of a tracked table; table_by_name() finds none. */
-    schema = fields[0].data != NULL && fields[0].data[0] == '"'
-                 ? (Slice){fields[0].data + 1, fields[0].length - 2}
-                 : (Slice){0};
-    name = (Slice){fields[1].data + 1, fields[1].length - 2};
-    table = table_by_name(client, schema, name);
+    table = table_by_name(
+        client, fields[0].data != NULL && fields[0].data[0] == '"' ? fields[0] : (Slice){0},
+        fields[1]);
     if (table == NULL || !table->exists)
         return ROWSYNC_OK;
     if (!key_from_wire(table, fields[2], key))

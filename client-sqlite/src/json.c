@@ -5,12 +5,15 @@
 
 #include <string.h>
 
+/* Brackets within others that json_same() looks into, by recursion. */
+#define COMPARED_DEPTH 64
+
 /* A reader at the beginning of a text, which must outlive it and every slice that it hands out. */
 JsonReader
 scan_reader(Slice text)
 {
     return (JsonReader){text.data, text.data != NULL ? text.data + text.length : NULL,
-                        text.data == NULL};
+                        text.data == NULL, false};
 }
 
 /* Remembers that the text is no JSON. */
@@ -131,7 +134,7 @@ skip_string(JsonReader *reader)
             break;
         if (c == '\\')
             length = escape_length(at, reader->end);
-        else if (c >= 0x80)
+        else if (c >= 0x80 && !reader->any_bytes)
             length = utf8_length((const unsigned char *)at, (size_t)(reader->end - at));
         if (length == 0)
             break;
@@ -190,14 +193,10 @@ skip_word(JsonReader *reader, const char *word)
     return true;
 }
 
-/* Passes over a value of any kind. Recursion is bounded by JSON_MAX_DEPTH. */
+/* Passes over a value that holds no others; `c` is its first byte. */
 static bool
-skip_value(JsonReader *reader, int depth)
+skip_scalar(JsonReader *reader, char c)
 {
-    char c = look(reader), close;
-
-    if (reader->failed || depth > JSON_MAX_DEPTH)
-        return fail(reader);
     switch (c)
     {
         case '"':
@@ -208,33 +207,61 @@ skip_value(JsonReader *reader, int depth)
             return skip_word(reader, "false");
         case 'n':
             return skip_word(reader, "null");
-        case '{':
-        case '[':
-            break;
         default:
             return (c == '-' || (c >= '0' && c <= '9')) ? skip_number(reader) : fail(reader);
     }
-    close = c == '{' ? '}' : ']';
-    reader->at++;
-    if (look(reader) == close)
+}
+
+/* What closes the innermost of so many open brackets; `objects` has a set bit for each brace. */
+static char
+closing(const uint64_t *objects, int depth)
+{
+    return (objects[(depth - 1) / 64] >> (depth - 1) % 64 & 1) != 0 ? '}' : ']';
+}
+
+/*
+ * Passes over a value of any kind, without recursion: the server's rows may be nested as deep as
+ * PostgreSQL takes them, and one that could not be read would keep all others from coming.
+ */
+static bool
+skip_value(JsonReader *reader)
+{
+    uint64_t objects[JSON_MAX_DEPTH / 64];
+    int depth = 0;
+
+    do
     {
-        reader->at++;
-        return true;
-    }
-    for (;;)
-    {
-        if (c == '{' && (look(reader) != '"' || !skip_string(reader) || !take(reader, ':')))
-            return fail(reader);
-        if (!skip_value(reader, depth + 1))
-            return false;
-        if (look(reader) == close)
+        char c = look(reader);
+        bool opened = false;
+
+        if (c == '{' || c == '[')
         {
+            if (reader->failed || depth == JSON_MAX_DEPTH)
+                return fail(reader);
+            if (depth % 64 == 0)
+                objects[depth / 64] = 0;
+            if (c == '{')
+                objects[depth / 64] |= (uint64_t)1 << depth % 64;
+            else
+                objects[depth / 64] &= ~((uint64_t)1 << depth % 64);
+            depth++;
             reader->at++;
-            return true;
+            opened = look(reader) != closing(objects, depth);
         }
-        if (!take(reader, ','))
+        else if (!skip_scalar(reader, c))
             return false;
-    }
+        if (!opened)
+        {
+            for (; depth > 0 && look(reader) == closing(objects, depth); depth--)
+                reader->at++;
+            if (depth > 0 && !take(reader, ','))
+                return false;
+        }
+        if (depth > 0 && closing(objects, depth) == '}' &&
+            (look(reader) != '"' || !skip_string(reader) || !take(reader, ':')))
+            return fail(reader);
+    } while (depth > 0);
+    return true;
 }
 
 /* Reads the next value whole; *value is the slice that it occupies. */
@@ -245,7 +272,7 @@ scan_value(JsonReader *reader, Slice *value)
         return false;
     look(reader);
     value->data = reader->at;
-    if (!skip_value(reader, 0))
+    if (!skip_value(reader))
         return false;
     value->length = (size_t)(reader->at - value->data);
     return true;
@@ -334,7 +361,7 @@ scan_member(Slice object, Slice name)
     if (object.data == NULL || !scan_enter(&reader, '{'))
         return found;
     for (first = true; scan_next_member(&reader, first, &key, &value); first = false)
-        if (key.length == name.length && memcmp(key.data, name.data, name.length) == 0)
+        if (slice_same(key, name))
             found = value;
     return found;
 }
@@ -534,13 +561,9 @@ members(Slice object)
     return count;
 }
 
-/*
- * Do two JSON texts mean the same: members in any order, numbers with any digits, strings with any
- * escapes? Texts that are no JSON never do. An object that repeats a name equals none that does
- * not.
- */
-bool
-json_same(Slice one, Slice other)
+/* json_same() of values that so many others are around; deep inside only their bytes count. */
+static bool
+same_value(Slice one, Slice other, int depth)
 {
     JsonReader mine = scan_reader(one), theirs = scan_reader(other);
     Slice key, value, others;
@@ -552,14 +575,14 @@ json_same(Slice one, Slice other)
         return false;
     mine = scan_reader(one);
     theirs = scan_reader(other);
-    kind = one.data[0];
+    kind = depth < COMPARED_DEPTH ? one.data[0] : '\0';
     if (kind == '{')
     {
         if (!scan_enter(&theirs, '{') || members(one) != members(other))
             return false;
         scan_enter(&mine, '{');
         for (; scan_next_member(&mine, first, &key, &value); first = false)
-            if (!find_same(other, &theirs, key, &others) || !json_same(value, others))
+            if (!find_same(other, &theirs, key, &others) || !same_value(value, others, depth + 1))
                 return false;
         return true;
     }
@@ -569,7 +592,8 @@ json_same(Slice one, Slice other)
             return false;
         scan_enter(&mine, '[');
         for (; scan_next_element(&mine, first, &value); first = false)
-            if (!scan_next_element(&theirs, first, &others) || !json_same(value, others))
+            if (!scan_next_element(&theirs, first, &others) ||
+                !same_value(value, others, depth + 1))
                 return false;
         return !scan_next_element(&theirs, first, &others);
     }
@@ -577,5 +601,16 @@ json_same(Slice one, Slice other)
         return same_string(one, other);
     if (kind == '-' || (kind >= '0' && kind <= '9'))
         return same_number(one, other);
-    return one.length == other.length && memcmp(one.data, other.data, one.length) == 0;
+    return slice_same(one, other);
+}
+
+/*
+ * Do two JSON texts mean the same: members in any order, numbers with any digits, strings with any
+ * escapes? Texts that are no JSON never do. An object that repeats a name equals none that does
+ * not.
+ */
+bool
+json_same(Slice one, Slice other)
+{
+    return same_value(one, other, 0);
 }

@@ -11,13 +11,15 @@
 
 #include "buffer.h"
 
-#define JSON_MAX_DEPTH 64
+/* Deeper than PostgreSQL's own stack goes by default, some 15,000. A multiple of 64. */
+#define JSON_MAX_DEPTH 65536
 
 typedef struct JsonReader
 {
     const char *at;
     const char *end;
     bool failed;
+    bool any_bytes; /* strings need not be UTF-8: what SQLite has written of an app's text */
 } JsonReader;
 
 JsonReader scan_reader(Slice text);

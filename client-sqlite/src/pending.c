@@ -362,7 +362,9 @@ settle_here(rowsync *client, Change *change, const char *problem, int64_t *rejec
     {
         Buffer message = {0};
 
-        buffer_printf(&message, "Column %s holds text that is not UTF-8.", problem);
+        buffer_printf(&message,
+                      "Column %s holds text that is not UTF-8, or a BLOB where the key is text.",
+                      problem);
         code = message.failed
                    ? rs_nomem(client)
                    : pending_reject(client, change, (Slice){0}, "bad_payload",
@@ -394,6 +396,7 @@ append_change(rowsync *client, Batch *batch, Change *change, bool *sent, const c
     Buffer *body = &batch->body;
     int64_t queued = change->change_id;
     size_t start = body->length;
+    bool fits = true;
     rowsync_code code;
 
     /* The head is written before the payload but tells the operation: it is put in afterwards. */
@@ -410,7 +413,7 @@ append_change(rowsync *client, Batch *batch, Change *change, bool *sent, const c
         buffer_append(head, change->table->head.data, change->table->head.length);
         buffer_text(head, operation_name(change->op));
         buffer_text(head, "\",\"pk\":");
-        key_to_wire(head, change->table, &change->key);
+        fits = key_to_wire(head, change->table, &change->key);
         buffer_text(head, ",\"server_version\":");
         buffer_int(head, change->base_version);
         buffer_text(head, ",\"payload\":");
@@ -422,7 +425,13 @@ append_change(rowsync *client, Batch *batch, Change *change, bool *sent, const c
         change->payload_at += head->length;
         buffer_byte(body, '}');
     }
-    else
+    /* Of a row with such a key there is nothing to delete. */
+    if (*sent && !fits && change->op == OP_DELETE)
+        change->op = OP_NOTHING;
+    else if (*sent && !fits)
+        *problem = change->table->columns[change->table->keys[0]].name;
+    *sent = *sent && fits;
+    if (!*sent)
         body->length = start;
     return code;
 }

@@ -74,7 +74,7 @@ same_scalar(const Column *column, Slice mine, Slice theirs)
     else if (mine.data[0] != '"' || theirs.data[0] != '"')
         same = column->kind == KIND_REAL ? same_double(one, other) : json_same(one, other);
     else
-        same = one.length == other.length && memcmp(one.data, other.data, one.length) == 0;
+        same = slice_same(one, other);
     same = same && !my_text.failed && !their_text.failed;
     buffer_free(&my_text);
     buffer_free(&their_text);
@@ -85,7 +85,7 @@ same_scalar(const Column *column, Slice mine, Slice theirs)
 bool
 value_same(const Column *column, Slice mine, Slice theirs)
 {
-    if (mine.length == theirs.length && memcmp(mine.data, theirs.data, mine.length) == 0)
+    if (slice_same(mine, theirs))
         return true;
     if (slice_is(mine, "null") || slice_is(theirs, "null"))
         return false;

@@ -146,8 +146,7 @@ read_table(Snapshot *snapshot, Slice text, SnapshotTable *source)
     source->keys = rs_realloc(NULL, (size_t)source->key_count * sizeof(*source->keys));
     for (i = 0; source->keys != NULL && i < source->key_count; i++)
         for (j = 0; j < source->count; j++)
-            if (source->names[j].length == keys[i].length &&
-                memcmp(source->names[j].data, keys[i].data, keys[i].length) == 0)
+            if (slice_same(source->names[j], keys[i]))
             {
                 source->keys[i] = j;
                 found++;
@@ -169,7 +168,7 @@ read_table(Snapshot *snapshot, Slice text, SnapshotTable *source)
         return rs_nomem(client);
     if (found != source->key_count)
         return broken(snapshot);
-    source->table = table_by_name(client, unquoted(fields[0]), unquoted(fields[1]));
+    source->table = table_by_name(client, fields[0], fields[1]);
     if (source->table != NULL && !source->table->exists)
         source->table = NULL;
     return source->table != NULL ? match_columns(client, source) : ROWSYNC_OK;

@@ -194,6 +194,27 @@ load_references(rowsync *client, Table *table)
     return client->code;
 }
 
+/* Writes table->head, and finds the names in it. */
+static void
+write_head(Table *table, const char *schema, const char *name)
+{
+    static const char before_schema[] = ",\"schema\":", before_name[] = ",\"table\":";
+    size_t schema_at = sizeof(before_schema) - 1, schema_end, name_at, name_end;
+
+    buffer_text(&table->head, before_schema);
+    buffer_json_text(&table->head, schema, strlen(schema));
+    schema_end = table->head.length;
+    buffer_text(&table->head, before_name);
+    name_at = table->head.length;
+    buffer_json_text(&table->head, name, strlen(name));
+    name_end = table->head.length;
+    buffer_text(&table->head, ",\"op\":\"");
+    if (table->head.failed)
+        return;
+    table->schema_json = (Slice){table->head.data + schema_at, schema_end - schema_at};
+    table->name_json = (Slice){table->head.data + name_at, name_end - name_at};
+}
+
 /* Reads _sync_table and what each tracked table looks like now. */
 rowsync_code
 tables_load(rowsync *client)
@@ -230,11 +251,7 @@ tables_load(rowsync *client)
         table->layout = rs_copy(rs_text(statement, 5));
         table->own_conflict_clause = sqlite3_column_int(statement, 6) != 0;
         table->refill = sqlite3_column_int(statement, 7);
-        buffer_text(&table->head, ",\"schema\":");
-        buffer_json_text(&table->head, rs_text(statement, 2), strlen(rs_text(statement, 2)));
-        buffer_text(&table->head, ",\"table\":");
-        buffer_json_text(&table->head, rs_text(statement, 1), strlen(rs_text(statement, 1)));
-        buffer_text(&table->head, ",\"op\":\"");
+        write_head(table, rs_text(statement, 2), rs_text(statement, 1));
         if (table->head.failed || table->name == NULL || table->schema == NULL ||
             table->local == NULL || table->layout == NULL)
             code = rs_nomem(client);
@@ -273,17 +290,24 @@ tables_check(rowsync *client)
     return ROWSYNC_OK;
 }
 
-/* The tracked table of that name on the server; a schema that is not told is "public". */
+/*
+ * The tracked table of that name on the server. Both are JSON strings, as PostgreSQL writes them,
+ * which escapes what we do; a schema that is not told is "public".
+ */
 Table *
 table_by_name(rowsync *client, Slice schema, Slice name)
 {
     int i;
 
     for (i = 0; i < client->table_count; i++)
-        if (slice_is(name, client->tables[i].name) &&
-            (schema.data != NULL ? slice_is(schema, client->tables[i].schema)
-                                 : strcmp(client->tables[i].schema, "public") == 0))
-            return &client->tables[i];
+    {
+        Table *table = &client->tables[i];
+
+        if (slice_same(name, table->name_json) &&
+            (schema.data != NULL ? slice_same(schema, table->schema_json)
+                                 : strcmp(table->schema, "public") == 0))
+            return table;
+    }
     return NULL;
 }
 

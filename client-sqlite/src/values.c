@@ -26,6 +26,8 @@ key_column(rowsync *client, sqlite3_stmt *statement, int column, Key *key)
     buffer_clear(&key->bytes);
     if (key->type == SQLITE_INTEGER)
         key->integer = sqlite3_column_int64(statement, column);
+    else if (key->type == SQLITE_FLOAT)
+        key->real = sqlite3_column_double(statement, column);
     else
     {
         const void *data = key->type == SQLITE_BLOB
@@ -92,6 +94,8 @@ key_bind(sqlite3_stmt *statement, int at, const Key *key)
 {
     if (key->type == SQLITE_INTEGER)
         return sqlite3_bind_int64(statement, at, key->integer);
+    if (key->type == SQLITE_FLOAT)
+        return sqlite3_bind_double(statement, at, key->real);
     if (key->type == SQLITE_BLOB)
         return sqlite3_bind_blob64(statement, at, buffer_string(&key->bytes), key->bytes.length,
                                    SQLITE_STATIC);
@@ -111,6 +115,7 @@ key_bind_columns(const Table *table, sqlite3_stmt *statement, int at, const Key 
     if (table->key_count == 1)
         return key_bind(statement, at, key);
     reader = scan_reader((Slice){buffer_string(&key->bytes), key->bytes.length});
+    reader.any_bytes = true;
     scan_enter(&reader, '[');
     for (i = 0; i < table->key_count && result == SQLITE_OK; i++)
         result =
@@ -234,38 +239,24 @@ key_from_wire(const Table *table, Slice pk, Key *key)
     return right;
 }
 
-/* The key readable: text as it is, a number, a uuid, or the JSON array of several columns. */
+/*
+ * The key readable: text, what cannot be shown of it as U+FFFD, a number, a uuid, or the JSON array
+ * of several columns.
+ */
 void
 key_to_text(Buffer *out, const Table *table, const Key *key)
 {
     (void)table;
     if (key->type == SQLITE_INTEGER)
         buffer_int(out, key->integer);
+    else if (key->type == SQLITE_FLOAT)
+        buffer_json_double(out, key->real);
     else if (key->type == SQLITE_BLOB && key->bytes.length == 16)
         buffer_uuid(out, (const unsigned char *)key->bytes.data);
     else if (key->type == SQLITE_BLOB)
         buffer_base64(out, (const unsigned char *)buffer_string(&key->bytes), key->bytes.length);
     else
-        buffer_append(out, buffer_string(&key->bytes), key->bytes.length);
-}
-
-/* The key as a JSON value. What is no UTF-8 is cut off there; value_write() reports such rows. */
-void
-key_to_wire(Buffer *out, const Table *table, const Key *key)
-{
-    if (key->type == SQLITE_TEXT && table->key_count > 1)
-        key_to_text(out, table, key);
-    else if (key->type == SQLITE_TEXT)
-    {
-        if (!buffer_json_text(out, buffer_string(&key->bytes), key->bytes.length))
-            buffer_byte(out, '"');
-    }
-    else
-    {
-        buffer_byte(out, '"');
-        key_to_text(out, table, key);
-        buffer_byte(out, '"');
-    }
+        buffer_utf8(out, buffer_string(&key->bytes), key->bytes.length);
 }
 
 /* Is the text one JSON value? */
@@ -276,6 +267,26 @@ is_json(const char *text, size_t length)
     Slice value;
 
     return scan_value(&reader, &value) && scan_finish(&reader);
+}
+
+/*
+ * The key as a JSON value; false where no server can have it: text that is not UTF-8, or a BLOB in
+ * a column declared TEXT, which would come back as text.
+ */
+bool
+key_to_wire(Buffer *out, const Table *table, const Key *key)
+{
+    if (key->type == SQLITE_TEXT && table->key_count > 1)
+    {
+        key_to_text(out, table, key);
+        return is_json(buffer_string(&key->bytes), key->bytes.length);
+    }
+    if (key->type == SQLITE_TEXT)
+        return buffer_json_text(out, buffer_string(&key->bytes), key->bytes.length);
+    buffer_byte(out, '"');
+    key_to_text(out, table, key);
+    buffer_byte(out, '"');
+    return key->type != SQLITE_BLOB || table->columns[table->keys[0]].kind == KIND_BLOB;
 }
 
 /* A BLOB as a JSON string. */

@@ -406,6 +406,91 @@ def test_text_that_the_server_cannot_hold_is_refused_by_itself(device, database)
     assert phone.rows("SELECT * FROM _sync_pending") == []
 
 
+def test_keys_that_no_server_can_hold_are_refused_by_themselves(kinds, database):
+    """They hold nothing up, are shown as far as that is possible, and can be deleted or given up."""
+    phone = kinds("phone")
+    phone.sync()
+    phone.rows("INSERT INTO counters VALUES (1, 'good')")
+    phone.rows("""INSERT INTO settings VALUES ('good', 'good'), (CAST(x'6bff' AS TEXT), 'bytes'),
+        ('k' || char(0), 'nul'), (x'6b', 'blob'), (CAST(x'ff' AS TEXT), 'gone')""")
+    phone.rows("INSERT INTO places VALUES (CAST(x'6bff' AS TEXT), 1, ?, 'bytes')",
+               (uuid.UUID(key("tag")).bytes,))
+    phone.rows("DELETE FROM settings WHERE v = 'gone'")
+    assert phone.run("sync", check=False).returncode == 3
+    assert database.rows("SELECT name FROM business.settings") == [("good",)]
+    assert database.value("SELECT count(*) FROM business.counters") == 1
+    refused = json.loads(phone.run("rejected", "--json", check=False).stdout)
+    assert sorted((row["table_name"], row["pk"], row["reason"]) for row in refused) == [
+        ("places", f'["k\ufffd",1,"{key("tag")}"]', "bad_payload"),
+        ("settings", "aw==", "bad_payload"), ("settings", "k\ufffd", "bad_payload"),
+        ("settings", "k\ufffd", "bad_payload")]
+    phone.rows("DELETE FROM settings WHERE v = 'bytes'")
+    phone.run("discard")
+    phone.sync()
+    assert phone.rows("SELECT name FROM settings") == [("good",)]
+    assert phone.rows("SELECT * FROM places") == []
+
+
+def test_a_key_that_is_no_number_is_refused(device, database):
+    database.rows("CREATE TABLE business.points (id bigint PRIMARY KEY)")
+    database.rows("SELECT rowsync.register_table('business.points')")
+    database.rows("GRANT ALL ON business.points TO business_gateway")
+    phone = device("ann", "phone")
+    phone.app.execute("CREATE TABLE points (id INT PRIMARY KEY NOT NULL)")
+    phone.run("track", "points", "--schema", "business")
+    phone.rows("INSERT INTO points VALUES (1), (1.5), (9223372036854775808)")
+    assert phone.sync(check=False)["statuses"] == {"applied": 1, "bad_payload": 2}
+    assert phone.rows("SELECT pk_text FROM _sync_rejected ORDER BY pk") == [
+        ("1.5",), ("9.223372036854776e+18",)]
+    phone.run("discard")
+    phone.sync()
+    assert phone.rows("SELECT id FROM points") == database.rows("SELECT id FROM business.points")
+
+
+@pytest.mark.parametrize("deep", [64, 10_000])
+def test_json_as_deep_as_the_server_takes_it(kinds, database, deep):
+    """No row keeps the others from coming, by the log or in a snapshot."""
+    phone, tablet = kinds("phone"), kinds("tablet")
+    tablet.sync()
+    nested = "[" * deep + '{"a": 1}' + "]" * deep
+    phone.rows("INSERT INTO kinds (id, js) VALUES (?, ?)", (uuid.UUID(key("a")).bytes, nested))
+    phone.sync()
+    database.rows("SET rowsync.scope = 'ann'; INSERT INTO business.kinds (id, js) VALUES (%s, %s)",
+                  key("b"), nested)
+    tablet.sync()
+    clone = kinds("clone")
+    clone.sync()
+    for one in (tablet, clone):
+        assert one.rows("SELECT js FROM kinds") == [(nested,), (nested,)]
+
+
+def test_tables_of_any_name(device, database):
+    """Names that JSON or SQL write with escapes; by the log and in a snapshot."""
+    names = ['we"ird', "new\nline", "täb\\le", "o'x", "per%cent.do t"]
+    quoted = ['"%s"' % name.replace('"', '""') for name in names]
+    for table in quoted:
+        database.rows(f'CREATE TABLE business.{table} (id text PRIMARY KEY, "a""b\\c" text)')
+        database.rows("SELECT rowsync.register_table(%s::regclass)", f"business.{table}")
+        database.rows(f"GRANT ALL ON business.{table} TO business_gateway")
+
+    def make(source):
+        one = device("ann", source)
+        for table in quoted:
+            one.app.execute(f'CREATE TABLE {table} (id TEXT PRIMARY KEY NOT NULL, "a""b\\c" TEXT)')
+        one.run("track", *names, "--schema", "business")
+        return one
+
+    phone, tablet = make("phone"), make("tablet")
+    tablet.sync()
+    for table in quoted:
+        phone.rows(f"INSERT INTO {table} VALUES ('k', 'v')")
+    phone.sync()
+    for one in (tablet, make("clone")):
+        one.sync()
+        for table in quoted:
+            assert one.rows(f"SELECT * FROM {table}") == [("k", "v")]
+
+
 def test_an_edit_during_the_upload_stays_pending(device, wire):
     phone = device("ann", "phone", url=wire.url)
     add_user(phone, "ann")
@@ -436,6 +521,76 @@ def test_unique_values_that_devices_pass_on(device):
     phone.sync()
     tablet.sync()
     assert everything(tablet) == everything(phone)
+
+
+SEATS = """
+CREATE TABLE seats (
+    id TEXT PRIMARY KEY NOT NULL, name TEXT CHECK (length(name) < 4), n INT NOT NULL UNIQUE,
+    x REAL NOT NULL UNIQUE, b BLOB NOT NULL UNIQUE, t TEXT NOT NULL UNIQUE CHECK (length(t) < 4),
+    mine TEXT UNIQUE) STRICT;
+CREATE UNIQUE INDEX seats_by_name ON seats (lower(name));
+"""
+
+
+@pytest.fixture
+def seats(device, database):
+    """Two devices with a table full of unique columns, and two rows in it."""
+    database.rows("""CREATE TABLE business.seats (id text PRIMARY KEY, name text, n integer NOT NULL,
+        x double precision NOT NULL, b bytea NOT NULL, t text NOT NULL)""")
+    database.rows("SELECT rowsync.register_table('business.seats')")
+    database.rows("GRANT ALL ON business.seats TO business_gateway")
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    for one in (phone, tablet):
+        one.app.executescript(SEATS)
+        one.run("track", "seats", "--schema", "business", "--local", "mine")
+    phone.rows("""INSERT INTO seats VALUES ('1', 'A', 1, 1.5, x'01', 'aaa', NULL),
+        ('2', 'B', 2, 2.5, x'02', 'bbb', NULL)""")
+    phone.sync()
+    tablet.sync()
+    return phone, tablet
+
+
+def swap_seats(phone):
+    """The two rows pass all their values on to each other, on the phone and the server."""
+    values = "name, n, x, b, t"
+    (one,), (two,) = (phone.rows(f"SELECT {values} FROM seats WHERE id = ?", (seat,))
+                      for seat in "12")
+    with phone.transaction():
+        phone.rows("UPDATE seats SET name = 'x', n = 9, x = 9, b = x'09', t = 'x' WHERE id = '1'")
+        for row, seat in ((one, "2"), (two, "1")):
+            phone.rows(f"UPDATE seats SET ({values}) = (?, ?, ?, ?, ?) WHERE id = ?", (*row, seat))
+    phone.sync()
+
+
+def test_unique_values_of_every_sort_that_rows_pass_on(seats, database):
+    """In STRICT tables, under CHECKs and by expressions; what is held for good stands not in the way,
+    and what stays on the device is left alone."""
+    phone, tablet = seats
+    tablet.rows("UPDATE seats SET mine = 'my ' || id")
+    database.rows("""SET rowsync.scope = 'ann';
+        INSERT INTO business.seats VALUES ('3', 'too long', 3, 3, '\\x03', 'ccc')""")
+    tablet.sync()
+    assert tablet.status()["held"] == 1
+    swap_seats(phone)
+    tablet.sync()
+    assert tablet.rows("SELECT id, name, n, x, b, t, mine FROM seats ORDER BY id") == [
+        ("1", "B", 2, 2.5, b"\x02", "bbb", "my 1"), ("2", "A", 1, 1.5, b"\x01", "aaa", "my 2")]
+    assert tablet.status()["held"] == 1
+
+
+def test_a_trigger_that_keeps_unique_values_blocks_nothing(seats):
+    phone, tablet = seats
+    tablet.app.execute("""CREATE TRIGGER seats_stay BEFORE UPDATE OF n ON seats WHEN NEW.n <> OLD.n
+        BEGIN SELECT RAISE(ABORT, 'seats stay'); END""")
+    swap_seats(phone)
+    add_user(phone, "ann")
+    phone.sync()
+    tablet.sync()
+    assert name_of(tablet, "ann") == "ann"
+    assert tablet.status()["held"] == 2
+    tablet.app.execute("DROP TRIGGER seats_stay")
+    tablet.sync()
+    assert typed(tablet, "seats") == typed(phone, "seats")
 
 
 def test_a_child_of_a_deleted_parent(device, database):

@@ -76,6 +76,48 @@ test_strings(void)
     }
 }
 
+/* Brackets are matched however deep they are, up to a limit. */
+static void
+test_depth(void)
+{
+    static const struct
+    {
+        const char *open, *close;
+        int depth;
+        bool right;
+    } cases[] = {
+        {"[", "]", 1, true},
+        {"[", "]", JSON_MAX_DEPTH - 1, true},
+        {"[", "]", JSON_MAX_DEPTH, false},
+        {"{\"a\":[1,", "]}", JSON_MAX_DEPTH / 2 - 1, true},
+        {"{\"a\":[1,", "}]", 1, false},
+        {"[{\"a\":", "}]", 100, true},
+        {"[1,", ",2]", 100, true},
+        {"[1,", ",]", 100, false},
+        {"{\"a\":", ",}", 100, false},
+        {"{", "}", 2, false},
+        {"{1:", "}", 1, false},
+    };
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++)
+    {
+        Buffer text = {0};
+
+        for (int j = 0; j < cases[i].depth; j++)
+            buffer_text(&text, cases[i].open);
+        buffer_text(&text, "{}");
+        for (int j = 0; j < cases[i].depth; j++)
+            buffer_text(&text, cases[i].close);
+        ok(is_json(text.data, text.length) == cases[i].right &&
+               json_same((Slice){text.data, text.length}, (Slice){text.data, text.length}) ==
+                   cases[i].right,
+           "%s … %s, %d times, is %s", cases[i].open, cases[i].close, cases[i].depth,
+           cases[i].right ? "right" : "wrong");
+        ok(!is_json(text.data, text.length - 1), "and without its end it is wrong");
+        buffer_free(&text);
+    }
+}
+
 /* JSON is compared by its meaning. */
 static void
 test_same_json(void)
@@ -122,6 +164,7 @@ int
 main(void)
 {
     test_strings();
+    test_depth();
     test_same_json();
     return done();
 }

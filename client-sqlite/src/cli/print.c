@@ -326,7 +326,8 @@ print_rows(const Session *session, const char *sql, const char *value, int *coun
         print_json(rows_as_json(statement, count));
     else
         print_grid(statement, count);
-    sqlite3_finalize(statement);
+    if (sqlite3_finalize(statement) != SQLITE_OK)
+        return complain(session, "database", sqlite3_errmsg(session->db), NULL);
     return EXIT_DONE;
 }
 
