@@ -113,6 +113,27 @@ rowsync_attach(rowsync *client, const char *url, const char *user_id, const char
     return code == ROWSYNC_OK ? rs_load_info(client) : code;
 }
 
+/* Refuses to leave a user's rows behind, which the next one would see. */
+static rowsync_code
+check_empty(rowsync *client, const Table *table)
+{
+    sqlite3_stmt *statement = NULL;
+    Buffer sql = {0};
+
+    buffer_text(&sql, "SELECT 1 FROM main.");
+    buffer_name(&sql, table->name);
+    buffer_text(&sql, " LIMIT 1");
+    if (sql.failed)
+        rs_nomem(client);
+    else if (rs_prepare(client, sql.data, &statement) == ROWSYNC_OK && rs_row(client, statement))
+        rs_fail(client, ROWSYNC_DATABASE,
+                "Let it do nothing while (SELECT apply_mode FROM _sync_client_info) = 1.",
+                "A trigger of the app leaves rows of the user in \"%s\".", table->name);
+    sqlite3_finalize(statement);
+    buffer_free(&sql);
+    return client->code;
+}
+
 /*
  * Empties the tracked tables. One whose rows may not go while others refer to them (ON DELETE
  * RESTRICT) comes after those.
@@ -156,6 +177,9 @@ delete_rows(rowsync *client)
     }
     if (client->code == ROWSYNC_OK && (!complete || rs_orphans(client)))
         orphans_fail(client, "the user's");
+    for (i = 0; i < client->table_count && client->code == ROWSYNC_OK; i++)
+        if (client->tables[i].exists)
+            check_empty(client, &client->tables[i]);
     buffer_free(&sql);
     rs_free(done);
     return client->code;

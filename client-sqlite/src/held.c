@@ -133,74 +133,109 @@ retry(rowsync *client, bool together)
     return client->code;
 }
 
+/* Which columns of a table unique indexes depend on: all, where one is on an expression. */
+static const char unique_columns[] =
+    "SELECT c.name FROM pragma_table_info(?1, 'main') c WHERE c.pk = 0 AND EXISTS (SELECT 1 FROM"
+    " pragma_index_list(?1, 'main') i JOIN pragma_index_info(i.name, 'main') f"
+    " ON f.name IS NULL OR f.name = c.name WHERE i.\"unique\" AND i.origin <> 'pk')";
+
+/* Writes an UPDATE of a row that gives these columns values that nobody has; false for none. */
+static bool
+write_vacate(rowsync *client, const Table *table, sqlite3_stmt *columns, Buffer *sql)
+{
+    bool any = false;
+    int i;
+
+    buffer_clear(sql);
+    buffer_text(sql, "UPDATE OR IGNORE main.");
+    buffer_name(sql, table->name);
+    sqlite3_reset(columns);
+    sqlite3_bind_text(columns, 1, table->name, -1, SQLITE_STATIC);
+    while (rs_row(client, columns))
+        for (i = 0; i < table->column_count; i++)
+        {
+            const Column *column = &table->columns[i];
+
+            /* One that does not travel would not get its value back. */
+            if (sqlite3_stricmp(column->name, rs_text(columns, 0)) != 0)
+                continue;
+            buffer_text(sql, any ? ", " : " SET ");
+            buffer_name(sql, column->name);
+            buffer_text(sql, !column->required              ? " = NULL"
+                             : column->kind == KIND_INTEGER ? " = random()"
+                             : column->kind == KIND_REAL    ? " = random() * 1.0"
+                             : column->kind == KIND_BLOB    ? " = randomblob(16)"
+                                                            : " = hex(randomblob(16))");
+            any = true;
+        }
+    sqlite3_reset(columns);
+    for (i = 0; i < table->key_count; i++)
+    {
+        buffer_text(sql, i == 0 ? " WHERE " : " AND ");
+        buffer_name(sql, table->columns[table->keys[i]].name);
+        buffer_printf(sql, " = ?%d", i + 1);
+    }
+    if (sql->failed)
+        rs_nomem(client);
+    return any && client->code == ROWSYNC_OK;
+}
+
+/* Does SQLite pass over CHECK constraints already? */
+static bool
+checks_ignored(rowsync *client)
+{
+    sqlite3_stmt *statement = NULL;
+    bool ignored =
+        rs_prepare(client, "PRAGMA ignore_check_constraints", &statement) == ROWSYNC_OK &&
+        rs_row(client, statement) && sqlite3_column_int(statement, 0) != 0;
+
+    sqlite3_finalize(statement);
+    return ignored;
+}
+
 /*
  * Gives the unique columns of every row that is held a value that nobody has, so that rows which
- * pass their values on in a circle can be stored. The caller undoes it for rows that cannot.
+ * pass their values on in a circle can be stored. A row that a trigger keeps as it is stays in the
+ * way.
  */
 static rowsync_code
 vacate(rowsync *client)
 {
     sqlite3_stmt *columns = NULL, *held = NULL;
+    Buffer sql = {0};
     Key key = {0};
-    rowsync_code code = rs_prepare(
-        client,
-        "SELECT DISTINCT f.name, c.\"notnull\", c.type FROM pragma_index_list(?1, 'main') i"
-        " JOIN pragma_index_info(i.name, 'main') f JOIN pragma_table_info(?1, 'main') c"
-        " ON c.name = f.name WHERE i.\"unique\" AND i.origin <> 'pk' AND c.pk = 0",
-        &columns);
+    rowsync_code code = rs_prepare(client, unique_columns, &columns);
+    bool checks = checks_ignored(client);
 
+    /* The values are not for long. */
+    if (code == ROWSYNC_OK && !checks)
+        code = rs_exec(client, "PRAGMA ignore_check_constraints = ON");
     if (code == ROWSYNC_OK)
         code = rs_prepare(
             client, "SELECT table_id, pk FROM _sync_held WHERE state = 2 AND NOT deleted", &held);
     while (code == ROWSYNC_OK && rs_row(client, held))
     {
         Table *table = table_by_id(client, sqlite3_column_int64(held, 0));
-        Buffer sql = {0};
-        int i, count = 0;
+        sqlite3_stmt *update = NULL;
 
         if (table == NULL || !table->exists ||
             (code = key_column(client, held, 1, &key)) != ROWSYNC_OK)
             continue;
-        buffer_text(&sql, "UPDATE OR IGNORE main.");
-        buffer_name(&sql, table->name);
-        sqlite3_reset(columns);
-        sqlite3_bind_text(columns, 1, table->name, -1, SQLITE_STATIC);
-        for (; rs_row(client, columns); count++)
+        if (write_vacate(client, table, columns, &sql) &&
+            rs_prepare(client, sql.data, &update) == ROWSYNC_OK)
         {
-            buffer_text(&sql, count == 0 ? " SET " : ", ");
-            buffer_name(&sql, rs_text(columns, 0));
-            buffer_text(&sql, !sqlite3_column_int(columns, 1) ? " = NULL"
-                              : sqlite3_stricmp(rs_text(columns, 2), "INTEGER") == 0
-                                  ? " = random()"
-                                  : " = hex(randomblob(16))");
+            key_bind_columns(table, update, 1, &key);
+            row_outcome(client, table, sqlite3_step(update));
         }
-        sqlite3_reset(columns);
-        for (i = 0; i < table->key_count; i++)
-        {
-            buffer_text(&sql, i == 0 ? " WHERE " : " AND ");
-            buffer_name(&sql, table->columns[table->keys[i]].name);
-            buffer_printf(&sql, " = ?%d", i + 1);
-        }
-        if (sql.failed)
-            rs_nomem(client);
+        sqlite3_finalize(update);
         code = client->code;
-        if (code == ROWSYNC_OK && count > 0)
-        {
-            sqlite3_stmt *update = NULL;
-
-            code = rs_prepare(client, sql.data, &update);
-            if (code == ROWSYNC_OK)
-            {
-                key_bind_columns(table, update, 1, &key);
-                code = rs_finish(client, update, "making room for unique values");
-            }
-            sqlite3_finalize(update);
-        }
-        buffer_free(&sql);
     }
     sqlite3_finalize(columns);
     sqlite3_finalize(held);
+    buffer_free(&sql);
     key_free(&key);
+    if (!checks)
+        sqlite3_exec(client->db, "PRAGMA ignore_check_constraints = OFF", NULL, NULL, NULL);
     return client->code;
 }
 
@@ -219,10 +254,56 @@ count_stuck(rowsync *client)
     return count;
 }
 
+/* Writes an UPDATE that sets those rows aside; nothing where none is stuck. */
+static rowsync_code
+write_aside(rowsync *client, Buffer *sql)
+{
+    sqlite3_stmt *statement = NULL;
+    rowsync_code code = rs_prepare(client,
+                                   "SELECT group_concat('(' || table_id || ',' || quote(pk) || ')')"
+                                   " FROM _sync_held WHERE state = 2",
+                                   &statement);
+
+    buffer_clear(sql);
+    if (code == ROWSYNC_OK && rs_row(client, statement) &&
+        sqlite3_column_type(statement, 0) != SQLITE_NULL)
+        buffer_printf(sql, "UPDATE _sync_held SET state = 3 WHERE (table_id, pk) IN (VALUES %s)",
+                      rs_text(statement, 0));
+    sqlite3_finalize(statement);
+    return client->code == ROWSYNC_OK && sql->failed ? rs_nomem(client) : client->code;
+}
+
 /*
- * Tries again what could not be stored: a parent may have come, a unique value been freed. What is
- * left is tried once more with all its unique values out of the way, all or nothing.
+ * Tries what is stuck with all its unique values out of the way. That is undone where rows stay
+ * stuck, for whatever reason, and tried again without them: in the end all are stored that make
+ * room for each other.
  */
+static rowsync_code
+retry_vacated(rowsync *client)
+{
+    Buffer aside = {0};
+    rowsync_code code = ROWSYNC_OK;
+
+    while (code == ROWSYNC_OK && count_stuck(client) > 0)
+    {
+        if ((code = rs_exec(client, "SAVEPOINT _sync_vacate")) != ROWSYNC_OK ||
+            (code = vacate(client)) != ROWSYNC_OK || (code = retry(client, false)) != ROWSYNC_OK ||
+            (code = write_aside(client, &aside)) != ROWSYNC_OK)
+            break;
+        if (aside.length > 0)
+            code = rs_exec(client, "ROLLBACK TO _sync_vacate");
+        if (code == ROWSYNC_OK)
+            code = rs_exec(client, "RELEASE _sync_vacate");
+        if (code == ROWSYNC_OK && aside.length > 0)
+            code = rs_exec(client, aside.data);
+    }
+    buffer_free(&aside);
+    return client->code == ROWSYNC_OK
+               ? rs_exec(client, "UPDATE _sync_held SET state = 2 WHERE state = 3")
+               : client->code;
+}
+
+/* Tries again what could not be stored: a parent may have come, a unique value been freed. */
 rowsync_code
 held_retry(rowsync *client)
 {
@@ -231,17 +312,5 @@ held_retry(rowsync *client)
     /* Rows that refer to each other in a circle go in together; what stays an orphan comes out. */
     if (code == ROWSYNC_OK && count_stuck(client) > 1 && (code = retry(client, true)) == ROWSYNC_OK)
         code = take_out_orphans(client);
-    if (code != ROWSYNC_OK || count_stuck(client) == 0)
-        return client->code;
-    if ((code = rs_exec(client, "SAVEPOINT _sync_vacate")) != ROWSYNC_OK)
-        return code;
-    if ((code = vacate(client)) == ROWSYNC_OK && (code = retry(client, false)) == ROWSYNC_OK)
-    {
-        bool stuck = count_stuck(client) > 0;
-
-        if (client->code == ROWSYNC_OK)
-            rs_exec(client, stuck ? "ROLLBACK TO _sync_vacate; RELEASE _sync_vacate"
-                                  : "RELEASE _sync_vacate");
-    }
-    return client->code;
+    return code == ROWSYNC_OK && count_stuck(client) > 0 ? retry_vacated(client) : client->code;
 }

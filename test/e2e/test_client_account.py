@@ -35,6 +35,24 @@ def test_a_token_of_another_user(device, database):
     assert database.value("SELECT count(*) FROM business.users") == 0
 
 
+@pytest.mark.parametrize("left", [
+    "SELECT RAISE(IGNORE)", "INSERT INTO users SELECT hex(randomblob(9)), 'gone', OLD.id, 1, 1"])
+def test_a_trigger_that_keeps_deleted_rows_lets_nobody_sign_off(device, left):
+    """The next user would see them. One that knows when rows come and go of themselves is no harm."""
+    phone = device("ann", "phone")
+    add_user(phone, "ann")
+    phone.sync()
+    trigger = "CREATE TRIGGER keep BEFORE DELETE ON users %s BEGIN " + left + "; END"
+    phone.app.execute(trigger % "")
+    done = phone.run("detach", check=False)
+    assert (done.returncode, 'leaves rows of the user in "users"' in done.stderr) == (1, True)
+    assert name_of(phone, "ann") == "ann"
+    phone.app.execute("DROP TRIGGER keep")
+    phone.app.execute(trigger % "WHEN (SELECT apply_mode FROM _sync_client_info) = 0")
+    phone.run("detach")
+    assert phone.rows("SELECT * FROM users") == []
+
+
 def test_sign_off_and_another_user(device):
     phone = device("ann", "phone")
     add_user(phone, "ann")
