@@ -50,6 +50,27 @@ rs_nomem(rowsync *client)
     return ROWSYNC_NOMEM;
 }
 
+/* What to do about an error of SQLite's. */
+static const char *
+hint_of(int code)
+{
+    switch (code)
+    {
+        case SQLITE_READONLY:
+            return HINT_READ_ONLY;
+        case SQLITE_FULL:
+            return "Make room and call again; nothing is lost.";
+        case SQLITE_IOERR:
+        case SQLITE_CANTOPEN:
+            return "See whether the disk works, and call again; nothing is lost.";
+        case SQLITE_CORRUPT:
+        case SQLITE_NOTADB:
+            return "The file is damaged: save what the app can still read, and begin a new one.";
+        default:
+            return "The database was left as it was before.";
+    }
+}
+
 /* Turns SQLite's last error into ours. */
 rowsync_code
 rs_fail_sqlite(rowsync *client, const char *doing)
@@ -63,11 +84,8 @@ rs_fail_sqlite(rowsync *client, const char *doing)
     if (code == SQLITE_BUSY || code == SQLITE_LOCKED)
         return rs_fail(client, ROWSYNC_BUSY, "Try again, or set a busy timeout on the connection.",
                        "Another connection holds the database (%s).", doing);
-    return rs_fail(client, ROWSYNC_DATABASE,
-                   code == SQLITE_READONLY ? HINT_READ_ONLY
-                   : code == SQLITE_FULL   ? "Make room and call again; nothing is lost."
-                                           : "The database was left as it was before.",
-                   "SQLite refused (%s): %s.", doing, sqlite3_errmsg(client->db));
+    return rs_fail(client, ROWSYNC_DATABASE, hint_of(code), "SQLite refused (%s): %s.", doing,
+                   sqlite3_errmsg(client->db));
 }
 
 void

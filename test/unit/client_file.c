@@ -1,7 +1,12 @@
 /*
  * client_file.c - what the app's file and its connection may be: every journal, encoding and size
  * of cache, settings that change what SQL means, attached databases of the same names; a file that
- * may only be read, and one that has no room left.
+ * may only be read, one that has no room left, and one that is damaged, and one whose every system
+ * call fails in turn, alone and with all that follow.
+ *
+ *     build/test/unit/client_file all
+ *
+ * makes each system call fail; `make check` takes every ninth.
  */
 #include <sys/stat.h>
 #include <unistd.h>
@@ -350,6 +355,287 @@ test_full(void)
     ok(sizes > 200, "%d sizes in all", sizes);
 }
 
+/* The calls of the file system, and its methods with those of SQLite's own behind them. */
+static Source of_files = {.left = -1};
+static sqlite3_vfs *real_vfs;
+
+typedef struct Methods
+{
+    sqlite3_io_methods mine;
+    const sqlite3_io_methods *real;
+} Methods;
+
+#define REAL(file) (((const Methods *)(file)->pMethods)->real)
+
+static int
+failing_read(sqlite3_file *file, void *to, int size, sqlite3_int64 at)
+{
+    return fails(&of_files) ? SQLITE_IOERR_READ : REAL(file)->xRead(file, to, size, at);
+}
+
+static int
+failing_write(sqlite3_file *file, const void *from, int size, sqlite3_int64 at)
+{
+    return fails(&of_files) ? SQLITE_IOERR_WRITE : REAL(file)->xWrite(file, from, size, at);
+}
+
+static int
+failing_truncate(sqlite3_file *file, sqlite3_int64 size)
+{
+    return fails(&of_files) ? SQLITE_IOERR_TRUNCATE : REAL(file)->xTruncate(file, size);
+}
+
+/* No machine stops here: nothing needs to reach the disk. */
+static int
+failing_sync(sqlite3_file *file, int flags)
+{
+    (void)file;
+    (void)flags;
+    return fails(&of_files) ? SQLITE_IOERR_FSYNC : SQLITE_OK;
+}
+
+static int
+failing_size(sqlite3_file *file, sqlite3_int64 *size)
+{
+    return fails(&of_files) ? SQLITE_IOERR_FSTAT : REAL(file)->xFileSize(file, size);
+}
+
+static int
+failing_lock(sqlite3_file *file, int level)
+{
+    return fails(&of_files) ? SQLITE_IOERR_LOCK : REAL(file)->xLock(file, level);
+}
+
+static int
+failing_check(sqlite3_file *file, int *reserved)
+{
+    return fails(&of_files) ? SQLITE_IOERR_CHECKRESERVEDLOCK
+                            : REAL(file)->xCheckReservedLock(file, reserved);
+}
+
+static int
+failing_map(sqlite3_file *file, int page, int size, int extend, void volatile **to)
+{
+    return fails(&of_files) ? SQLITE_IOERR_SHMMAP
+                            : REAL(file)->xShmMap(file, page, size, extend, to);
+}
+
+/* Locks are given back all the same: that is no call that can fail. */
+static int
+failing_shared_lock(sqlite3_file *file, int offset, int count, int flags)
+{
+    return (flags & SQLITE_SHM_LOCK) && fails(&of_files)
+               ? SQLITE_IOERR_SHMLOCK
+               : REAL(file)->xShmLock(file, offset, count, flags);
+}
+
+static int
+failing_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *file, int flags, int *out)
+{
+    static Methods methods[4]; /* SQLite has some, for files that are locked and that are not */
+    int i, result;
+
+    (void)vfs;
+    file->pMethods = NULL;
+    if (fails(&of_files))
+        return SQLITE_CANTOPEN;
+    if ((result = real_vfs->xOpen(real_vfs, name, file, flags, out)) != SQLITE_OK)
+        return result;
+    for (i = 0; methods[i].real != NULL && methods[i].real != file->pMethods; i++)
+        must(i < 3, "methods", NULL);
+    methods[i] = (Methods){*file->pMethods, file->pMethods};
+    methods[i].mine.xRead = failing_read;
+    methods[i].mine.xWrite = failing_write;
+    methods[i].mine.xTruncate = failing_truncate;
+    methods[i].mine.xSync = failing_sync;
+    methods[i].mine.xFileSize = failing_size;
+    methods[i].mine.xLock = failing_lock;
+    methods[i].mine.xCheckReservedLock = failing_check;
+    methods[i].mine.xShmMap = failing_map;
+    methods[i].mine.xShmLock = failing_shared_lock;
+    file->pMethods = &methods[i].mine;
+    return SQLITE_OK;
+}
+
+static int
+failing_delete(sqlite3_vfs *vfs, const char *name, int flush)
+{
+    (void)vfs;
+    return fails(&of_files) ? SQLITE_IOERR_DELETE : real_vfs->xDelete(real_vfs, name, flush);
+}
+
+static int
+failing_access(sqlite3_vfs *vfs, const char *name, int flags, int *out)
+{
+    (void)vfs;
+    return fails(&of_files) ? SQLITE_IOERR_ACCESS : real_vfs->xAccess(real_vfs, name, flags, out);
+}
+
+/* The image as a file, on that file system. */
+static sqlite3 *
+open_failing(const Image *image)
+{
+    sqlite3 *db;
+
+    remove_file();
+    write_image(image);
+    peer = image->peer;
+    peer.requests = 0;
+    db = open_file("vfs=failing");
+    app(db, "PRAGMA foreign_keys = ON");
+    return db;
+}
+
+static sqlite3 *
+open_failing_wal(const Image *image)
+{
+    sqlite3 *db = open_failing(image);
+
+    app(db, "PRAGMA journal_mode = WAL");
+    return db;
+}
+
+static bool lasting; /* all that follow fail too */
+
+static void
+arm(void *context, sqlite3 *db, long at)
+{
+    (void)context;
+    (void)db;
+    of_files = (Source){at, lasting, false, 0};
+}
+
+static bool
+disarm(void *context, sqlite3 *db)
+{
+    (void)context;
+    (void)db;
+    of_files.left = -1;
+    return of_files.failed;
+}
+
+static bool
+is_told(void *context, rowsync_code code)
+{
+    (void)context;
+    return code == ROWSYNC_DATABASE;
+}
+
+/* A call that the file system fails in says what to do. */
+static void
+test_hint(void)
+{
+    Image image = make_image(call_named("sync"));
+    sqlite3 *db = open_failing(&image);
+    rowsync *client;
+
+    rowsync_open(db, &peer_options, &client);
+    lasting = true;
+    arm(NULL, db, 0);
+    ok(call_sync(client) == ROWSYNC_DATABASE && disarm(NULL, db), "a disk that does not work");
+    is(rowsync_hint(client), "See whether the disk works, and call again; nothing is lost.",
+       "says what to do");
+    ok(call_sync(client) == ROWSYNC_OK, "and the same client goes on when it does");
+    rowsync_close(client);
+    sqlite3_close(db);
+    sqlite3_free(image.bytes);
+    remove_file();
+}
+
+/* Every so manyth call of the file system fails. */
+static void
+test_system_calls(long step)
+{
+    static const Failure failures[] = {
+        {"system calls with a WAL", open_failing_wal, arm, disarm, is_told, NULL},
+        {"system calls with a rollback journal", open_failing, arm, disarm, is_told, NULL},
+    };
+    static sqlite3_vfs vfs;
+    size_t i, j;
+
+    real_vfs = sqlite3_vfs_find(NULL);
+    vfs = *real_vfs;
+    vfs.zName = "failing";
+    vfs.xOpen = failing_open;
+    vfs.xDelete = failing_delete;
+    vfs.xAccess = failing_access;
+    must(sqlite3_vfs_register(&vfs, 0) == SQLITE_OK, "vfs", NULL);
+    for (i = 0; i < sizeof(calls) / sizeof(*calls); i++)
+    {
+        Image image = make_image(&calls[i]);
+        char *wanted = undisturbed(&calls[i], &image, &peer_options);
+
+        for (j = 0; j < 2; j++)
+        {
+            Tally tally = {0};
+            long at;
+
+            for (lasting = false, at = 0;
+                 run_once(&calls[i], &image, &peer_options, &failures[j], at, wanted, &tally);
+                 at += step)
+                ;
+            for (lasting = true, at = step / 2;
+                 run_once(&calls[i], &image, &peer_options, &failures[j], at, wanted, &tally);
+                 at += step)
+                ;
+            told(&tally, calls[i].name, failures[j].what);
+        }
+        sqlite3_free(wanted);
+        sqlite3_free(image.bytes);
+        remove_file();
+    }
+    test_hint();
+    sqlite3_vfs_unregister(&vfs);
+}
+
+/* Each page of the file in turn is rubbish: a call ends, and tells what it could not do. */
+static void
+test_damaged(void)
+{
+    static const char hint[] =
+        "The file is damaged: save what the app can still read, and begin a new one.";
+    size_t i;
+
+    for (i = 0; i < sizeof(calls) / sizeof(*calls); i++)
+    {
+        Image image = make_image(&calls[i]);
+        int size = 256 * image.bytes[16] + image.bytes[17], found = 0, wrong = 0;
+        sqlite3_int64 at;
+
+        for (at = 0; at < image.size; at += size)
+        {
+            unsigned char page[65536];
+            rowsync *client;
+            rowsync_code code;
+            sqlite3 *db;
+
+            memcpy(page, image.bytes + at, (size_t)size);
+            memset(image.bytes + at, 0xA5, (size_t)size);
+            write_image(&image);
+            memcpy(image.bytes + at, page, (size_t)size);
+            db = open_file("");
+            peer = image.peer;
+            if ((code = rowsync_open(db, &peer_options, &client)) == ROWSYNC_OK)
+                code = calls[i].run(client);
+            found += code == ROWSYNC_DATABASE && strcmp(rowsync_hint(client), hint) == 0;
+            if (!sqlite3_get_autocommit(db) ||
+                (code != ROWSYNC_OK &&
+                 (*rowsync_message(client) == '\0' || *rowsync_hint(client) == '\0')))
+            {
+                wrong++;
+                printf("# page %lld: %s: %s\n", at / size, rowsync_code_name(code),
+                       rowsync_message(client));
+            }
+            rowsync_close(client);
+            wrong += sqlite3_close(db) != SQLITE_OK || of_library.held != 0;
+            remove_file();
+        }
+        ok(wrong == 0 && found > 0, "%s: %d damaged pages of %lld are met and told", calls[i].name,
+           found, image.size / size);
+        sqlite3_free(image.bytes);
+    }
+}
+
 /* Another connection of the same shared cache, which has locks on tables, and its query. */
 static sqlite3 *beside;
 static sqlite3_stmt *reading;
@@ -443,7 +729,7 @@ test_renewal(void)
 }
 
 int
-main(void)
+main(int count, char **arguments)
 {
     must(mkdtemp(folder) != NULL && chmod(folder, 0755) == 0, folder, NULL);
     snprintf(path, sizeof(path), "%s/app.db", folder);
@@ -452,6 +738,8 @@ main(void)
     test_configurations();
     test_read_only();
     test_full();
+    test_system_calls(count > 1 && strcmp(arguments[1], "all") == 0 ? 1 : 9);
+    test_damaged();
     test_shared();
     test_renewal();
     rmdir(folder);
