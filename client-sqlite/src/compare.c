@@ -68,14 +68,13 @@ digest_here(rowsync *client, rowsync_comparison *out)
     int i;
 
     digest_start(&digest);
-    code = digest.failed ? rs_nomem(client) : rs_run(client, SQL_SAVE);
+    code = digest.failed ? rs_nomem(client) : rs_start(client, SQL_BEGIN_READING);
     if (code == ROWSYNC_OK)
     {
         code = rs_load_info(client);
         for (i = 0; i < client->table_count && code == ROWSYNC_OK; i++)
             code = add_table(client, &client->tables[i], &digest);
-        if (rs_run(client, SQL_RELEASE) != ROWSYNC_OK)
-            code = client->code;
+        code = rs_stop(client, code);
     }
     out->at = client->cursor;
     out->rows_here = digest.rows;

@@ -17,7 +17,7 @@ test_transaction(void)
         Image image;
         int wrong = 0;
 
-        if (calls[i].run == call_open)
+        if (only_looks(&calls[i]))
             continue;
         image = make_image(&calls[i]);
         for (j = 0; j < sizeof(begins) / sizeof(*begins); j++)
@@ -160,7 +160,9 @@ test_schema(void)
                     wrong = 100;
                 }
                 code = calls[i].run(client);
-                if (j < 2 && code != ROWSYNC_OK)
+                /* A new column is filled from the peer's snapshot, which does not grow with it. */
+                if (j < 2 && code != ROWSYNC_OK &&
+                    !(code == ROWSYNC_DIFFERENT && calls[i].run == call_compare))
                     wrong++;
                 if (code != ROWSYNC_OK &&
                     (*rowsync_message(client) == '\0' || *rowsync_hint(client) == '\0'))

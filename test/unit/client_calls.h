@@ -94,6 +94,36 @@ call_open(rowsync *client)
     return rowsync_get_state(client, &state);
 }
 
+/* Reads on. */
+static inline int
+pass_by(void *context, int count, const char *const *names, const char *const *values)
+{
+    (void)context;
+    (void)count;
+    (void)names;
+    (void)values;
+    return 0;
+}
+
+static inline rowsync_code
+call_list(rowsync *client)
+{
+    rowsync_code code = ROWSYNC_OK;
+    int i;
+
+    for (i = ROWSYNC_LIST_PENDING; code == ROWSYNC_OK && i <= ROWSYNC_LIST_REJECTED; i++)
+        code = rowsync_list(client, (rowsync_list_kind)i, pass_by, NULL);
+    return code;
+}
+
+static inline rowsync_code
+call_compare(rowsync *client)
+{
+    rowsync_code code = rowsync_set_token(client, "t");
+
+    return code == ROWSYNC_OK ? rowsync_compare(client, &sync_options, NULL) : code;
+}
+
 /* Tracks anew by another policy, and lets go of the other table. */
 static inline rowsync_code
 call_track(rowsync *client)
@@ -158,6 +188,8 @@ static const Call calls[] = {
     {"push", call_push, {make_tracked, make_attached, call_hydrate}, NULL, edits, true},
     {"pull", call_pull, {make_tracked, make_attached, call_hydrate}, NULL, edits, true},
     {"sync", call_sync, {make_tracked, make_attached, call_hydrate}, NULL, edits, true},
+    {"compare", call_compare, {make_tracked, make_attached, call_hydrate}, NULL, edits, true},
+    {"list", call_list, {make_tracked, make_attached, make_manual, call_push}, NULL, NULL, false},
     {"resolve",
      call_resolve,
      {make_tracked, make_attached, make_manual, call_push},
@@ -177,6 +209,13 @@ static const Call calls[] = {
      false},
     {"detach", call_detach, {make_tracked, make_attached, call_sync}, edits, NULL, false},
 };
+
+/* May it be made in the app's transaction, and on a file that may only be read? */
+static inline bool
+only_looks(const Call *call)
+{
+    return call->run == call_open || call->run == call_list;
+}
 
 static inline const Call *
 call_named(const char *name)

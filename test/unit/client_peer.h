@@ -51,6 +51,9 @@ static struct Peer
     "\"key\":[\"id\"],\"columns\":[\"id\",\"name\",\"n\"]},{\"schema\":\"public\",\"table\":"      \
     "\"posts\",\"key\":[\"id\"],\"columns\":[\"id\",\"u\"]}]}\n"
 
+/* Of all rows, after the last page of the log. */
+#define DIGEST "{\"at\":106,\"rows\":20,\"digest\":\"246bfabcd7cd6b3c05323c0188ecf08f\"}"
+
 /* The rows of the snapshot: twelve users, four posts. */
 static inline void
 write_snapshot(char *out)
@@ -201,6 +204,8 @@ respond(const char *url, const char *body, char *out)
         write_statuses(out, body);
     else if (strstr(url, "/sync/snapshot") != NULL)
         write_snapshot(out);
+    else if (strstr(url, "/sync/digest") != NULL)
+        strcpy(out, DIGEST);
     else if (after != NULL)
         write_page(out, atol(after + 6));
     else
