@@ -176,7 +176,7 @@ extern "C"
     typedef struct rowsync_response
     {
         long status;       /* HTTP status */
-        long retry_after;  /* seconds of a Retry-After header, or -1 */
+        long retry_after;  /* seconds that a Retry-After header asks for, or -1 */
         char message[256]; /* where the request failed: why, for people */
     } rowsync_response;
 

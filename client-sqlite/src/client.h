@@ -439,6 +439,7 @@ rowsync_code take_out_orphans(rowsync *client);
 
 /* transport.c */
 rowsync_code transport_curl(rowsync_transport *out);
+long rs_pause(long retry_after, int tries);
 rowsync_code rs_wait_again(rowsync *client, long retry_after, int tries);
 
 /* Takes a piece of a 200 answer as it comes; returns non-zero to break off. */

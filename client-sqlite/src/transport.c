@@ -5,12 +5,10 @@
 #include "client.h"
 
 #include <curl/curl.h>
-#include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <time.h>
 #include <zlib.h>
 
@@ -23,6 +21,10 @@
  */
 #define LONGEST_WAIT 120
 
+/* Seconds without a byte: the other side is gone, or does not answer in time. libcurl's own limit
+ * is one of bytes a second, which the heartbeat of an event stream does not reach. */
+#define LONGEST_SILENCE 60
+
 /* Smaller bodies are not worth compressing. */
 #define GZIP_FROM 1024
 
@@ -34,7 +36,20 @@ typedef struct CurlSink
     rowsync_response *response;
     const volatile int *cancelled;
     CURL *curl;
+    curl_off_t moved; /* bytes, both ways */
+    time_t since;     /* when there were as many for the first time, in seconds of some clock */
+    bool silent;      /* that was too long ago */
 } CurlSink;
+
+/* Seconds that no change of the date moves. */
+static time_t
+seconds(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec;
+}
 
 /* libcurl has a part of the body. */
 static size_t
@@ -49,33 +64,21 @@ curl_body(char *data, size_t size, size_t count, void *context)
     return size * count;
 }
 
-/* libcurl has a header line: only Retry-After is of interest. */
-static size_t
-curl_header(char *line, size_t size, size_t count, void *context)
-{
-    CurlSink *sink = context;
-    char value[32] = "";
-    size_t length = size * count;
-
-    if (length > 12 && length < sizeof(value) + 12 && strncasecmp(line, "retry-after:", 12) == 0)
-    {
-        memcpy(value, line + 12, length - 12);
-        sink->response->retry_after = strtol(value, NULL, 10);
-        if (sink->response->retry_after < 0 || sink->response->retry_after > 86400)
-            sink->response->retry_after = -1;
-    }
-    return length;
-}
-
 /* libcurl asks now and then whether to go on. */
 static int
 curl_progress(void *context, curl_off_t total, curl_off_t now, curl_off_t up, curl_off_t sent)
 {
+    CurlSink *sink = context;
+
     (void)total;
-    (void)now;
     (void)up;
-    (void)sent;
-    return rowsync_cancelled(((CurlSink *)context)->cancelled);
+    if (now + sent != sink->moved)
+    {
+        sink->moved = now + sent;
+        sink->since = seconds();
+    }
+    sink->silent = seconds() - sink->since > LONGEST_SILENCE;
+    return sink->silent || rowsync_cancelled(sink->cancelled);
 }
 
 /* One request by libcurl. The handle is kept: its connection is used again. */
@@ -84,10 +87,11 @@ curl_perform(void *context, const rowsync_request *request, rowsync_sink sink, v
              rowsync_response *response, const volatile int *cancelled)
 {
     CURL *curl = context;
-    CurlSink state = {sink, sink_context, response, cancelled, curl};
+    CurlSink state = {sink, sink_context, response, cancelled, curl, 0, seconds(), false};
     struct curl_slist *headers = NULL;
     char message[CURL_ERROR_SIZE] = "";
     CURLcode result;
+    curl_off_t wait;
     int i;
 
     response->retry_after = -1;
@@ -113,14 +117,9 @@ curl_perform(void *context, const rowsync_request *request, rowsync_sink sink, v
     curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
     curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT, 15L);
-    /* Nothing at all for a minute: the other side is gone, or does not answer in time. */
-    curl_easy_setopt(curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
-    curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME, 60L);
     curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, message);
     curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, curl_body);
     curl_easy_setopt(curl, CURLOPT_WRITEDATA, &state);
-    curl_easy_setopt(curl, CURLOPT_HEADERFUNCTION, curl_header);
-    curl_easy_setopt(curl, CURLOPT_HEADERDATA, &state);
     curl_easy_setopt(curl, CURLOPT_NOPROGRESS, 0L);
     curl_easy_setopt(curl, CURLOPT_XFERINFOFUNCTION, curl_progress);
     curl_easy_setopt(curl, CURLOPT_XFERINFODATA, &state);
@@ -133,6 +132,8 @@ curl_perform(void *context, const rowsync_request *request, rowsync_sink sink, v
     if (result == CURLE_OK)
         result = curl_easy_perform(curl);
     curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &response->status);
+    if (curl_easy_getinfo(curl, CURLINFO_RETRY_AFTER, &wait) == CURLE_OK && wait > 0)
+        response->retry_after = wait < 86400 ? (long)wait : 86400;
     curl_slist_free_all(headers);
     if (result == CURLE_OK)
         return ROWSYNC_OK;
@@ -141,7 +142,9 @@ curl_perform(void *context, const rowsync_request *request, rowsync_sink sink, v
     if (result == CURLE_OUT_OF_MEMORY)
         return ROWSYNC_NOMEM;
     snprintf(response->message, sizeof(response->message), "%s",
-             *message != 0 ? message : curl_easy_strerror(result));
+             state.silent    ? "nothing was heard of it for a minute"
+             : *message != 0 ? message
+                             : curl_easy_strerror(result));
     return ROWSYNC_NETWORK;
 }
 
@@ -248,17 +251,27 @@ wait_for(rowsync *client, long milliseconds)
 static long
 jitter(long milliseconds)
 {
-    struct timespec now;
+    uint32_t random;
 
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return milliseconds / 2 +
-           (long)((unsigned long)now.tv_nsec / 1000 % (unsigned long)(milliseconds / 2 + 1));
+    sqlite3_randomness(sizeof(random), &random);
+    return milliseconds / 2 + (long)(random % (unsigned long)(milliseconds / 2 + 1));
 }
 
 /*
- * After a failure that may pass: waits before the request is sent again, for as long as the server
- * asks for (`retry_after` seconds; 0 or less where it does not say), else longer from try to try.
- * Gives the failure back where the server asks for more than anybody waits, and when cancelled.
+ * Milliseconds to wait after so many tries (from 1 on) that failed: what the server asks for
+ * (`retry_after` seconds; 0 or less where it does not say), else twice as long from try to try, up
+ * to 26 seconds.
+ */
+long
+rs_pause(long retry_after, int tries)
+{
+    return retry_after > 0 ? retry_after * 1000 + jitter(200)
+                           : jitter(200L << (tries < 7 ? tries : 7));
+}
+
+/*
+ * After a failure that may pass: waits before the request is sent again. Gives the failure back
+ * where the server asks for more than anybody waits, and when cancelled.
  */
 rowsync_code
 rs_wait_again(rowsync *client, long retry_after, int tries)
@@ -266,8 +279,7 @@ rs_wait_again(rowsync *client, long retry_after, int tries)
     if (retry_after > LONGEST_WAIT)
         return client->code;
     client->code = ROWSYNC_OK;
-    return wait_for(client, retry_after > 0 ? retry_after * 1000 + jitter(200)
-                                            : jitter(200L << (tries < 6 ? tries : 6)));
+    return wait_for(client, rs_pause(retry_after, tries));
 }
 
 /* Asks the app for a token. */

@@ -1,5 +1,7 @@
 """The command line: what it says and exits with, and the commands that show the server."""
 
+import contextlib
+import datetime
 import json
 import os
 import re
@@ -7,6 +9,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import threading
 import time
 import uuid
 
@@ -471,21 +474,28 @@ __attribute__((destructor)) static void tell(void) { fprintf(stderr, "waits: %d\
 """
 
 
+@pytest.fixture
+def no_waits(tmp_path):
+    """A library that lets waits for a lock take no time, and counts them."""
+    shim = tmp_path / "waits.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-o", shim, "-"], input=WAITS, text=True,
+                   check=True)
+    return str(shim)
+
+
 @pytest.mark.skipif("SANITIZE" in os.environ, reason="the sanitizer's library has to come first")
 @pytest.mark.parametrize("how", ["PRAGMA locking_mode = EXCLUSIVE", "BEGIN IMMEDIATE"])
-def test_a_locked_file_is_waited_for_once(device, tmp_path, how):
-    """Half a minute, which is 3000 waits of 10 ms; here they take no time."""
-    phone, shim = device("ann", "phone", attached=False), tmp_path / "waits.so"
+def test_a_locked_file_is_waited_for_once(device, no_waits, how):
+    """Half a minute, which is 3000 waits of 10 ms."""
+    phone = device("ann", "phone", attached=False)
     phone.app.execute("CREATE TABLE users (id TEXT PRIMARY KEY, name TEXT, email TEXT)")
     phone.run("init")
     phone.run("track", "users")
     phone.close()
-    subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-o", shim, "-"], input=WAITS, text=True,
-                   check=True)
     holder = sqlite3.connect(phone.path, isolation_level=None)
     holder.execute(how)
     holder.execute("INSERT INTO users VALUES ('a', 'a', 'a')")
-    done = phone.start("verify", LD_PRELOAD=str(shim))
+    done = phone.start("verify", LD_PRELOAD=no_waits)
     _, told = done.communicate()
     holder.close()
     assert done.returncode == 1 and "Another connection holds" in told, told
@@ -602,25 +612,125 @@ def test_a_table_that_the_server_syncs_by_now_is_not_warned_of(device, database)
     assert "(forbidden)" in done.stdout and "syncs no table" not in done.stderr
 
 
-def test_watch_stays_in_step_until_ctrl_c(device, start_gateway):
-    gateway = start_gateway()
-    phone, tablet = device("ann", "phone", url=gateway.url), device(
-        "ann", "tablet", url=gateway.url)
-    watching = tablet.start("watch", "--json")
+@contextlib.contextmanager
+def watch(device, *arguments, terminal=False, **environment):
+    """A running `rowsync watch`, and its standard output to read line by line.
+
+    Ctrl-C ends it, with status 0. Should lines fail to come, it is killed, and the output ends.
+    """
+    ours, theirs = os.openpty() if terminal else os.pipe()
+    command = [rig.device.BINARY, "watch", device.path, *arguments]
+    running = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=theirs,
+                               stderr=theirs if terminal else subprocess.DEVNULL,
+                               env={**device.environment(), "TERM": "xterm", **environment})
+    os.close(theirs)
+    timer = threading.Timer(120, running.kill)
+    timer.start()
     try:
+        with open(ours, encoding="utf-8") as output:
+            yield output
+            running.send_signal(signal.SIGINT)
+            assert running.wait() == 0
+    finally:
+        timer.cancel()
+        running.kill()
+        running.wait()
+
+
+def line_with(output, words):
+    """The next line that has these words."""
+    for line in output:
+        if words in line:
+            return line
+    raise AssertionError(f"no line has {words!r}")
+
+
+def test_watch_stays_in_step_and_tells(device, start_gateway):
+    gateway = start_gateway()
+    phone, *others = [device("ann", name, url=gateway.url)
+                      for name in ("phone", "tablet", "laptop", "desk")]
+    with watch(others[0], "--json") as lines, watch(others[1]) as words, \
+            watch(others[2], terminal=True) as colours:
+        outputs = (lines, words, colours)
+        first = [line_with(output, " 0 pending") for output in outputs[1:]]
+        assert re.match(r"\d\d:\d\d:\d\d  0 uploaded in 0 rounds, 0 downloaded", first[0])
+        said = [line_with(output, "watching") for output in outputs]
+        began = json.loads(said[0])
+        assert (began["event"], began["url"], began["source"]) == ("watching", gateway.url, "tablet")
+        at = datetime.datetime.fromisoformat(began["at"].replace("Z", "+00:00"))
+        assert abs(at.timestamp() - time.time()) < 120 and began["at"].endswith("Z")
+        assert re.fullmatch(rf"\d\d:\d\d:\d\d  watching {gateway.url} as source laptop; Ctrl-C ends "
+                            r"it\n", said[1])
+        assert re.search(r"\d\d:\d\d:\d\d  \x1b\[32mwatching .*\x1b\[0m", said[2])
         for name in ("One", "Two"):
             add_user(phone, name, str(uuid.uuid4()))
             phone.sync()
-            until(lambda: tablet.rows("SELECT 1 FROM users WHERE name = ?", (name,)))
+            told = [line_with(output, "downloaded") for output in outputs]
+            assert [json.loads(told[0])[key] for key in ("event", "downloaded", "uploaded")] == [
+                "synced", 1, 0]
+            assert "1 downloaded in 1 page; 0 pending" in told[1]
+            assert others[0].value("SELECT 1 FROM users WHERE name = ?", (name,)) == 1
         gateway.stop()
+        said = [line_with(output, words) for output, words in
+                zip(outputs, ('"lost"', "connection lost", "connection lost"))]
+        lost = json.loads(said[0])
+        assert "not reached" in lost["reason"] and 200 <= lost["next_try_ms"] <= 800
+        assert re.match(r"\d\d:\d\d:\d\d  connection lost, next try in 0\.\d s: The server was not",
+                        said[1])
+        assert "\x1b[31mconnection lost" in said[2] and "\x1b" not in said[1]
         again = start_gateway(ROWSYNC_LISTEN=gateway.url.removeprefix("http://"))
         assert again.url == gateway.url
+        said = [line_with(output, words) for output, words in
+                zip(outputs, ('"connected"', "connected again", "connected again"))]
+        assert set(json.loads(said[0])) == {"event", "at"} and "\x1b[32mconnected" in said[2]
         add_user(phone, "Three", str(uuid.uuid4()))
         phone.sync()
-        until(lambda: tablet.rows("SELECT 1 FROM users WHERE name = 'Three'"))
-        watching.send_signal(signal.SIGINT)
-        output, errors = watching.communicate(timeout=30)
-    finally:
-        watching.kill()
-    assert watching.returncode == 0, errors
-    assert sum(json.loads(line).get("downloaded", 0) for line in output.splitlines()) == 3
+        assert json.loads(line_with(lines, "synced"))["downloaded"] == 1
+        for output in outputs[1:]:
+            line_with(output, "1 downloaded")
+
+
+def test_watch_begins_without_a_server_and_ends_where_none_is_rowsync(device, start_gateway):
+    gateway = start_gateway()
+    phone = device("ann", "phone", url=gateway.url)
+    gateway.stop()
+    with watch(phone, "--json") as lines:
+        waits = [json.loads(line_with(lines, '"lost"'))["next_try_ms"] for _ in range(3)]
+        assert waits[2] > waits[0] and all(
+            200 << n <= wait <= 400 << n for n, wait in enumerate(waits)), waits
+        start_gateway(ROWSYNC_LISTEN=gateway.url.removeprefix("http://"))
+        assert json.loads(line_with(lines, '"synced"'))["downloaded"] == 0
+        line_with(lines, '"watching"')
+    phone._token = "no.good.token"
+    done = phone.run("watch", "--json", check=False)
+    assert done.returncode == 1 and json.loads(done.stdout)["error"]["code"] == "auth"
+
+
+def test_watch_tells_once_what_waits(device):
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    add_user(phone, "Nobody", "no-uuid")
+    with watch(phone) as output:
+        line_with(output, "1 rejected")
+        assert "refused:" in next(output) and "no-uuid" in next(output)
+        line_with(output, "watching")
+        for count, name in ((1, "Bob"), (1, "Eve"), (0, "Kim")):
+            if count == 0:
+                phone.run("discard")
+            add_user(tablet, name, str(uuid.uuid4()))
+            tablet.sync()
+            line = next(output)
+            assert "1 downloaded" in line and f"{count} rejected" in line
+
+
+@pytest.mark.skipif("SANITIZE" in os.environ, reason="the sanitizer's library has to come first")
+def test_watch_waits_for_a_file_that_is_held(device, no_waits):
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    with watch(phone, "--json", LD_PRELOAD=no_waits) as lines:
+        line_with(lines, "watching")
+        phone.rows("BEGIN IMMEDIATE")
+        add_user(tablet)
+        tablet.sync()
+        assert "Another connection" in json.loads(line_with(lines, '"busy"'))["reason"]
+        phone.rows("ROLLBACK")
+        assert json.loads(line_with(lines, '"synced"'))["downloaded"] == 1
+        line_with(lines, '"connected"')

@@ -4,7 +4,19 @@
  */
 #include "client.h"
 
+#include <time.h>
 #include <zlib.h>
+
+static long slept; /* milliseconds since the last request */
+
+/* In front of the C library's: nobody waits here, and how long is known. */
+int
+nanosleep(const struct timespec *wanted, struct timespec *left)
+{
+    (void)left;
+    slept += wanted->tv_sec * 1000 + wanted->tv_nsec / 1000000;
+    return 0;
+}
 
 /* What the server does instead of answering; a status of 0 breaks the connection. */
 typedef struct Failure
@@ -20,7 +32,8 @@ static struct Server
     int failure_count;
     int largest; /* changes that it takes in a request; 0: any number */
     int requests;
-    int sizes[256]; /* changes in each upload */
+    long pauses[16]; /* milliseconds before each of the first requests */
+    int sizes[256];  /* changes in each upload */
     int uploads;
     int64_t version;
     char authorization[256];
@@ -106,6 +119,9 @@ serve(void *context, const rowsync_request *request, rowsync_sink sink, void *si
     }
     if (server.requests < server.failure_count)
         failure = server.failures[server.requests];
+    if (server.requests < 16)
+        server.pauses[server.requests] = slept;
+    slept = 0;
     server.requests++;
     response->status = failure.status > 0 ? failure.status : 200;
     response->retry_after = failure.retry_after != 0 ? failure.retry_after : -1;
@@ -168,6 +184,7 @@ fresh(int pending)
 
     memset(&server, 0, sizeof(server));
     tokens_given = waits = 0;
+    slept = 0;
     token_given = NULL;
     client = open_client("CREATE TABLE t (id TEXT PRIMARY KEY, v TEXT)", &options, &db);
     rowsync_track(client, "t", NULL);
@@ -278,6 +295,80 @@ test_tries(void)
     close_client(client, db);
 }
 
+/* Ten tries of an upload or a download, after answers of status 503 or none: how long is waited. */
+static void
+test_growing_pauses(bool up, long status)
+{
+    rowsync_sync_options options = {0, 0, 10};
+    int i, right = 0;
+
+    fresh(up);
+    for (i = 0; i < 9; i++)
+        fail_next(status, 0, status == 0 ? "gone" : "{}");
+    ok((up ? rowsync_push(client, &options, &report) : rowsync_pull(client, &options, &report)) ==
+               ROWSYNC_OK &&
+           server.requests == 10,
+       "%s, status %ld: the tenth try is answered", up ? "push" : "pull", status);
+    for (i = 1; i < 10; i++)
+        right += server.pauses[i] >= 100 << (i < 7 ? i : 7) &&
+                 server.pauses[i] <= 200 << (i < 7 ? i : 7);
+    ok(server.pauses[0] == 0 && right == 9,
+       "after pauses twice as long from try to try, up to 26 s: %ld %ld %ld … %ld %ld %ld ms",
+       server.pauses[1], server.pauses[2], server.pauses[3], server.pauses[7], server.pauses[8],
+       server.pauses[9]);
+    close_client(client, db);
+}
+
+/* Devices that failed together: the pauses before their second tries lie apart. */
+static void
+test_scattered_pauses(long retry_after, long least, long most)
+{
+    long pause, first = most, last = least;
+    int i, outside = 0;
+
+    for (i = 0; i < 40; i++)
+    {
+        fresh(1);
+        fail_next(503, retry_after, "{}");
+        push(0, 0);
+        pause = server.pauses[1];
+        outside += pause < least || pause > most;
+        first = pause < first ? pause : first;
+        last = pause > last ? pause : last;
+        close_client(client, db);
+    }
+    ok(outside == 0, "Retry-After %ld: 40 pauses of %ld to %ld ms", retry_after, least, most);
+    ok(last - first > (most - least) / 2, "scattered over most of it: %ld to %ld", first, last);
+}
+
+/* What the server asks for is waited for, also where a first pause would be shorter. */
+static void
+test_pauses(void)
+{
+    static const long statuses[] = {429, 503};
+    size_t i;
+
+    for (i = 0; i < 2; i++)
+    {
+        test_growing_pauses(i == 0, 503);
+        test_growing_pauses(i == 0, 0);
+        fresh(1);
+        fail_next(statuses[i], 120, "{}");
+        ok(push(0, 0) == ROWSYNC_OK, "%ld, Retry-After 120: sent again", statuses[i]);
+        ok(server.pauses[1] >= 120100 && server.pauses[1] <= 120200, "after so long: %ld ms",
+           server.pauses[1]);
+        close_client(client, db);
+
+        fresh(1);
+        fail_next(statuses[i], 121, "{}");
+        ok(push(0, 0) == ROWSYNC_UNAVAILABLE && server.requests == 1 && slept == 0,
+           "%ld, Retry-After 121: not waited for", statuses[i]);
+        close_client(client, db);
+    }
+    test_scattered_pauses(0, 200, 400);
+    test_scattered_pauses(3, 3100, 3200);
+}
+
 static void
 test_tokens(void)
 {
@@ -328,6 +419,7 @@ main(void)
 {
     test_batch_sizes();
     test_tries();
+    test_pauses();
     test_tokens();
     return done();
 }

@@ -59,6 +59,7 @@ typedef struct Session
     size_t heard_length;
     char problem[64]; /* the code in the last problem answer, or "" */
     int retrying;     /* the user was told that requests are sent again */
+    long retry_after; /* seconds that the last answer asked to wait; 0 or less: none */
 } Session;
 
 /* A command: what it takes, and what it does. */
@@ -115,6 +116,7 @@ int failed(const Session *session);
 int complain(const Session *session, const char *code, const char *message, const char *hint);
 void say(const Session *session, json_t *members, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+void put_plain(FILE *stream, const char *text);
 void print_json(json_t *object);
 const char *plural(int64_t count);
 json_t *query_rows(const Session *session, const char *sql);
@@ -122,6 +124,10 @@ int print_rows(const Session *session, const char *sql, const char *value, int *
 const char *problem_hint(const Session *session);
 void print_remedies(const Session *session);
 void warn_of_absent(const Session *session);
+#define REPORT_WORDS 256
+json_t *report_json(const rowsync_report *report);
+void report_words(const rowsync_report *report, char *words);
+void print_attention(const Session *session, const rowsync_report *report);
 void print_report(const Session *session, const rowsync_report *report);
 
 /* terminal.c */

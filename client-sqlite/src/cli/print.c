@@ -35,7 +35,7 @@ plural(int64_t count)
 }
 
 /* Writes a text with control characters as blanks, so that no row's value steers a terminal. */
-static void
+void
 put_plain(FILE *stream, const char *text)
 {
     for (; *text != '\0'; text++)
@@ -442,27 +442,36 @@ print_refusals(const Session *session, int64_t rejected)
     print_remedies(session);
 }
 
-/* What a sync came to, and what is left to do. */
-void
-print_report(const Session *session, const rowsync_report *report)
+/* What a sync came to, for programs; for json_decref(). */
+json_t *
+report_json(const rowsync_report *report)
 {
-    if (session->arguments->json)
-    {
-        print_json(json_pack(
-            "{s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "uploaded",
-            (json_int_t)report->uploaded, "rounds", (json_int_t)report->rounds, "statuses",
-            statuses_of(report), "downloaded", (json_int_t)report->downloaded, "pages",
-            (json_int_t)report->pages, "pending", (json_int_t)report->pending, "conflicts",
-            (json_int_t)report->conflicts, "rejected", (json_int_t)report->rejected, "overwritten",
-            (json_int_t)report->overwritten, "head", (json_int_t)report->head));
-        return;
-    }
-    printf("%lld uploaded in %lld round%s, %lld downloaded in %lld page%s; "
-           "%lld pending, %lld conflict%s, %lld rejected\n",
-           (long long)report->uploaded, (long long)report->rounds, plural(report->rounds),
-           (long long)report->downloaded, (long long)report->pages, plural(report->pages),
-           (long long)report->pending, (long long)report->conflicts, plural(report->conflicts),
-           (long long)report->rejected);
+    return json_pack("{s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "uploaded",
+                     (json_int_t)report->uploaded, "rounds", (json_int_t)report->rounds, "statuses",
+                     statuses_of(report), "downloaded", (json_int_t)report->downloaded, "pages",
+                     (json_int_t)report->pages, "pending", (json_int_t)report->pending, "conflicts",
+                     (json_int_t)report->conflicts, "rejected", (json_int_t)report->rejected,
+                     "overwritten", (json_int_t)report->overwritten, "head",
+                     (json_int_t)report->head);
+}
+
+/* The same for people, in REPORT_WORDS bytes. */
+void
+report_words(const rowsync_report *report, char *words)
+{
+    snprintf(words, REPORT_WORDS,
+             "%lld uploaded in %lld round%s, %lld downloaded in %lld page%s; "
+             "%lld pending, %lld conflict%s, %lld rejected",
+             (long long)report->uploaded, (long long)report->rounds, plural(report->rounds),
+             (long long)report->downloaded, (long long)report->pages, plural(report->pages),
+             (long long)report->pending, (long long)report->conflicts, plural(report->conflicts),
+             (long long)report->rejected);
+}
+
+/* What a sync left to do. */
+void
+print_attention(const Session *session, const rowsync_report *report)
+{
     if (report->overwritten > 0)
         printf("%lld edit%s lost to the server: kept in the table _sync_overwritten\n",
                (long long)report->overwritten, plural(report->overwritten));
@@ -471,4 +480,20 @@ print_report(const Session *session, const rowsync_report *report)
     if (report->conflicts > 0)
         printf("See `rowsync conflicts %s`, then `rowsync resolve`.\n", session->arguments->file);
     fflush(stdout);
+}
+
+/* What a sync came to, and what is left to do. */
+void
+print_report(const Session *session, const rowsync_report *report)
+{
+    char words[REPORT_WORDS];
+
+    if (session->arguments->json)
+    {
+        print_json(report_json(report));
+        return;
+    }
+    report_words(report, words);
+    puts(words);
+    print_attention(session, report);
 }

@@ -229,6 +229,7 @@ listen_in(void *context, const rowsync_request *request, rowsync_sink sink, void
     session->heard_length = 0;
     code = session->wire.perform(session->wire.context, request, hear, &ear, response, cancelled);
     learn(session, response->status);
+    session->retry_after = response->retry_after;
     if ((code == ROWSYNC_NETWORK && !ear.ended) || response->status == 429 ||
         response->status >= 500)
         tell_retry(session, response);

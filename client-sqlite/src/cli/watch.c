@@ -1,6 +1,7 @@
 /*
  * watch.c - what goes on on the server: the events of /sync/watch, and the latest changes.
  */
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,33 +17,100 @@ typedef struct Watcher
 {
     Session *session;
     EventReader events;
-    int64_t head; /* that this database has reached */
-    int failed;   /* a sync did: the exit code */
-    int heard;    /* the stream is alive */
-    rowsync_code code;
+    rowsync_report before; /* what the last sync came to */
+    int synced;            /* there was one */
+    int blind;             /* sync before the stream speaks: it may never do so */
+    int watched;           /* the user was told so */
+    int lost;              /* and that this has ended */
+    int failed;            /* a sync did */
+    int heard;             /* the stream is alive */
+    int ended;             /* by the server, which wants to be asked again */
+    const char *url;       /* of the gateway */
+    const char *source;
 } Watcher;
 
-/* Syncs, and tells when something came or went. Remembers a failure. */
+/*
+ * Says what happened, and when: people read the local time and the words, programs one line of JSON
+ * with `event`, `at` (UTC) and `facts`, which are given away.
+ */
+static void
+tell(const Watcher *watcher, const char *event, Style which, json_t *facts, const char *format, ...)
+{
+    time_t now = time(NULL);
+    struct tm parts;
+    char at[32], text[1024];
+    va_list values;
+
+    clear_progress(watcher->session);
+    if (watcher->session->arguments->json)
+    {
+        json_t *line;
+
+        strftime(at, sizeof(at), "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &parts));
+        line = json_pack("{s:s, s:s}", "event", event, "at", at);
+        json_object_update(line, facts);
+        json_decref(facts);
+        print_json(line);
+        return;
+    }
+    json_decref(facts);
+    strftime(at, sizeof(at), "%H:%M:%S", localtime_r(&now, &parts));
+    va_start(values, format);
+    vsnprintf(text, sizeof(text), format, values);
+    va_end(values);
+    printf("%s  %s", at, style(stdout, which));
+    put_plain(stdout, text);
+    puts(style(stdout, STYLE_PLAIN));
+    fflush(stdout);
+}
+
+/* Syncs, and tells the first time how things stand, later what has changed. */
 static void
 sync_now(Watcher *watcher)
 {
     Session *session = watcher->session;
     const rowsync_sync_options options = {session->arguments->batch_size,
                                           session->arguments->page_size, 0};
+    const rowsync_report *before = &watcher->before;
     rowsync_report report;
+    char words[REPORT_WORDS];
+    int attention;
 
-    watcher->code = rowsync_sync(session->client, &options, &report);
+    watcher->failed = rowsync_sync(session->client, &options, &report) != ROWSYNC_OK;
     clear_progress(session);
-    if (watcher->code != ROWSYNC_OK)
-    {
-        watcher->failed = 1;
-        if (!stopped)
-            failed(session);
+    if (watcher->failed)
         return;
+    attention = report.overwritten > 0 || report.rejected != before->rejected ||
+                report.conflicts != before->conflicts;
+    if (!watcher->synced || attention || report.uploaded + report.downloaded > 0 ||
+        report.pending != before->pending)
+    {
+        report_words(&report, words);
+        tell(watcher, "synced", STYLE_PLAIN, report_json(&report), "%s", words);
+        if (attention && !session->arguments->json)
+            print_attention(session, &report);
     }
-    if (report.uploaded + report.downloaded > 0 || report.head > watcher->head || watcher->head < 0)
-        print_report(session, &report);
-    watcher->head = report.head;
+    watcher->synced = 1;
+    watcher->before = report;
+}
+
+/* The stream speaks: fetches what came while nobody listened, and tells where it is news. */
+static void
+note_heard(Watcher *watcher)
+{
+    watcher->heard = 1;
+    if (!watcher->blind)
+        sync_now(watcher);
+    if (watcher->failed)
+        return;
+    if (!watcher->watched)
+        tell(watcher, "watching", STYLE_GOOD,
+             json_pack("{s:s, s:s}", "url", watcher->url, "source", watcher->source),
+             "watching %s as source %s; Ctrl-C ends it", watcher->url, watcher->source);
+    else if (watcher->lost)
+        tell(watcher, "connected", STYLE_GOOD, NULL, "connected again");
+    watcher->watched = 1;
+    watcher->lost = 0;
 }
 
 /* Are edits pending? */
@@ -65,12 +133,17 @@ take_events(void *context, const void *data, size_t length)
     {
         Event event = events_byte(&watcher->events, *byte);
 
-        watcher->heard |= event != EVENT_NOTHING;
-        if ((event == EVENT_HEAD && watcher->events.head > watcher->head) ||
-            (event == EVENT_ALIVE && has_pending(watcher->session)))
-            sync_now(watcher);
         if (event == EVENT_RECONNECT)
+        {
+            watcher->ended = 1;
             return 1;
+        }
+        if (event != EVENT_NOTHING && !watcher->heard)
+            note_heard(watcher);
+        if (!watcher->failed &&
+            ((event == EVENT_HEAD && watcher->events.head > watcher->before.head) ||
+             (event == EVENT_ALIVE && has_pending(watcher->session))))
+            sync_now(watcher);
     }
     return stopped || watcher->failed;
 }
@@ -85,64 +158,115 @@ rest(int64_t milliseconds)
         nanosleep(&step, NULL);
 }
 
+/* Tells why there is no connection, or no sync over it, and how long the next try is waited for. */
+static void
+tell_lost(Watcher *watcher, rowsync_code code, const rowsync_response *response, long pause)
+{
+    char reason[512];
+
+    if (watcher->failed)
+        snprintf(reason, sizeof(reason), "%s", rowsync_message(watcher->session->client));
+    else if (code == ROWSYNC_OK && response->status == 200)
+        snprintf(reason, sizeof(reason), "The server ended the stream.");
+    else if (response->status != 0 && response->status != 200)
+        snprintf(reason, sizeof(reason), "The server answered %ld.", response->status);
+    else
+        snprintf(reason, sizeof(reason), "The server was not reached: %s.", response->message);
+    code = watcher->failed ? rowsync_error(watcher->session->client) : ROWSYNC_NETWORK;
+    tell(watcher, code == ROWSYNC_BUSY ? "busy" : "lost", STYLE_BAD,
+         json_pack("{s:s, s:I}", "reason", reason, "next_try_ms", (json_int_t)pause),
+         "%s, next try in %.1f s: %s",
+         code == ROWSYNC_BUSY ? "no sync"
+         : watcher->watched   ? "connection lost"
+                              : "no connection",
+         (double)pause / 1000, reason);
+    watcher->lost = 1;
+}
+
+/* Does trying again help against the failure of a sync? */
+static int
+may_pass(const Session *session)
+{
+    rowsync_code code = rowsync_error(session->client);
+
+    return code == ROWSYNC_NETWORK || code == ROWSYNC_UNAVAILABLE || code == ROWSYNC_BUSY;
+}
+
 /*
  * watch: syncs, then again with each head that the server tells of, and every 15 seconds where
- * edits are pending. A stream that breaks is begun anew. Ctrl-C is its proper end.
+ * edits are pending. A stream that breaks is begun anew. Where a proxy holds events back, it is
+ * begun now and then and synced each time. Ctrl-C is its proper end.
  */
 int
 run_watch(Session *session)
 {
-    Watcher watcher = {.session = session, .head = -1};
+    Watcher watcher = {.session = session, .blind = 1};
     rowsync_transport stream;
     rowsync_response response;
     rowsync_state state;
-    char *url, *source;
-    int64_t pause = 500;
-    int refused = 0;
+    rowsync_code code;
+    char *url, *gateway, *source;
+    long pause;
+    int refused = 0, tries = 0, result = EXIT_DONE;
 
     if (rowsync_get_state(session->client, &state) != ROWSYNC_OK)
         return failed(session);
     if (transport_curl(&stream) != ROWSYNC_OK)
         return complain(session, "nomem", "Out of memory.", NULL);
-    url = sqlite3_mprintf("%s/sync/watch", state.url != NULL ? state.url : "");
-    source = sqlite3_mprintf("%s", state.source_id != NULL ? state.source_id : "");
+    watcher.url = gateway = sqlite3_mprintf("%s", state.url != NULL ? state.url : "");
+    watcher.source = source = sqlite3_mprintf("%s", state.source_id != NULL ? state.source_id : "");
+    url = sqlite3_mprintf("%s/sync/watch", gateway);
     session_signals(session->client);
     while (!stopped)
     {
         watcher.events = (EventReader){0};
-        watcher.failed = watcher.heard = 0;
+        watcher.failed = watcher.heard = watcher.ended = 0;
+        code = ROWSYNC_OK;
+        if (watcher.blind)
+            sync_now(&watcher);
         response = (rowsync_response){0, -1, ""};
-        sync_now(&watcher);
         if (!watcher.failed)
-            session_get(session, url, source, &stream, take_events, &watcher, &response);
+            code = session_get(session, url, source, &stream, take_events, &watcher, &response);
         if (stopped)
             break;
-        if (watcher.failed && watcher.code != ROWSYNC_NETWORK &&
-            watcher.code != ROWSYNC_UNAVAILABLE && watcher.code != ROWSYNC_BUSY)
-            break;
-        /* A token that has run out is asked for once again; 4xx otherwise does not get better. */
-        if (response.status == 401
-                ? refused++ > 0 || session_token(session) != 0
-                : response.status >= 400 && response.status < 500 && response.status != 429)
+        if (watcher.failed && !may_pass(session))
         {
-            if (response.status != 401 || refused > 1)
-                fprintf(stderr, "rowsync: the server answered %ld to a watch\n  %s\n",
-                        response.status,
-                        response.status == 401 ? "Get a fresh token for this user and source."
-                                               : "Is the URL that of a rowsync gateway?");
-            watcher.failed = 1;
+            result = failed(session);
+            break;
+        }
+        /* A token that has run out is asked for once again; 4xx otherwise does not get better. */
+        if (response.status == 401 && refused++ == 0)
+        {
+            if (session_token(session) == 0)
+                continue;
+            result = EXIT_FAILED;
+            break;
+        }
+        if (response.status >= 400 && response.status < 500 && response.status != 429)
+        {
+            char message[64];
+
+            snprintf(message, sizeof(message), "The server answered %ld to a watch.",
+                     response.status);
+            result = complain(session, response.status == 401 ? "auth" : "refused", message,
+                              response.status == 401 ? "Get a fresh token for this user and source."
+                                                     : "Is the URL that of a rowsync gateway?");
             break;
         }
         if (watcher.heard)
-            pause = 500, refused = 0;
+            tries = refused = 0;
+        watcher.blind = response.status == 200 && !watcher.heard;
+        pause = rs_pause(watcher.failed ? session->retry_after : response.retry_after, ++tries);
+        if (!watcher.ended)
+            tell_lost(&watcher, code, &response, pause);
         rest(pause);
-        pause = pause < 15000 ? pause * 2 : 30000;
     }
     stream.close(stream.context);
     sqlite3_free(url);
+    sqlite3_free(gateway);
     sqlite3_free(source);
     clear_progress(session);
-    return stopped ? EXIT_DONE : EXIT_FAILED;
+    return result;
 }
 
 /* The member of an answer that is an integer. */
