@@ -208,6 +208,15 @@ auth_check(struct auth *auth, const char *header, size_t size, time_t now, struc
     return check_token(auth, header + at, size - at, now, problem);
 }
 
+bool
+auth_allows(struct auth *auth, const char *header, size_t size, struct problem *problem)
+{
+    struct jwt_claims *claims = auth_check(auth, header, size, time(NULL), problem);
+
+    jwt_claims_release(claims);
+    return claims != NULL;
+}
+
 void
 auth_free(struct auth *auth)
 {

@@ -30,6 +30,9 @@ void auth_set_keys(struct auth *auth, struct jwt_keys *keys);
 struct jwt_claims *auth_check(struct auth *auth, const char *header, size_t size, time_t now,
                               struct problem *problem);
 
+/* The same for who wants to know only whether the token is good. */
+bool auth_allows(struct auth *auth, const char *header, size_t size, struct problem *problem);
+
 void auth_free(struct auth *auth);
 
 #endif

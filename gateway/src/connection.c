@@ -284,6 +284,12 @@ has_taken(struct connection *connection, uint64_t enough)
     return true;
 }
 
+uint64_t
+connection_least(const struct config *config)
+{
+    return (uint64_t)(config->send_rate * config->send_timeout / 1000);
+}
+
 /* Where a connection stands, as seen from outside of h2o. */
 static enum phase
 phase_of(struct connection *connection)
@@ -341,7 +347,7 @@ expired(struct connection *connection, uint64_t now)
         connection->since = now;
         connection->metered = false;
     }
-    else if (has_taken(connection, (uint64_t)(config->send_rate * config->send_timeout / 1000)))
+    else if (has_taken(connection, connection_least(config)))
         connection->since = now;
     return now - connection->since >= (uint64_t)config->send_timeout;
 }
@@ -351,6 +357,7 @@ connections_sweep(struct loop *loop)
 {
     uint64_t now = h2o_now(loop->http.loop);
     size_t most = loop->memory_limit;
+    size_t single = (size_t)(loop->config->header_limit + loop->config->body_limit);
     size_t received = 0;
     h2o_linklist_t *link;
 
@@ -359,8 +366,8 @@ connections_sweep(struct loop *loop)
         struct connection *connection = H2O_STRUCT_FROM_MEMBER(struct connection, link, link);
         size_t size = connection->socket->input->size;
         bool late = connection->http2 != NULL && http2_expired(connection, now, &size);
-        /* The oldest stay: they come first. One body alone is always taken. */
-        bool crowded = received != 0 && loop->held + received + size > most;
+        /* The oldest stay: they come first. One body alone is always taken, but HTTP/2 has many. */
+        bool crowded = (received != 0 || size > single) && loop->held + received + size > most;
 
         received += size;
         if (expired(connection, now) || late || (crowded && connection->http2 != NULL && size != 0))

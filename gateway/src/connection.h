@@ -47,6 +47,9 @@ void connection_watch(struct connection *connection);
  */
 void connection_linger(struct connection *connection);
 
+/* The bytes of an answer that a client has to take more than within send_timeout. */
+uint64_t connection_least(const struct config *config);
+
 /* Prepares a loop, on its thread, for the clients of the listening socket `descriptor`, which
  * becomes the loop's. */
 void connections_begin(struct loop *loop, int descriptor);

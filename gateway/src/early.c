@@ -12,7 +12,6 @@
 #include "wire.h"
 
 #include <stdio.h>
-#include <time.h>
 
 /* The answer is with the kernel: h2o is told that the client has gone, and closes. */
 static void
@@ -91,19 +90,14 @@ static bool
 authentic(struct connection *connection, struct problem *problem)
 {
     const h2o_buffer_t *input = connection->socket->input;
-    struct jwt_claims *claims;
     struct wire_head head;
 
     wire_scan(input->bytes, input->size, &head);
     if (head.authorization == NULL)
         return problem_set(problem, PROBLEM_MISSING_TOKEN,
                            "The request has no Authorization header with a bearer token.");
-    claims = auth_check(connection->loop->auth, head.authorization, head.authorization_size,
-                        time(NULL), problem);
-    if (claims == NULL)
-        return false;
-    jwt_claims_release(claims);
-    return true;
+    return auth_allows(connection->loop->auth, head.authorization, head.authorization_size,
+                       problem);
 }
 
 void
@@ -123,8 +117,6 @@ early_check(struct connection *connection, bool crowded)
     connection->admitted = true;
     if (!crowded)
         return;
-    problem_set(&problem, PROBLEM_OVERLOADED,
-                "The server holds as many bytes of requests and answers as it may.");
-    problem.retry_after = 1;
+    problem_set_full(&problem);
     refuse(connection, &problem);
 }

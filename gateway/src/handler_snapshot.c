@@ -159,11 +159,8 @@ handle_snapshot(struct request *request)
     char *number = request_memory(request, ROOM);
     struct stream *stream = request_memory(request, sizeof(*stream));
 
-    if (h2o_memis(request->req->method.base, request->req->method.len, H2O_STRLIT("HEAD")))
-    {
-        request_answer_head(request, "application/x-ndjson");
+    if (request_answer_head(request, "application/x-ndjson"))
         return;
-    }
     if (!request_params(request, &seen, 1, &problem) || !within_share(request, &problem))
     {
         request_fail(request, &problem);

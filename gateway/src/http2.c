@@ -18,7 +18,6 @@
 #include <nghttp2/nghttp2.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 /* The time in which frames are counted, before counting begins anew. */
 #define WINDOW_MS 10000
@@ -250,15 +249,11 @@ authentic(const struct stream *stream)
 {
     const h2o_headers_t *headers = &stream->req.headers;
     ssize_t at = h2o_find_header(headers, H2O_TOKEN_AUTHORIZATION, -1);
-    struct jwt_claims *claims;
     struct problem problem;
 
-    if (at == -1)
-        return false;
-    claims = auth_check(stream->http2->connection->loop->auth, headers->entries[at].value.base,
-                        headers->entries[at].value.len, time(NULL), &problem);
-    jwt_claims_release(claims);
-    return claims != NULL;
+    return at != -1 &&
+           auth_allows(stream->http2->connection->loop->auth, headers->entries[at].value.base,
+                       headers->entries[at].value.len, &problem);
 }
 
 /* A frame has come as a whole. A request that nobody waits for the rest of is handled at once. */
@@ -719,14 +714,13 @@ static bool
 late(struct stream *stream, uint64_t now)
 {
     const struct config *config = stream->http2->connection->loop->config;
-    uint64_t enough = (uint64_t)(config->send_rate * config->send_timeout / 1000);
 
     if (!stream->handled)
         return now - stream->since >= (uint64_t)(config->header_timeout + config->body_timeout);
     /* Before its answer begins, and while all of it that there is has been taken, it is our turn.
      */
     if (!stream->answered || (stream->state == H2O_SEND_STATE_IN_PROGRESS && !stream->owed) ||
-        stream->req.bytes_sent - stream->moved > enough)
+        stream->req.bytes_sent - stream->moved > connection_least(config))
     {
         stream->since = now;
         stream->moved = stream->req.bytes_sent;

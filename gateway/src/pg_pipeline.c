@@ -60,6 +60,8 @@ finish_pipeline(struct pg_connection *connection)
 
     connection->answer = NULL;
     connection->step_count = 0;
+    if (answer != NULL)
+        connection->carried += PQresultMemorySize(answer);
     if (connection->failed && is_outdated(answer))
         connection->carried = SIZE_MAX; /* renewed, as one that carried too much */
     if (connection->failed && job != NULL && !job->repeated && found_stale(answer))
@@ -78,8 +80,6 @@ finish_pipeline(struct pg_connection *connection)
         pg_pool_settle(connection);
         return;
     }
-    if (answer != NULL && !connection->failed && PQntuples(answer) > 0)
-        connection->carried += (size_t)PQgetlength(answer, 0, 0);
     /* The connection first: `done` may submit the next job, which then finds it free. */
     pg_pool_settle(connection);
     pg_pool_finish(job, end, answer);

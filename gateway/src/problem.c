@@ -45,6 +45,14 @@ problem_set(struct problem *problem, enum problem_code code, const char *format,
 }
 
 void
+problem_set_full(struct problem *problem)
+{
+    problem_set(problem, PROBLEM_OVERLOADED,
+                "The server holds as many bytes of requests and answers as it may.");
+    problem->retry_after = 1;
+}
+
+void
 problem_hint(struct problem *problem, const char *format, ...)
 {
     va_list arguments;

@@ -69,6 +69,9 @@ const char *problem_name(enum problem_code code);
 bool problem_set(struct problem *problem, enum problem_code code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* The problem of a request for whose bytes there is no room. */
+void problem_set_full(struct problem *problem);
+
 /* Adds the sentence that says what to do. */
 void problem_hint(struct problem *problem, const char *format, ...)
     __attribute__((format(printf, 2, 3)));

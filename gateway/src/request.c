@@ -166,6 +166,13 @@ request_reason(int status)
     return "Status";
 }
 
+/* Is only the head of an answer wanted? */
+static bool
+is_head(const h2o_req_t *req)
+{
+    return h2o_memis(req->input.method.base, req->input.method.len, H2O_STRLIT("HEAD"));
+}
+
 /* Sends a whole answer. The bytes must last as long as the request. */
 static void
 send_whole(struct request *request, int status, const char *type, const char *body, size_t size)
@@ -173,7 +180,6 @@ send_whole(struct request *request, int status, const char *type, const char *bo
     static h2o_generator_t generator = {NULL, NULL};
     h2o_req_t *req = request->req;
     h2o_iovec_t bytes = h2o_iovec_init(body, size);
-    bool head = h2o_memis(req->input.method.base, req->input.method.len, H2O_STRLIT("HEAD"));
 
     req->res.status = status;
     req->res.reason = request_reason(status);
@@ -185,7 +191,7 @@ send_whole(struct request *request, int status, const char *type, const char *bo
     if (request->loop->draining)
         req->http1_is_persistent = 0;
     h2o_start_response(req, &generator);
-    h2o_send(req, &bytes, head ? 0 : 1, H2O_SEND_STATE_FINAL);
+    h2o_send(req, &bytes, is_head(req) ? 0 : 1, H2O_SEND_STATE_FINAL);
 }
 
 const char *
@@ -302,11 +308,14 @@ request_prepare_stream(struct request *request, const char *type)
         req->http1_is_persistent = 0;
 }
 
-void
+bool
 request_answer_head(struct request *request, const char *type)
 {
+    if (!is_head(request->req))
+        return false;
     request_prepare_stream(request, type);
     request_answer_empty(request, 200);
+    return true;
 }
 
 void
@@ -372,9 +381,7 @@ request_submit(struct request *request, struct pg_pool *pool, const struct pg_st
 
     if (loop->held != 0 && loop->held + loop->received > loop->memory_limit)
     {
-        problem_set(&problem, PROBLEM_OVERLOADED,
-                    "The server holds as many bytes of requests and answers as it may.");
-        problem.retry_after = 1;
+        problem_set_full(&problem);
         request_fail(request, &problem);
         return false;
     }

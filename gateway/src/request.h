@@ -70,8 +70,9 @@ bool request_submit(struct request *request, struct pg_pool *pool,
 /* Sets status, type and common headers of an answer that is sent piece by piece. */
 void request_prepare_stream(struct request *request, const char *type);
 
-/* Answers HEAD where the answer to GET would be a stream, whose length nobody knows before. */
-void request_answer_head(struct request *request, const char *type);
+/* Answers HEAD, where the answer to GET is a stream, whose length nobody knows before. False: this
+ * is no HEAD. */
+bool request_answer_head(struct request *request, const char *type);
 
 /* Answers with a status that has no body: 204 or 304. */
 void request_answer_empty(struct request *request, int status);

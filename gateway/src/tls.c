@@ -53,6 +53,8 @@ tls_load(const struct config *config, SSL_CTX **context, char *error, size_t err
         SSL_CTX_set_alpn_select_cb(*context, select_protocol, config->http2 ? yes : NULL);
         SSL_CTX_set_options(*context, SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_NO_RENEGOTIATION |
                                           SSL_OP_NO_COMPRESSION);
+        /* Event streams are idle nearly always, and a connection's buffers are 34 kB. */
+        SSL_CTX_set_mode(*context, SSL_MODE_RELEASE_BUFFERS);
         if (SSL_CTX_use_PrivateKey_file(*context, config->tls_key, SSL_FILETYPE_PEM) == 1 &&
             SSL_CTX_check_private_key(*context) == 1)
             return true;

@@ -352,11 +352,8 @@ open_stream(struct request *request)
     struct scope *scope;
     struct problem problem;
 
-    if (h2o_memis(request->req->method.base, request->req->method.len, H2O_STRLIT("HEAD")))
-    {
-        request_answer_head(request, "text/event-stream");
+    if (request_answer_head(request, "text/event-stream"))
         return;
-    }
     if (request->loop->draining)
     {
         problem_set(&problem, PROBLEM_DRAINING, "The server is shutting down.");

@@ -1,10 +1,9 @@
-"""What the tests of the gateway share: raw bytes, problems, certificates, threads that upload."""
+"""What the tests of the gateway share: raw bytes, problems, threads that upload."""
 
 import http.client
 import json
 import re
 import socket
-import subprocess
 import threading
 import time
 
@@ -105,6 +104,22 @@ def many(count, name="x", first=1):
             for number, key in enumerate(keys, first)]
 
 
+def fill(database, user, size):
+    """Gives a user's scope rows of 10 kB, so many bytes in all; how many rows that are."""
+    database.rows("SELECT set_config('rowsync.scope', %s, false)", user)
+    database.rows("INSERT INTO business.users (id, name, email, created_at, updated_at) SELECT "
+                  "gen_random_uuid(), repeat('x', 10000), n || '@gateway.example', 1, 1 "
+                  "FROM generate_series(1, %s) AS n", size // 10000)
+    return size // 10000
+
+
+def memory(gateway, what="VmRSS"):
+    """Resident memory of the gateway in kB; with VmHWM the most that it ever had."""
+    with open(f"/proc/{gateway.server.pid}/status", encoding="ascii") as status:
+        (size,) = [int(line.split()[1]) for line in status if line.startswith(what)]
+    return size
+
+
 # What our backends do: the gateway names itself and the request in application_name.
 RUNNING = ("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
            "AND state = 'active' AND application_name LIKE 'rowsync-gateway ________________'")
@@ -150,13 +165,3 @@ class Watching:
             elif fields:
                 return fields["event"], json.loads(fields["data"])
         return None
-
-
-def certificate(folder, name, address="127.0.0.1"):
-    """A self-signed certificate for an address and its key, as two PEM files."""
-    chain, key = folder / f"{name}.crt", folder / f"{name}.key"
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
-                    "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", f"/CN={name}",
-                    "-addext", f"subjectAltName=IP:{address}", "-keyout", key, "-out", chain],
-                   check=True, capture_output=True)
-    return chain, key

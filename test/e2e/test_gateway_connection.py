@@ -13,7 +13,7 @@ import time
 
 import pytest
 import rig
-from gateway_parts import CHANGE, certificate, eventually, parse, reader, talk
+from gateway_parts import CHANGE, eventually, parse, reader, talk
 
 
 @pytest.mark.parametrize("lines, detail", [
@@ -100,7 +100,7 @@ def test_a_silent_client_is_cut(start_gateway, setting, data):
 
 @pytest.mark.parametrize("data", [b"", b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/1.1\r\n"])
 def test_a_client_that_does_not_shake_hands_is_cut(start_gateway, tmp_path, data):
-    chain, key = certificate(tmp_path, "one")
+    chain, key = rig.certificate(tmp_path, "one")
     gateway = start_gateway(ROWSYNC_TLS_CERTIFICATE=chain, ROWSYNC_TLS_KEY=key,
                             ROWSYNC_HEADER_TIMEOUT=300)
     assert closes(gateway, data)
@@ -177,7 +177,7 @@ def test_every_loop_of_a_gateway_that_is_alone_gets_clients(start_gateway):
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
 def test_https_and_new_certificates_without_a_break(start_gateway, tmp_path, mint):
-    chain, key = certificate(tmp_path, "one")
+    chain, key = rig.certificate(tmp_path, "one")
     gateway = start_gateway(ROWSYNC_TLS_CERTIFICATE=chain, ROWSYNC_TLS_KEY=key)
     assert gateway.url.startswith("https://127.0.0.1:")
 
@@ -195,7 +195,7 @@ def test_https_and_new_certificates_without_a_break(start_gateway, tmp_path, min
     before = connect(chain)
     assert before.sock.version() == "TLSv1.3"
     assert ask(before)[0] == 200
-    new_chain, new_key = certificate(tmp_path, "two")
+    new_chain, new_key = rig.certificate(tmp_path, "two")
     new_chain.rename(chain)
     gateway.server.send_signal(signal.SIGHUP)
     assert eventually(lambda: any(line["event"] == "reload_failed" for line in gateway.log()))
@@ -217,7 +217,7 @@ def test_https_and_new_certificates_without_a_break(start_gateway, tmp_path, min
 
 def test_who_connected_before_the_certificates_were_renewed_may_shake_hands_after(
         start_gateway, tmp_path):
-    chain, key = certificate(tmp_path, "one")
+    chain, key = rig.certificate(tmp_path, "one")
     gateway = start_gateway(ROWSYNC_TLS_CERTIFICATE=chain, ROWSYNC_TLS_KEY=key, ROWSYNC_LOOPS=1)
     trusted = ssl.create_default_context(cafile=chain)
     for times in range(1, 6):

@@ -400,13 +400,27 @@ def test_without_prepared_statements_everything_works_too(start_gateway, mint):
     assert len(gateway.download(mint("ann", "tablet")).body["changes"]) == 1
 
 
+BACKENDS = ("SELECT array_agg(pid) FROM pg_stat_activity WHERE usename = 'business_gateway' "
+            "AND datname = current_database()")
+
+
+def test_a_large_error_renews_its_connection(start_gateway, database, mint):
+    gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_POOL_SIZE=1, ROWSYNC_RECYCLE_SIZE=65536)
+    database.rows("CREATE FUNCTION business.complain() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+                  "RAISE EXCEPTION '%', repeat('x', 100000) USING ERRCODE = '57014'; END $$")
+    database.rows("CREATE TRIGGER complain BEFORE INSERT ON business.users FOR EACH ROW "
+                  "EXECUTE FUNCTION business.complain()")
+    assert gateway.request("GET", "/readyz").status == 200
+    before = database.value(BACKENDS)
+    assert gateway.upload(mint("ann", "phone"), [CHANGE]).status == 503
+    assert eventually(lambda: database.value(BACKENDS) not in (before, None))
+
+
 def test_a_large_answer_renews_its_connection(start_gateway, database, mint):
     gateway = start_gateway(ROWSYNC_LOOPS=1, ROWSYNC_POOL_SIZE=1, ROWSYNC_RECYCLE_SIZE=65536)
-    backend = ("SELECT array_agg(pid) FROM pg_stat_activity WHERE usename = 'business_gateway' "
-               "AND datname = current_database()")
     large = {**CHANGE, "payload": {**CHANGE["payload"], "name": "x" * 100000}}
     assert gateway.request("GET", "/readyz").status == 200
-    before = database.value(backend)
+    before = database.value(BACKENDS)
     assert gateway.upload(mint("ann", "phone"), [large]).body["statuses"][0]["status"] == "applied"
-    assert eventually(lambda: database.value(backend) not in (before, None))
+    assert eventually(lambda: database.value(BACKENDS) not in (before, None))
     assert len(gateway.download(mint("ann", "tablet")).body["changes"]) == 1

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import rig
-from gateway_parts import CHANGE, certificate, eventually
+from gateway_parts import CHANGE, eventually
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def secure(tmp_path):
     host = f"127.{os.getpid() >> 8 & 127}.{os.getpid() & 255}.7"
     cluster = rig.Cluster.start("tls", listen_addresses=host)
     try:
-        chain, key = certificate(tmp_path, "database", host)
+        chain, key = rig.certificate(tmp_path, "database", host)
         for source, name in ((chain, "server.crt"), (key, "server.key")):
             shutil.copy(source, cluster.data / name)
             (cluster.data / name).chmod(0o600)
@@ -44,7 +44,7 @@ def test_the_database_is_reached_by_tls_and_its_certificate_is_checked(secure, s
     encrypted = database.rows("SELECT DISTINCT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) "
                               "WHERE usename = 'business_gateway'")
     assert encrypted == [(True,)]
-    other, _ = certificate(tmp_path, "other", host)
+    other, _ = rig.certificate(tmp_path, "other", host)
     for more, reason in ((f"sslmode=verify-full sslrootcert={other}", "certificate verify failed"),
                          ("sslmode=disable", "no encryption")):
         gateway = start(more)

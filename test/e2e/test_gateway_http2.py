@@ -18,7 +18,8 @@ import h2.connection
 import h2.events
 import pytest
 import rig
-from gateway_parts import CHANGE, RUNNING, certificate, eventually, many, talk
+from gateway_parts import CHANGE, RUNNING, eventually, fill, many, memory, talk
+from rig.build import SANITIZE
 
 
 class Client:
@@ -125,7 +126,7 @@ class Client:
 @pytest.fixture
 def speak(start_gateway, tmp_path):
     """Starts a gateway with HTTP/2: (gateway, connect)."""
-    chain, key = certificate(tmp_path, "two")
+    chain, key = rig.certificate(tmp_path, "two")
     clients = []
 
     def start(**settings):
@@ -248,13 +249,6 @@ def flood(client, data):
         return True
     except OSError:
         return False
-
-
-def resident(gateway):
-    """Resident memory of the gateway, in kB."""
-    with open(f"/proc/{gateway.server.pid}/status", encoding="ascii") as status:
-        (size,) = [int(line.split()[1]) for line in status if line.startswith("VmRSS")]
-    return size
 
 
 @pytest.mark.parametrize("piecewise", [False, True])
@@ -464,6 +458,33 @@ def test_an_answer_that_is_not_taken_is_cut(speak, mint):
     assert len(first.ask("GET", "/sync/download", mint("ann", "tablet")).body["changes"]) == 1000
 
 
+def test_a_snapshot_to_a_slow_reader_is_not_held_in_memory(speak, database, mint, request):
+    """With --snapshot-mb 200 it is as large as the design speaks of."""
+    gateway, connect = speak()
+    size = request.config.getoption("--snapshot-mb") * 1_000_000
+    rows = fill(database, "ann", size)
+    # A window that lets TCP hold it back as well.
+    client = connect(window=2**20)
+    client.h2.increment_flow_control_window(2**20)
+    watching = client.send("GET", "/sync/watch", mint("ann", "phone"))
+    stream = client.send("GET", "/sync/snapshot", mint("ann", "tablet"))
+    received, tail = 0, b""
+    while not client.streams[stream][2]:
+        assert client.read()
+        # All of it could be there by now, if anybody were to take it.
+        time.sleep(1 if received == 0 else 0)
+        received += len(client.streams[stream][1])
+        tail = (tail + client.streams[stream][1])[-1000:]
+        client.streams[stream][1] = b""
+    assert received > size
+    assert json.loads(tail.splitlines()[-1])["rows"] == rows
+    # Beside it the events come.
+    assert b"event: head" in client.streams[watching][1]
+    peak = memory(gateway, "VmHWM")
+    print(f"{received} bytes of snapshot, resident memory at most {peak} kB")
+    assert peak < 32768 or SANITIZE
+
+
 def test_bodies_count_against_the_memory_limit(speak, mint):
     _, connect = speak(ROWSYNC_MEMORY_LIMIT=1500000)
     first, second = connect(), connect()
@@ -476,6 +497,16 @@ def test_bodies_count_against_the_memory_limit(speak, mint):
     first.h2.send_data(one, b"{}", end_stream=True)
     first.flush()
     assert first.answer(one).status == 400
+
+
+def test_the_bodies_of_one_connection_count_as_well(speak, mint):
+    _, connect = speak(ROWSYNC_MEMORY_LIMIT=1500000, ROWSYNC_BODY_LIMIT=1000000)
+    client = connect()
+    with contextlib.suppress(ssl.SSLError, ConnectionError):
+        for _ in range(3):
+            client.send("POST", "/sync/upload", mint("ann", "phone"), b" " * 700000, end=False)
+        client.until_cut()
+    assert connect().ask("GET", "/healthz").status == 200
 
 
 def test_sigterm_lets_requests_in_hand_end(speak, database, blocked, mint):
@@ -515,7 +546,7 @@ def test_a_head_that_unpacks_without_end_costs_no_memory(speak, mint):
     """A field in HPACK's table, named again by one byte each; and the answers are not taken."""
     gateway, connect = speak(ROWSYNC_MEMORY_LIMIT=2000000)
     client = connect(window=0)
-    before = resident(gateway)
+    before = memory(gateway)
     block = client.h2.encoder.encode(
         [(":method", "GET"), (":path", "/healthz"), (":scheme", "https"), (":authority", "x")])
     size = 4000
@@ -534,7 +565,7 @@ def test_a_head_that_unpacks_without_end_costs_no_memory(speak, mint):
     other.h2.send_data(stream, body[-1:], end_stream=True)
     other.flush()
     assert other.answer(stream).status == 200
-    assert resident(gateway) < before + 20000
+    assert memory(gateway) < before + 20000
     client.socket.close()
     assert eventually(lambda: [line["code"] for line in gateway.log()
                                if line.get("status") == 431] == ["header_too_large"] * 31)
@@ -544,10 +575,10 @@ def test_data_for_requests_that_are_no_more_is_not_answered_without_end(speak):
     gateway, connect = speak(ROWSYNC_HTTP2_RESETS=50)
     client = connect()
     assert client.ask("GET", "/healthz").status == 200
-    before = resident(gateway)
+    before = memory(gateway)
     flood(client, frame(0, 0, 1, b"x") * 500000)
     assert connect().ask("GET", "/healthz").status == 200
-    assert resident(gateway) < before + 10000
+    assert memory(gateway) < before + 10000
 
 
 def test_a_head_without_an_end_does_not_hold_up_the_process(speak, database, blocked, mint):

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 
-from gateway_parts import RUNNING, Watching, eventually, many, problem, reader
+from gateway_parts import RUNNING, Watching, eventually, fill, many, memory, problem, reader
 from rig.build import SANITIZE
 
 
@@ -112,10 +112,7 @@ def test_a_snapshot_to_a_slow_reader_is_not_held_in_memory(start_gateway, databa
     """With --snapshot-mb 200 it is as large as the design speaks of."""
     gateway = start_gateway(ROWSYNC_LOOPS=1)
     size = request.config.getoption("--snapshot-mb") * 1_000_000
-    database.rows("SELECT set_config('rowsync.scope', 'ann', false)")
-    database.rows("INSERT INTO business.users (id, name, email, created_at, updated_at) SELECT "
-                  "gen_random_uuid(), repeat('x', 10000), n || '@gateway.example', 1, 1 "
-                  "FROM generate_series(1, %s) AS n", size // 10000)
+    rows = fill(database, "ann", size)
     with reader(gateway, "/sync/snapshot", mint("ann", "tablet"), window=65536, version="1.0") as peer:
         received = 0
         tail = b""
@@ -125,9 +122,8 @@ def test_a_snapshot_to_a_slow_reader_is_not_held_in_memory(start_gateway, databa
             received += len(chunk)
             tail = (tail + chunk)[-1000:]
     assert received > size
-    assert json.loads(tail.splitlines()[-1])["rows"] == size // 10000
-    with open(f"/proc/{gateway.server.pid}/status", encoding="ascii") as status:
-        (peak,) = [int(line.split()[1]) for line in status if line.startswith("VmHWM")]
+    assert json.loads(tail.splitlines()[-1])["rows"] == rows
+    peak = memory(gateway, "VmHWM")
     print(f"{received} bytes of snapshot, resident memory at most {peak} kB")
     # An instrumented gateway needs more from the start.
     assert peak < 32768 or SANITIZE

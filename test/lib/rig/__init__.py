@@ -8,6 +8,7 @@
 Everything started here ends with the process that started it, however that one ends.
 """
 
+from .certificate import certificate
 from .cluster import Cluster, Database
 from .cutter import Cutter
 from .device import Device, business_device
@@ -18,5 +19,5 @@ from .wire import Exchange, Wire
 
 __all__ = [
     "Answer", "Cluster", "Cutter", "Database", "Device", "Exchange", "Gateway", "Place", "ROOT", "SECRET",
-    "Wire", "business_device", "mint",
+    "Wire", "business_device", "certificate", "mint",
 ]
