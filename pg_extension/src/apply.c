@@ -123,11 +123,19 @@ apply_init(void)
     ExecutorStart_hook = leave_unchecked;
 }
 
-/* Whether statements planned from now on are to expect large tables. */
+/* Statements planned from now on are to expect large tables. */
 void
-apply_expect_growth(bool expecting)
+apply_begin(void)
 {
-    expecting_growth = expecting;
+    expecting_growth = true;
+}
+
+/* No more, and no statement leaves anything unchecked; also after an error. */
+void
+apply_end(void)
+{
+    expecting_growth = false;
+    unchecked_rows = NULL;
 }
 
 /* The columns that stand in rowsync_batch: for UPDATE and DELETE the key is always there. */

@@ -25,7 +25,8 @@ typedef struct ApplyRow
 } ApplyRow;
 
 void apply_init(void);
-void apply_expect_growth(bool expecting);
+void apply_begin(void);
+void apply_end(void);
 void apply_rows(SyncedTable *table, ApplyRow *const *rows, int nrows, const char *scope,
                 const List *unchecked);
 

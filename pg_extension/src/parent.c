@@ -62,12 +62,15 @@ static ParentTable *
 open_parents(SyncedTable *table, LOCKMODE lock)
 {
     ParentTable *parents = palloc0(sizeof(ParentTable));
+    SyncedTable *current;
 
     parents->table = table;
     parents->relation = table_open(table->relid, lock);
     if (parents->relation->rd_rel->relkind != RELKIND_RELATION)
         return parents;
-    parents->index = index_open(table->key_index, AccessShareLock);
+    /* REINDEX CONCURRENTLY may have put another index into its place, but cannot under the lock. */
+    current = registry_find_relid(table->relid);
+    parents->index = index_open(current ? current->key_index : table->key_index, AccessShareLock);
     parents->slot = table_slot_create(parents->relation, NULL);
     parents->scan =
         index_beginscan(parents->relation, parents->index, GetActiveSnapshot(), table->nkeys, 0);
@@ -107,6 +110,24 @@ stands_in_table(ParentTable *parents, const Parent *parent, const char *scope)
     there = stored != NULL && strcmp(stored, scope) == 0;
     if (stored != NULL)
         pfree(stored);
+    return there;
+}
+
+/*
+ * Whether a parent stands in its table, in this scope, as of now. Of a partitioned table nothing is
+ * known.
+ */
+bool
+parent_stands(Upload *upload, const Parent *parent)
+{
+    ParentTable *parents;
+    bool there;
+
+    PushActiveSnapshot(GetTransactionSnapshot());
+    parents = open_parents(parent->table, AccessShareLock);
+    there = parents->index != NULL && stands_in_table(parents, parent, upload->user_id);
+    close_parents(parents);
+    PopActiveSnapshot();
     return there;
 }
 

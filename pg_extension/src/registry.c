@@ -579,6 +579,22 @@ load_references(SyncedTable *table, Relation relation)
     }
 }
 
+/* Whether somebody's triggers fire when rows of a table are written, besides our own. */
+static bool
+find_triggers(Relation relation)
+{
+    TriggerDesc *triggers = relation->trigdesc;
+
+    for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+    {
+        const Trigger *trigger = &triggers->triggers[i];
+
+        if (!trigger->tgisinternal && strncmp(trigger->tgname, "_rowsync_", 9) != 0)
+            return true;
+    }
+    return false;
+}
+
 /* Builds the description of a registered table from the catalogs; NULL if it has been dropped. */
 static SyncedTable *
 make_table(const RegistryEntry *entry)
@@ -607,6 +623,7 @@ make_table(const RegistryEntry *entry)
     table->scope_name = pstrdup(NameStr(entry->scope_column));
     table->scope_added = entry->scope_added;
     table->row_security = relation->rd_rel->relrowsecurity;
+    table->has_triggers = find_triggers(relation);
     load_columns(table, relation);
     load_key(table, relation);
     load_references(table, relation);

@@ -120,6 +120,7 @@ typedef struct SyncedTable
     bool input_needs_format;
     bool safe_input; /* no column's reading raises an error, nor that of a reference */
     bool row_security;
+    bool has_triggers; /* of somebody else, that may write to other tables */
     int nreferences;
     SyncedReference *references;
     int nuniques;

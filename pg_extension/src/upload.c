@@ -425,7 +425,8 @@ rowsync_upload(PG_FUNCTION_ARGS)
     PreventCommandDuringRecovery("rowsync.upload()");
     check_id("user_id", upload.user_id);
     check_id("source_id", upload.source_id);
-    /* What this transaction wrote before belongs before the upload. */
+    /* What this transaction wrote before belongs before the upload; no change is refused for it. */
+    upload_set_constraints(false);
     capture_flush();
 
     context = AllocSetContextCreate(outer, "rowsync upload", ALLOCSET_DEFAULT_SIZES);

@@ -72,6 +72,8 @@ typedef struct Change
     char log_op;                 /* what the log will call it */
     struct varlena *log_payload; /* the row as stored */
     bool wrong_in_itself;        /* refused whatever becomes of the rest */
+    bool tried_as_orphan;        /* written in vain before its parents were looked for */
+    int attempt;                 /* the last one that it was part of */
     bool written;                /* the last attempt wrote the row */
     bool moved;                  /* the last attempt wrote it, but into another scope */
     bool differs;                /* the row as stored differs from what was sent */
@@ -109,10 +111,21 @@ typedef struct Upload
     List *unchecked;       /* UncheckedParents of the current attempt */
     MemoryContext context; /* of the whole upload */
     ResourceOwner owner;   /* of the change log */
+    int attempts;          /* so many so far */
     int dissolved;         /* changes that were taken out of their units */
     bool waited_in_vain;   /* for a row that another transaction has locked */
     bool accepted;
 } Upload;
+
+/* Changes that are written together or not at all. */
+typedef struct Attempt
+{
+    Upload *upload;
+    Change **changes;
+    int count;
+    bool holds; /* looks for direct parents when the rows are written, not before */
+    bool probe; /* write, but leave deferred constraints unchecked and roll back */
+} Attempt;
 
 /* refusal.c */
 void change_refuse(Change *change, InvalidReason reason, const char *message, const char *column);
@@ -130,6 +143,7 @@ void change_answer_pruned(Upload *upload, Change *change);
 bool change_add_parent(Change *change, const SyncedReference *reference, SyncedTable *parent,
                        const JsonValue *const *parts);
 bool parent_can_wait(const Parent *parent);
+bool parent_stands(Upload *upload, const Parent *parent);
 void upload_find_parents(Upload *upload, Change **changes, int count, bool all);
 List *upload_direct_references(Change **changes, int count);
 bool upload_hold_parents(Upload *upload, Change **changes, int count);
@@ -137,8 +151,13 @@ bool parent_is_there(Upload *upload, Parent *parent);
 bool change_parents_there(Upload *upload, Change *change);
 /* handover.c */
 bool upload_find_handovers(Upload *upload, Change **changes, int count);
-/* write.c */
+/* attempt.c */
+int change_compare_tables(const void *a, const void *b);
+void upload_set_constraints(bool deferred);
+bool upload_try(Attempt *work, ErrorData **error);
+bool upload_attempt(Attempt *work, ErrorData **error);
 void upload_log_change(Upload *upload, Change *change);
+/* write.c */
 void upload_write_wave(Upload *upload, Change **changes, int count);
 /* upload.c */
 bool upload_settle_guesses(Upload *upload, Change **changes, int *count);
