@@ -16,17 +16,35 @@ def tool(database, name, *arguments):
 
 @pytest.fixture
 def backup(database, tmp_path):
-    """`backup()` dumps the database; what it returns puts the database back to that, under its name."""
+    """`backup()` dumps the database; what it returns puts the database back to that, under its name, and declares it."""
     def dump():
         path = tempfile.mktemp(dir=tmp_path)
         tool(database, "pg_dump", "-Fc", "-f", path, database.dsn)
 
-        def restore():
+        def restore(declare=True):
             database.drop()
             database.cluster.database("template0", database.name)
             tool(database, "pg_restore", "--exit-on-error", "-d", database.dsn, path)
+            return database.value("SELECT rowsync.declare_restored()") if declare else None
         return restore
     return dump
+
+
+@pytest.fixture
+def ahead(device, backup):
+    """`ahead("ann", …)`: a phone that has uploaded these users, which are in a backup, and then an edit of the first
+    one, which is not. `later` does something else in its place. With the phone comes what restores the backup."""
+    def build(*names, policy="server", later=lambda phone: edit(phone, "ann", "phone")):
+        phone = device("ann", "phone")
+        phone.run("track", "users", "--schema", "business", "--policy", policy)
+        for name in names:
+            add_user(phone, name)
+        phone.sync()
+        restore = backup()
+        later(phone)
+        phone.sync()
+        return phone, restore
+    return build
 
 
 def edit(device, user, name, updated=2):
@@ -50,23 +68,16 @@ def heads(database):
 @pytest.mark.parametrize("pending", [False, True])
 @pytest.mark.parametrize("policy, row", [
     ("server", ("cron", 1)), ("client", ("phone", 2)), ("merge", ("cron", 2)), ("manual", ("phone", 2))])
-def test_a_lost_edit_meets_one_of_the_restored_server(device, database, backup, policy, row, pending):
+def test_a_lost_edit_meets_one_of_the_restored_server(device, database, ahead, policy, row, pending):
     """The phone's edit was acknowledged as version 2, and what the server did later is version 2 too.
 
     Pending: what the phone uploads next was made on that version 2.
     """
-    phone, tablet = device("ann", "phone"), device("ann", "tablet")
-    phone.run("track", "users", "--schema", "business", "--policy", policy)
-    add_user(phone, "ann")
-    phone.sync()
-    restore = backup()
-    edit(phone, "ann", "phone")
-    phone.sync()
+    (phone, restore), tablet = ahead("ann", policy=policy), device("ann", "tablet")
     if pending:
         edit(phone, "ann", "phone", 3)
         row = (row[0], 3 if row[1] == 2 else row[1])
-    restore()
-    assert database.value("SELECT rowsync.declare_restored()") == 1
+    assert restore() == 1
     cron(database, "ann", "cron")
     assert heads(database) == [0, 1]
     done = phone.run("sync", "--json", check=False)
@@ -106,7 +117,6 @@ def test_what_was_lost_comes_back(device, database, backup):
     phone.rows("DELETE FROM users WHERE id = ?", (key("deleted"),))
     phone.sync()
     restore()
-    database.rows("SELECT rowsync.declare_restored()")
     cron(database, "left", "cron's")
     cron(database, "same", "agreed")
     add_user(tablet, "new")
@@ -140,7 +150,6 @@ def test_a_row_deleted_before_the_backup_and_made_again_after_it(device, databas
     if edited:
         edit(phone, "ann", "edited")
     restore()
-    database.rows("SELECT rowsync.declare_restored()")
     for one in (phone, tablet, phone) if not edited else (phone, phone):
         one.sync()
     assert database.rows("SELECT name, email FROM business.users") == [
@@ -165,7 +174,6 @@ def test_deletions_on_either_side_of_a_backup(device, database, backup):
     phone.rows("DELETE FROM users WHERE id = ?", (key("short"),))
     phone.sync()
     restore()
-    database.rows("SELECT rowsync.declare_restored()")
     database.rows("SET rowsync.scope = 'ann'")
     database.rows("DELETE FROM business.users WHERE id = %s", key("gone"))
     phone.sync()
@@ -179,15 +187,10 @@ def test_deletions_on_either_side_of_a_backup(device, database, backup):
     assert database.value("SELECT count(*) FROM business.users") == 2
 
 
-def test_a_restore_that_nobody_declared(device, database, backup):
+def test_a_restore_that_nobody_declared(database, ahead):
     """The log ends before the place up to which the phone has read it: nothing is done until it is declared."""
-    phone = device("ann", "phone")
-    add_user(phone, "ann")
-    phone.sync()
-    restore = backup()
-    edit(phone, "ann", "phone")
-    phone.sync()
-    restore()
+    phone, restore = ahead("ann")
+    restore(declare=False)
     before = everything(phone)
     for command in (("sync",), ("pull",), ("verify", "--server")):
         refused = phone.run(*command, check=False)
@@ -200,16 +203,10 @@ def test_a_restore_that_nobody_declared(device, database, backup):
     assert database.value("SELECT name FROM business.users") == "phone"
 
 
-def test_nothing_is_uploaded_before_it_is_declared(device, database, backup):
+def test_nothing_is_uploaded_before_it_is_declared(database, ahead):
     """An edit on a version that the server has lost, and one of a row that it knows."""
-    phone = device("ann", "phone")
-    for name in ("ann", "bea"):
-        add_user(phone, name)
-    phone.sync()
-    restore = backup()
-    edit(phone, "ann", "phone")
-    phone.sync()
-    restore()
+    phone, restore = ahead("ann", "bea")
+    restore(declare=False)
     phone.rows("UPDATE users SET updated_at = 3")
     for command in ("sync", "push"):
         refused = phone.run(command, check=False)
@@ -228,12 +225,10 @@ def test_one_backup_restored_twice(device, database, backup):
     phone.sync()
     restore = backup()
     restore()
-    database.rows("SELECT rowsync.declare_restored()")
     phone.sync()
     edit(phone, "ann", "phone")
     phone.sync()
     restore()
-    database.rows("SELECT rowsync.declare_restored()")
     assert heads(database) == [0, 2]
     cron(database, "bea", "cron")
     for one in (phone, tablet):
@@ -252,12 +247,10 @@ def test_the_wrong_backup_first(device, database, backup):
     cron(database, "ann", "cron")
     newer = backup()
     older()
-    database.rows("SELECT rowsync.declare_restored()")
     phone.sync()
     edit(phone, "ann", "phone")
     phone.sync()
     newer()
-    database.rows("SELECT rowsync.declare_restored()")
     assert heads(database) == [0, 2]
     phone.sync()
     assert name_of(phone, "ann") == "cron"
@@ -275,7 +268,7 @@ def test_a_backup_from_before_the_user_was_there(device, database, backup, first
         add_user(phone, name)
     for one in (phone, tablet):
         one.sync()
-    restore()
+    restore(declare=False)
     edit(phone, "ann", "phone")
     add_user(tablet, "new")
     if first == "tablet":
@@ -306,7 +299,7 @@ def test_declared_late(device, database, backup, told):
     edit(phone, "ann", "phone")
     edit(phone, "carl", "phone's carl")
     phone.sync()
-    restore()
+    restore(declare=False)
     restored_at = database.value("SELECT clock_timestamp()")
     edit(tablet, "ann", "tablet")
     tablet.sync()
@@ -325,15 +318,10 @@ def test_declared_late(device, database, backup, told):
     assert phone.run("verify", "--server").returncode == 0
 
 
-def test_a_new_hydration_of_a_restored_server(device, database, backup):
+def test_a_new_hydration_of_a_restored_server(database, ahead):
     """Asked for before anything else has told that it was restored."""
-    phone = device("ann", "phone")
-    add_user(phone, "ann")
-    phone.sync()
-    restore = backup()
-    add_user(phone, "made")
-    phone.sync()
-    restore()
+    phone, restore = ahead("ann", later=lambda phone: add_user(phone, "made"))
+    restore(declare=False)
     refused = phone.run("hydrate", check=False)
     assert refused.returncode == 1 and "rowsync.declare_restored()" in refused.stderr
     database.rows("SELECT rowsync.declare_restored()")
@@ -343,19 +331,12 @@ def test_a_new_hydration_of_a_restored_server(device, database, backup):
     assert database.value("SELECT count(*) FROM business.users") == 2
 
 
-def test_restored_twice_before_the_device_comes(device, database, backup):
+def test_restored_twice_before_the_device_comes(database, ahead, backup):
     """What both know ends at the older of the two backups."""
-    phone = device("ann", "phone")
-    add_user(phone, "ann")
-    phone.sync()
-    restore = backup()
-    edit(phone, "ann", "phone")
-    phone.sync()
+    phone, restore = ahead("ann")
     restore()
-    database.rows("SELECT rowsync.declare_restored()")
     cron(database, "ann", "cron")
     backup()()
-    database.rows("SELECT rowsync.declare_restored()")
     assert heads(database) == [0, 1, 2]
     phone.sync()
     assert name_of(phone, "ann") == "cron"
@@ -377,7 +358,6 @@ def test_a_conflict_that_stands_while_the_server_is_restored(device, database, b
     edit(phone, "ann", "phone")
     assert phone.run("sync", check=False).returncode == 3
     restore()
-    database.rows("SELECT rowsync.declare_restored()")
     if how:
         cron(database, "ann", "cron")
     assert phone.run("sync", check=False).returncode == (3 if how else 0)
