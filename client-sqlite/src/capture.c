@@ -162,5 +162,7 @@ capture_snapshot(rowsync *client)
             (code = rs_stop(client, capture_fold(client))) == ROWSYNC_OK)
             code = rs_start(client, SQL_BEGIN_READING);
     }
+    if (code == ROWSYNC_OK && (code = tables_settled(client)) != ROWSYNC_OK)
+        code = rs_stop(client, code);
     return client->code;
 }

@@ -220,6 +220,8 @@ struct rowsync
     int table_count;
     int64_t schema_cookie; /* PRAGMA schema_version when the tables were read */
     bool loaded;
+    Buffer described; /* what they were then: see tables_settled() */
+    bool moved;       /* they are no longer, which ended what was under way */
 
     sqlite3_stmt *statements[SQL_STATEMENTS];
     bool stuck; /* in a transaction of ours that could not be rolled back */
@@ -260,6 +262,7 @@ rowsync_code rs_load_info(rowsync *client);
 rowsync_code rs_counts(rowsync *client, int64_t *pending, int64_t *conflicts, int64_t *rejected);
 
 /* tables.c */
+rowsync_code tables_describe(rowsync *client, Buffer *out);
 rowsync_code tables_load(rowsync *client);
 void tables_free(rowsync *client);
 Table *table_by_name(rowsync *client, Slice schema, Slice name);
@@ -278,6 +281,7 @@ void sql_json_value(Buffer *sql, const Column *column);
 
 /* triggers.c */
 rowsync_code tables_refresh(rowsync *client);
+rowsync_code tables_settled(rowsync *client);   /* inside a transaction */
 rowsync_code triggers_install(rowsync *client); /* inside a transaction, as the next two */
 rowsync_code triggers_drop(rowsync *client, const Table *table);
 

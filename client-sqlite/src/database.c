@@ -62,7 +62,9 @@ rs_begin(rowsync *client)
     if (code != ROWSYNC_OK)
         return code;
     client->actions = client->missed = false;
-    code = capture_fold(client);
+    code = tables_settled(client);
+    if (code == ROWSYNC_OK)
+        code = capture_fold(client);
     if (code == ROWSYNC_OK)
         code = see_temp_triggers(client);
     if (code == ROWSYNC_OK)
@@ -175,7 +177,7 @@ rs_enter(rowsync *client, bool writes)
     __atomic_store_n(&client->cancelled, 0, __ATOMIC_RELAXED);
     client->overwritten = client->renewed = client->bytes = 0;
     client->cautious = false;
-    client->restored = false;
+    client->restored = client->moved = false;
     buffer_clear(&client->message);
     buffer_clear(&client->hint);
     if (client->stuck)
@@ -277,6 +279,7 @@ rowsync_close(rowsync *client)
     buffer_free(&client->message);
     buffer_free(&client->hint);
     buffer_free(&client->scratch);
+    buffer_free(&client->described);
     rs_free(client);
 }
 

@@ -5,6 +5,9 @@
 
 #include <string.h>
 
+/* How often a call begins anew where the tracked tables were changed under it. */
+#define TRIES 5
+
 /* Which parts a call is made of. */
 enum
 {
@@ -61,28 +64,19 @@ finish_report(rowsync *client, rowsync_report *report)
  * news; then push, so that the pull (or one more hydration) meets as few pending edits as possible.
  */
 static rowsync_code
-run(rowsync *client, const rowsync_sync_options *given, rowsync_report *report, int parts)
+go(rowsync *client, const rowsync_sync_options *options, rowsync_report *report, int parts)
 {
-    rowsync_report local;
-    rowsync_sync_options options;
-    rowsync_code code;
+    rowsync_code code = tables_check(client);
     bool absent;
 
-    if (report == NULL)
-        report = &local;
-    memset(report, 0, sizeof(*report));
-    if ((code = rs_enter(client, true)) != ROWSYNC_OK ||
-        (code = rs_attached(client)) != ROWSYNC_OK || (code = tables_check(client)) != ROWSYNC_OK ||
-        (code = take_options(client, given, &options)) != ROWSYNC_OK)
-        return code;
-    if ((parts & HYDRATE) != 0 || client->hydrated < 2)
-        code = hydrate_all(client, &options, report);
+    if (code == ROWSYNC_OK && ((parts & HYDRATE) != 0 || client->hydrated < 2))
+        code = hydrate_all(client, options, report);
     if (code == ROWSYNC_OK && (parts & PUSH) != 0)
-        code = push_all(client, &options, report);
+        code = push_all(client, options, report);
     if (code == ROWSYNC_OK && client->hydrated == 3)
-        code = hydrate_all(client, &options, report);
+        code = hydrate_all(client, options, report);
     if (code == ROWSYNC_OK && (parts & PULL) != 0)
-        code = pull_all(client, &options, false, report);
+        code = pull_all(client, options, false, report);
     if (code == ROWSYNC_PRUNED)
     {
         /*
@@ -92,13 +86,42 @@ run(rowsync *client, const rowsync_sync_options *given, rowsync_report *report, 
         bool restored = client->restored;
 
         client->code = ROWSYNC_OK;
-        if ((code = hydrate_snapshot(client, &options, &absent, report)) == ROWSYNC_OK && absent)
+        if ((code = hydrate_snapshot(client, options, &absent, report)) == ROWSYNC_OK && absent)
             code = rs_fail(client, ROWSYNC_PRUNED, "Use a gateway that has /sync/snapshot.",
                            "The server no longer has the changes that this database lacks.");
         if (code == ROWSYNC_OK && restored && (parts & PUSH) != 0)
-            code = push_all(client, &options, report);
+            code = push_all(client, options, report);
         if (code == ROWSYNC_OK && (parts & PULL) != 0)
-            code = pull_all(client, &options, false, report);
+            code = pull_all(client, options, false, report);
+    }
+    return code;
+}
+
+/* Does all of that, anew where another connection has changed the tracked tables meanwhile. */
+static rowsync_code
+run(rowsync *client, const rowsync_sync_options *given, rowsync_report *report, int parts)
+{
+    rowsync_report local;
+    rowsync_sync_options options;
+    rowsync_code code;
+    int tries;
+
+    if (report == NULL)
+        report = &local;
+    memset(report, 0, sizeof(*report));
+    if ((code = rs_enter(client, true)) != ROWSYNC_OK ||
+        (code = rs_attached(client)) != ROWSYNC_OK || (code = tables_check(client)) != ROWSYNC_OK ||
+        (code = take_options(client, given, &options)) != ROWSYNC_OK)
+        return code;
+    for (tries = 1;
+         go(client, &options, report, parts) != ROWSYNC_OK && client->moved && tries < TRIES;
+         tries++)
+    {
+        rs_log(client, "%s", rowsync_message(client));
+        client->code = ROWSYNC_OK;
+        client->moved = false;
+        if (rs_load_info(client) != ROWSYNC_OK || tables_refresh(client) != ROWSYNC_OK)
+            break;
     }
     return finish_report(client, report);
 }

@@ -215,6 +215,30 @@ write_head(Table *table, const char *schema, const char *name)
     table->name_json = (Slice){table->head.data + name_at, name_end - name_at};
 }
 
+/* Appends what is tracked, and the definitions of those tables, as text to be compared. */
+rowsync_code
+tables_describe(rowsync *client, Buffer *out)
+{
+    sqlite3_stmt *statement = NULL;
+    rowsync_code code = rs_prepare(
+        client,
+        "SELECT table_id || ' ' || policy || ' ' || quote(table_name) || quote(schema_name) ||"
+        " quote(local_columns) FROM _sync_table UNION ALL SELECT quote(name) || sql FROM"
+        " main.sqlite_schema WHERE type IN ('table', 'view') AND name IN (SELECT table_name FROM"
+        " _sync_table)",
+        &statement);
+
+    if (code != ROWSYNC_OK)
+        return code;
+    while (rs_row(client, statement))
+    {
+        buffer_text(out, rs_text(statement, 0));
+        buffer_byte(out, '\n');
+    }
+    sqlite3_finalize(statement);
+    return out->failed ? rs_nomem(client) : client->code;
+}
+
 /* Reads _sync_table and what each tracked table looks like now. */
 rowsync_code
 tables_load(rowsync *client)
@@ -223,6 +247,9 @@ tables_load(rowsync *client)
     rowsync_code code;
 
     tables_free(client);
+    buffer_clear(&client->described);
+    if (tables_describe(client, &client->described) != ROWSYNC_OK)
+        return client->code;
     code = rs_prepare(client,
                       "SELECT table_id, table_name, schema_name, policy, local_columns, layout,"
                       " (SELECT sql LIKE '%conflict%' FROM main.sqlite_schema WHERE type = 'table'"

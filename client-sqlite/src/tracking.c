@@ -183,7 +183,9 @@ rowsync_untrack(rowsync *client, const char *table_name, int force)
         return client->code;
     if ((code = rs_start(client, SQL_BEGIN)) != ROWSYNC_OK)
         return code;
-    code = rs_prepare(client, "SELECT count(*) FROM _sync_edited WHERE table_id = ?1", &statement);
+    if ((code = tables_settled(client)) == ROWSYNC_OK)
+        code =
+            rs_prepare(client, "SELECT count(*) FROM _sync_edited WHERE table_id = ?1", &statement);
     if (code == ROWSYNC_OK)
     {
         sqlite3_bind_int64(statement, 1, table->id);

@@ -556,7 +556,23 @@ read_cookie(rowsync *client, int64_t *cookie)
     return code;
 }
 
-/* Follows the schema: reads the tables again and renews triggers, when the schema has changed. */
+/* Are the tracked tables what they were when they were read, as far as their rows are concerned? */
+static bool
+as_described(rowsync *client)
+{
+    Buffer now = {0};
+    bool same = tables_describe(client, &now) == ROWSYNC_OK &&
+                strcmp(buffer_string(&now), buffer_string(&client->described)) == 0;
+
+    buffer_free(&now);
+    return same;
+}
+
+/*
+ * Follows the schema: reads the tables again and renews triggers, when the schema has changed, or
+ * what is tracked. What is written is made from what is read in the same transaction: another
+ * connection may go on changing the schema until then, and after.
+ */
 rowsync_code
 tables_refresh(rowsync *client)
 {
@@ -564,7 +580,8 @@ tables_refresh(rowsync *client)
     bool stale, own = sqlite3_get_autocommit(client->db);
     rowsync_code code = read_cookie(client, &cookie);
 
-    if (code != ROWSYNC_OK || (client->loaded && cookie == client->schema_cookie))
+    if (code != ROWSYNC_OK ||
+        (client->loaded && cookie == client->schema_cookie && as_described(client)))
         return code;
     if ((code = tables_load(client)) != ROWSYNC_OK ||
         (code = check(client, false, &stale)) != ROWSYNC_OK)
@@ -575,13 +592,29 @@ tables_refresh(rowsync *client)
         rs_log(client, "the schema has changed: triggers are renewed");
         if (own && (code = rs_start(client, SQL_BEGIN)) != ROWSYNC_OK)
             return code;
-        code = triggers_install(client);
+        if ((code = tables_load(client)) == ROWSYNC_OK &&
+            (code = triggers_install(client)) == ROWSYNC_OK &&
+            (code = read_cookie(client, &cookie)) == ROWSYNC_OK)
+            code = tables_load(client);
         if (own)
             code = rs_stop(client, code);
-        if (code == ROWSYNC_OK && (code = read_cookie(client, &cookie)) == ROWSYNC_OK)
-            code = tables_load(client);
+        client->loaded = code == ROWSYNC_OK;
     }
     if (code == ROWSYNC_OK)
         client->schema_cookie = cookie;
     return code;
+}
+
+/*
+ * Fails where the tracked tables are not what they were when they were read: another connection has
+ * changed them since, or what is tracked. Inside a transaction, in which they stay as they are.
+ */
+rowsync_code
+tables_settled(rowsync *client)
+{
+    if (as_described(client) || client->code != ROWSYNC_OK)
+        return client->code;
+    client->moved = true;
+    return rs_fail(client, ROWSYNC_BUSY, "Try again.",
+                   "Another connection has changed the tracked tables meanwhile.");
 }
