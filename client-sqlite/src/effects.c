@@ -208,7 +208,8 @@ put_back(rowsync *client, const RowName *row, const Effect *effect)
     if (effect->back)
         key_bind_columns(table, statement, 1, &row->key);
     for (i = 0; i < table->column_count && !effect->back; i++)
-        sqlite3_bind_value(statement, i + 1, effect->fields[i]);
+        if (sqlite3_bind_value(statement, i + 1, effect->fields[i]) != SQLITE_OK)
+            return rs_nomem(client);
     if (run(client, table, statement, &changes) != SQLITE_DONE || rs_orphans(client))
         rs_run(client, SQL_UNDO);
     sqlite3_clear_bindings(statement);
@@ -225,10 +226,14 @@ effects_step(rowsync *client, Table *table, const Key *key, sqlite3_stmt *statem
              bool may_wait, Outcome *out)
 {
     Effects effects = {0};
+    bool possible;
     int i;
 
     out->waits = false;
-    if (!effects_possible(client, table, deletes))
+    possible = effects_possible(client, table, deletes);
+    if (client->code != ROWSYNC_OK) /* which may have ended the transaction */
+        return client->code;
+    if (!possible)
     {
         out->result = run(client, table, statement, &out->changes);
         return client->code;
