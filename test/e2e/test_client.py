@@ -753,7 +753,7 @@ def test_a_table_tracked_later_gets_its_rows(device):
 def test_the_command_line_says_what_is_wrong(device, tmp_path):
     phone = device("ann", "phone")
     for arguments, code, words in (
-            (("track",), 2, "track needs the names of tables"),
+            (("track",), 2, "track needs: FILE TABLE..."),
             (("track", "nothing"), 1, 'There is no table "nothing".'),
             (("attach",), 2, "attach needs --url and --user"),
             (("attach", "--url", "ftp://x", "--user", "u"), 1, '"ftp://x" is no URL'),
