@@ -311,6 +311,27 @@ test_taken_along_later(void)
     close_client(client, db);
 }
 
+/* Rows that a snapshot lacks take others along, each of them, while the schema has changed. */
+static void
+test_unseen(void)
+{
+    static const rowsync_sync_options once = {0, 0, 1};
+
+    fresh("INSERT INTO notes VALUES ('y', 'b', '2'); DELETE FROM _sync_log; INSERT INTO"
+          " _sync_version VALUES (2, 'y', 5, 0)");
+    script.answers[0] =
+        "{\"seq\":30,\"tables\":[{\"schema\":\"public\",\"table\":\"users\",\"key\":[\"id\"],"
+        "\"columns\":[\"id\",\"name\"]},{\"schema\":\"public\",\"table\":\"pins\",\"key\":"
+        "[\"id\"],\"columns\":[\"id\",\"u\"]}]}\n[1,20,\"p\",null]\n{\"end\":true,\"rows\":1,"
+        "\"digest\":\"8a8d5ea76ca3ec10fcd74c2cb44fe478\"}\n";
+    script.count = 1;
+    ok(rowsync_hydrate(client, &once, &report) == ROWSYNC_OK, "a snapshot without the users");
+    is(rows(db, "SELECT count(*) FROM users"), "0", "they go");
+    is(rows(db, "SELECT pk_text FROM _sync_held ORDER BY 1"), "l|x|y",
+       "and what belongs to them is kept");
+    close_client(client, db);
+}
+
 int
 main(void)
 {
@@ -321,5 +342,6 @@ main(void)
     test_resolve_what_cannot_go();
     test_taken_along();
     test_taken_along_later();
+    test_unseen();
     return done();
 }
