@@ -15,7 +15,7 @@ _rowsync_tables() {
 _rowsync() {
     local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]}
     local commands="clone init track untrack attach detach status sync push pull hydrate watch log
-        diff conflicts resolve rejected requeue discard verify token help"
+        diff conflicts resolve rejected requeue discard held overwritten verify token help"
 
     COMPREPLY=()
     case $before in

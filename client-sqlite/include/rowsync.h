@@ -65,7 +65,7 @@ extern "C"
         ROWSYNC_REFUSED = 12,      /* by the server, as a whole; or by us: it has gone back */
         ROWSYNC_CANCELLED = 13,    /* rowsync_cancel() was called */
         ROWSYNC_PENDING = 14,      /* refused because local edits would be lost */
-        ROWSYNC_DIFFERENT = 15,    /* rowsync_verify() found something that does not fit */
+        ROWSYNC_DIFFERENT = 15,    /* rowsync_verify() or rowsync_compare() found something */
         ROWSYNC_PRUNED = 16        /* the server's history does not reach back far enough */
     } rowsync_code;
 
@@ -123,7 +123,8 @@ extern "C"
         int64_t conflicts;   /* rows that wait for rowsync_resolve(), after the call */
         int64_t rejected;    /* dead letters, after the call */
         int64_t head;        /* position in the server's log that this database has reached */
-        int64_t overwritten; /* edits made here that lost a conflict: see _sync_overwritten */
+        int64_t overwritten; /* edits made here that lost a conflict: ROWSYNC_LIST_OVERWRITTEN */
+        int64_t held;        /* rows of the server that cannot be stored here, after the call */
     } rowsync_report;
 
     /* How a sync is done. NULL stands for all zero. */
@@ -146,6 +147,7 @@ extern "C"
         int64_t head; /* position in the server's log */
         int hydrated; /* 1 once all of the user's rows have arrived */
         int tables;   /* number of tracked tables */
+        int64_t held; /* rows of the server that cannot be stored here: ROWSYNC_LIST_HELD */
     } rowsync_state;
 
     /* What a comparison with the server came to. */
@@ -156,6 +158,7 @@ extern "C"
         int64_t rows_there;
         char digest_here[33]; /* see docs/protocol.md; equal digests, equal rows and versions */
         char digest_there[33];
+        int64_t held; /* of the rows here, those that are not in their tables */
     } rowsync_comparison;
 
     /* One request, as a transport gets it. All memory belongs to the library. */
@@ -228,9 +231,11 @@ extern "C"
     /* The lists of rowsync_list(). */
     typedef enum rowsync_list_kind
     {
-        ROWSYNC_LIST_PENDING = 0,   /* edits that wait for upload */
-        ROWSYNC_LIST_CONFLICTS = 1, /* rows that wait for rowsync_resolve() */
-        ROWSYNC_LIST_REJECTED = 2   /* dead letters: changes that the server refused */
+        ROWSYNC_LIST_PENDING = 0,    /* edits that wait for upload */
+        ROWSYNC_LIST_CONFLICTS = 1,  /* rows that wait for rowsync_resolve() */
+        ROWSYNC_LIST_REJECTED = 2,   /* dead letters: changes that the server refused */
+        ROWSYNC_LIST_HELD = 3,       /* rows of the server that cannot be stored here */
+        ROWSYNC_LIST_OVERWRITTEN = 4 /* edits that lost a conflict, the last thousand */
     } rowsync_list_kind;
 
     /*
@@ -365,7 +370,11 @@ extern "C"
      * PENDING op, table_name, pk, base_version, payload; CONFLICTS table_name, pk, base_version,
      * op, local_payload, server_version, server_deleted, server_payload (a payload is NULL on the
      * side that deleted the row; both are written as in rowsync_conflict); REJECTED table_name, pk,
-     * op, reason, message, details (JSON), payload, rejected_at. `pk` is what rowsync_resolve(),
+     * op, reason, message, details (JSON), payload, rejected_at; HELD table_name, pk, reason (why
+     * the tables here cannot take the row, in SQLite's words where it has some), server_version,
+     * server_deleted, server_payload; OVERWRITTEN table_name, pk, op, base_version, server_version
+     * (the one that won), payload (the row as it was here, NULL where it was deleted),
+     * overwritten_at. Payloads are in the form of the wire. `pk` is what rowsync_resolve(),
      * rowsync_requeue() and rowsync_discard() take.
      */
     rowsync_code rowsync_list(rowsync *client, rowsync_list_kind which,
@@ -406,8 +415,10 @@ extern "C"
      * Pulls, and proves that this database then knows every row that the server has for the user,
      * in the server's version, and no other: both digest them at the same place of the log. Edits
      * that are pending are not part of it, nor what triggers of the app made of rows as they
-     * arrived. All tables that the server syncs must be tracked here. `out` (may be NULL) has both
-     * sides, also when they differ: ROWSYNC_DIFFERENT.
+     * arrived. ROWSYNC_DIFFERENT where the digests differ, and where they are the same but rows of
+     * the server are held, for the tables here cannot take them. All tables that the server syncs
+     * must be tracked here; the message names those that are not. `out` (may be NULL) has both
+     * sides, also when they differ.
      */
     rowsync_code rowsync_compare(rowsync *client, const rowsync_sync_options *options,
                                  rowsync_comparison *out);

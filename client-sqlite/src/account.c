@@ -46,6 +46,7 @@ rowsync_set_token(rowsync *client, const char *token)
 rowsync_code
 rowsync_get_state(rowsync *client, rowsync_state *state)
 {
+    Counts counts = {0};
     rowsync_code code;
 
     memset(state, 0, sizeof(*state));
@@ -57,7 +58,12 @@ rowsync_get_state(rowsync *client, rowsync_state *state)
     state->head = client->cursor;
     state->hydrated = client->hydrated == 2;
     state->tables = client->table_count;
-    return rs_counts(client, &state->pending, &state->conflicts, &state->rejected);
+    code = rs_counts(client, &counts);
+    state->pending = counts.pending;
+    state->conflicts = counts.conflicts;
+    state->rejected = counts.rejected;
+    state->held = counts.held;
+    return code;
 }
 
 /* Is the argument a URL that we speak? */
@@ -188,18 +194,18 @@ delete_rows(rowsync *client)
 rowsync_code
 rowsync_detach(rowsync *client, int force)
 {
-    int64_t pending, conflicts, rejected;
+    Counts counts = {0};
     rowsync_code code = rs_enter(client, true);
 
     if (code != ROWSYNC_OK || (code = rs_begin(client)) != ROWSYNC_OK)
         return code;
-    code = rs_counts(client, &pending, &conflicts, &rejected);
-    if (code == ROWSYNC_OK && !force && pending + rejected > 0)
+    code = rs_counts(client, &counts);
+    if (code == ROWSYNC_OK && !force && counts.pending + counts.rejected > 0)
         code = rs_fail(client, ROWSYNC_PENDING,
                        client->url != NULL ? "Sync first, or force it and lose them."
                                            : "Attach and sync first, or force it and lose them.",
-                       "There are edits: %lld pending, %lld refused.", (long long)pending,
-                       (long long)rejected);
+                       "There are edits: %lld pending, %lld refused.", (long long)counts.pending,
+                       (long long)counts.rejected);
     if (code == ROWSYNC_OK)
         code = delete_rows(client);
     if (code == ROWSYNC_OK)

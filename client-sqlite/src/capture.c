@@ -9,6 +9,9 @@
  * first one. In the order of keys this costs much less than to look for the row's mark at every
  * edit.
  *
+ * An edit of a row that is held, which conflict.c has put on the server's version, goes back to
+ * that of the row here with the next one: who made that has not seen what is held.
+ *
  * A row keeps the place in the queue that its first edit had, so that a parent that is edited again
  * does not fall behind its children. A deletion goes to the end, as does what comes after it. That
  * of a new row has no columns changed, unless there was an edit before it, which may have been
@@ -50,7 +53,10 @@ prepare_fold(rowsync *client, sqlite3_stmt **fold)
                 " excluded.old_row IS NOT NULL THEN -1 ELSE changed | excluded.changed END,"
                 " queued = CASE WHEN excluded.old_row IS NOT NULL OR"
                 " (excluded.changed = -1 AND old_row IS NOT NULL) THEN excluded.queued"
-                " ELSE queued END, old_row = coalesce(excluded.old_row, old_row)");
+                " ELSE queued END, base_version = CASE WHEN EXISTS (SELECT 1 FROM _sync_held h"
+                " WHERE h.table_id = excluded.table_id AND h.pk = excluded.pk AND h.state = 2)"
+                " THEN min(base_version, excluded.base_version) ELSE base_version END,"
+                " old_row = coalesce(excluded.old_row, old_row)");
     if (sql.failed)
         rs_nomem(client);
     if (client->code == ROWSYNC_OK)

@@ -172,6 +172,7 @@ typedef enum Statement
     SQL_FETCH_AGAIN,
     SQL_HELD_PUT,
     SQL_HELD_GET,
+    SQL_HELD_WHY,
     SQL_HELD_DROP,
     SQL_REJECTED_PUT,
     SQL_OVERWRITTEN_PUT,
@@ -224,7 +225,8 @@ struct rowsync
     bool moved;       /* they are no longer, which ended what was under way */
 
     sqlite3_stmt *statements[SQL_STATEMENTS];
-    bool stuck; /* in a transaction of ours that could not be rolled back */
+    bool stuck;    /* in a transaction of ours that could not be rolled back */
+    Buffer reason; /* why the last row was refused: see row_put() */
     Buffer scratch;
 };
 
@@ -259,7 +261,16 @@ rowsync_code rs_give_up(rowsync *client);
 void rs_idle(rowsync *client);
 rowsync_code rs_attached(rowsync *client);
 rowsync_code rs_load_info(rowsync *client);
-rowsync_code rs_counts(rowsync *client, int64_t *pending, int64_t *conflicts, int64_t *rejected);
+
+/* How many rows wait, and for what. */
+typedef struct Counts
+{
+    int64_t pending;
+    int64_t conflicts;
+    int64_t rejected;
+    int64_t held; /* something local is in the way */
+} Counts;
+rowsync_code rs_counts(rowsync *client, Counts *counts);
 
 /* tables.c */
 rowsync_code tables_describe(rowsync *client, Buffer *out);
@@ -383,6 +394,11 @@ rowsync_code row_put(rowsync *client, Table *table, const Key *key, const RowSta
 rowsync_code row_take(rowsync *client, Table *table, const Key *key, const RowState *state,
                       bool *refused);
 rowsync_code row_outcome(rowsync *client, const Table *table, int result);
+
+/* Why a row is not stored where SQLite has no words for it, or none that help. */
+#define REASON_ORPHAN "FOREIGN KEY constraint failed: a row that it refers to is not here"
+#define REASON_REFERRED "FOREIGN KEY constraint failed: a row that stays here refers to it"
+void row_refuse(rowsync *client, const char *reason);
 rowsync_code row_version(rowsync *client, const Table *table, const Key *key, int64_t *version,
                          bool *deleted);
 rowsync_code row_set_version(rowsync *client, const Table *table, const Key *key, int64_t version,
@@ -404,10 +420,19 @@ rowsync_code effects_step(rowsync *client, Table *table, const Key *key, sqlite3
                           bool deletes, bool may_wait, Outcome *out);
 
 /* held.c */
+typedef enum HeldState /* why it is, as _sync_held.state has it */
+{
+    HELD_EDITED = 0, /* edits of the row are pending */
+    HELD_MANUAL = 1, /* the app is to decide */
+    HELD_STUCK = 2   /* something local is in the way */
+} HeldState;
+
 rowsync_code held_put(rowsync *client, const Table *table, const Key *key, const RowState *theirs,
-                      int state);
-bool held_get(rowsync *client, const Table *table, const Key *key, RowState *theirs, int *state,
-              Buffer *text);
+                      HeldState state);
+bool held_get(rowsync *client, const Table *table, const Key *key, RowState *theirs,
+              HeldState *state, Buffer *text);
+rowsync_code held_follow(rowsync *client, const Change *change, const RowState *row, Slice sent,
+                         bool *held);
 rowsync_code held_apply(rowsync *client, Table *table, const Key *key, bool *applied);
 rowsync_code held_retry(rowsync *client);
 
@@ -429,6 +454,7 @@ rowsync_code rejected_taken(rowsync *client, Table *table, const Key *key);
 #define CLIENT_POINTER "rowsync" /* what sqlite3_bind_pointer() hands on a client as */
 bool value_same(const Column *column, Slice mine, Slice theirs);
 void payload_beside(const Table *table, Slice mine, Slice theirs, Buffer *out);
+void payload_around(const Table *table, Slice theirs, Slice mine, int64_t mask, Buffer *out);
 
 /* respell.c */
 rowsync_code key_respell(rowsync *client, Table *table, Slice id, Key *key);

@@ -1,9 +1,10 @@
 /*
  * compare.c - proves that a device has what the server has: both digest the versions of all their
- * rows at the same place of the log.
+ * rows at the same place of the log, and no row is held because its table here cannot take it.
  */
 #include "client.h"
 #include "digest.h"
+#include "listing.h"
 
 #include <string.h>
 
@@ -119,6 +120,94 @@ digest_there(rowsync *client, const rowsync_sync_options *options, rowsync_compa
     return code;
 }
 
+/* Appends the tables that the server syncs and that are not tracked here, by commas. */
+static rowsync_code
+list_untracked(rowsync *client, const rowsync_sync_options *options, Buffer *out)
+{
+    static const char *const names[] = {"tables"};
+    static const char *const table_names[] = {"schema", "table"};
+    Exchange answer = {0};
+    JsonReader reader;
+    Slice tables, table, fields[2];
+    Buffer schema = {0}, name = {0};
+    bool first = true;
+    rowsync_code code =
+        rs_request(client, "GET", "/sync/schema", NULL, options->max_tries, &answer);
+
+    if (code == ROWSYNC_OK && answer.status == 200 &&
+        scan_fields((Slice){buffer_string(&answer.body), answer.body.length}, names, &tables, 1) &&
+        tables.data != NULL)
+    {
+        reader = scan_reader(tables);
+        if (scan_enter(&reader, '['))
+            for (; scan_next_element(&reader, first, &table); first = false)
+            {
+                buffer_clear(&schema);
+                buffer_clear(&name);
+                if (scan_fields(table, table_names, fields, 2) && scan_string(fields[0], &schema) &&
+                    scan_string(fields[1], &name) &&
+                    table_by_name(client, fields[0], fields[1]) == NULL)
+                    buffer_printf(out, "%s%s.%s", out->length > 0 ? ", " : "",
+                                  buffer_string(&schema), buffer_string(&name));
+            }
+    }
+    if (code == ROWSYNC_OK && (out->failed || schema.failed || name.failed))
+        code = rs_nomem(client);
+    buffer_free(&answer.body);
+    buffer_free(&schema);
+    buffer_free(&name);
+    return code;
+}
+
+/* The digests differ: says why, as far as that can be told. */
+static rowsync_code
+fail_different(rowsync *client, const rowsync_sync_options *options, const rowsync_comparison *out)
+{
+    Buffer untracked = {0};
+    rowsync_code code = list_untracked(client, options, &untracked);
+
+    if (code != ROWSYNC_NOMEM && code != ROWSYNC_CANCELLED)
+        code = client->code = ROWSYNC_OK; /* they differ all the same */
+    if (code == ROWSYNC_OK && untracked.length > 0)
+        code = rs_fail(client, ROWSYNC_DIFFERENT,
+                       "Track them to compare: the digests are those of all tables.",
+                       "The rows differ: the server has %lld, here are %lld. The server also syncs"
+                       " tables that are not tracked here: %.600s.",
+                       (long long)out->rows_there, (long long)out->rows_here, untracked.data);
+    else if (code == ROWSYNC_OK)
+        code = rs_fail(client, ROWSYNC_DIFFERENT,
+                       "rowsync_hydrate() takes what the server has, and leaves pending edits.",
+                       "The rows differ: on the server %lld with the digest %s, here %lld with %s.",
+                       (long long)out->rows_there, out->digest_there, (long long)out->rows_here,
+                       out->digest_here);
+    buffer_free(&untracked);
+    return code;
+}
+
+/* All rows are known here. Fails where some of them are not in their tables. */
+static rowsync_code
+check_held(rowsync *client, rowsync_comparison *out)
+{
+    sqlite3_stmt *statement = NULL;
+    rowsync_code code = rs_prepare(client, rs_listings[ROWSYNC_LIST_HELD].sql, &statement);
+    Buffer first = {0};
+
+    for (; code == ROWSYNC_OK && rs_row(client, statement); out->held++)
+        if (out->held == 0)
+            buffer_printf(&first, "%s %s (%s)", rs_text(statement, 0), rs_text(statement, 1),
+                          rs_text(statement, 2));
+    sqlite3_finalize(statement);
+    if (client->code == ROWSYNC_OK && first.failed)
+        rs_nomem(client);
+    if (client->code == ROWSYNC_OK && out->held > 0)
+        rs_fail(client, ROWSYNC_DIFFERENT,
+                "See the list of held rows (`rowsync held`); they are tried again with every pull.",
+                "%lld of the server's rows cannot be stored here: %s%s.", (long long)out->held,
+                first.data, out->held > 1 ? ", ..." : "");
+    buffer_free(&first);
+    return client->code;
+}
+
 rowsync_code
 rowsync_compare(rowsync *client, const rowsync_sync_options *given, rowsync_comparison *out)
 {
@@ -142,12 +231,6 @@ rowsync_compare(rowsync *client, const rowsync_sync_options *given, rowsync_comp
             break;
     }
     if (code == ROWSYNC_OK && strcmp(out->digest_here, out->digest_there) != 0)
-        return rs_fail(
-            client, ROWSYNC_DIFFERENT,
-            "Are all tables tracked that the server syncs? If so, rowsync_hydrate() takes"
-            " what the server has, and leaves pending edits.",
-            "The rows differ: on the server %lld with the digest %s, here %lld with %s.",
-            (long long)out->rows_there, out->digest_there, (long long)out->rows_here,
-            out->digest_here);
-    return code;
+        return fail_different(client, &options, out);
+    return code == ROWSYNC_OK ? check_held(client, out) : code;
 }

@@ -56,7 +56,7 @@ keep_overwritten(rowsync *client, const Change *change, const RowState *theirs, 
 {
     const Table *table = change->table;
     sqlite3_stmt *statement;
-    Buffer text = {0};
+    Buffer text = {0}, here = {0};
     rowsync_code code;
 
     if (!differs(change, theirs, local_payload, mask))
@@ -70,13 +70,17 @@ keep_overwritten(rowsync *client, const Change *change, const RowState *theirs, 
     sqlite3_bind_text(statement, 3, operation_name(change->op), -1, SQLITE_STATIC);
     sqlite3_bind_int64(statement, 4, change->base_version);
     sqlite3_bind_int64(statement, 5, theirs->version);
-    if (change->op != OP_DELETE)
-        sqlite3_bind_text64(statement, 6, local_payload.data, local_payload.length, SQLITE_STATIC,
-                            SQLITE_UTF8);
-    code = text.failed ? rs_nomem(client)
-                       : rs_finish(client, statement, "keeping what a conflict overwrites");
+    if (change->op != OP_DELETE && local_payload.data != NULL)
+    {
+        payload_beside(table, local_payload, theirs->payload, &here);
+        sqlite3_bind_text64(statement, 6, here.data, here.length, SQLITE_STATIC, SQLITE_UTF8);
+    }
+    code = text.failed || here.failed
+               ? rs_nomem(client)
+               : rs_finish(client, statement, "keeping what a conflict overwrites");
     sqlite3_clear_bindings(statement);
     buffer_free(&text);
+    buffer_free(&here);
     client->overwritten++;
     return code == ROWSYNC_OK ? rs_run(client, SQL_OVERWRITTEN_TRIM) : code;
 }
@@ -109,7 +113,8 @@ server_wins(rowsync *client, const Change *change, const RowState *theirs, Slice
     if (keep_overwritten(client, change, theirs, local_payload, change->changed) != ROWSYNC_OK ||
         row_take(client, change->table, &change->key, theirs, &refused) != ROWSYNC_OK ||
         row_drop(client, SQL_HELD_DROP, change->table, &change->key) != ROWSYNC_OK ||
-        (refused && held_put(client, change->table, &change->key, theirs, 2) != ROWSYNC_OK) ||
+        (refused &&
+         held_put(client, change->table, &change->key, theirs, HELD_STUCK) != ROWSYNC_OK) ||
         row_drop(client, SQL_REJECTED_DROP, change->table, &change->key) != ROWSYNC_OK)
         return client->code;
     return row_drop(client, SQL_DIRTY_DROP, change->table, &change->key);
@@ -186,31 +191,8 @@ put_around(rowsync *client, const Change *change, const RowState *theirs, Slice 
 {
     Buffer payload = {0};
     RowState merged = *theirs;
-    JsonReader reader = scan_reader(theirs->payload);
-    Slice name, value;
-    bool first;
-    int i;
 
-    scan_enter(&reader, '{');
-    buffer_byte(&payload, '{');
-    for (first = true; scan_next_member(&reader, first, &name, &value); first = false)
-    {
-        for (i = 0; i < change->table->column_count; i++)
-        {
-            const Column *column = &change->table->columns[i];
-
-            if ((column->mask & mask) != 0 && name.length == strlen(column->member) - 1 &&
-                memcmp(name.data, column->member, name.length) == 0)
-                value = scan_member(local_payload, name);
-        }
-        if (value.data == NULL)
-            continue;
-        buffer_text(&payload, payload.length > 1 ? "," : "");
-        buffer_append(&payload, name.data, name.length);
-        buffer_byte(&payload, ':');
-        buffer_append(&payload, value.data, value.length);
-    }
-    buffer_byte(&payload, '}');
+    payload_around(change->table, theirs->payload, local_payload, mask, &payload);
     merged.payload = (Slice){payload.data, payload.length};
     if (payload.failed)
         rs_nomem(client);
@@ -222,7 +204,8 @@ put_around(rowsync *client, const Change *change, const RowState *theirs, Slice 
 
 /*
  * The server's row for an edit that was followed by another one: its columns that are not being
- * edited here are taken over, so that the device does not miss what the server made of them.
+ * edited here are taken over, so that the device does not miss what the server made of them. Where
+ * they cannot be stored, the row is held.
  */
 rowsync_code
 take_unedited(rowsync *client, const Change *change, const RowState *theirs)
@@ -230,7 +213,7 @@ take_unedited(rowsync *client, const Change *change, const RowState *theirs)
     Change now = *change;
     Buffer local = {0};
     const char *problem;
-    bool refused;
+    bool refused = false;
 
     /* Where nothing is pending, another process has taken the answer in; a whole row is sent whole.
      */
@@ -238,28 +221,47 @@ take_unedited(rowsync *client, const Change *change, const RowState *theirs)
         now.op == OP_UPDATE && now.changed != -1 && problem == NULL)
         put_around(client, &now, theirs, (Slice){buffer_string(&local), local.length}, now.changed,
                    &refused);
+    if (client->code == ROWSYNC_OK && refused)
+        held_put(client, change->table, &change->key, theirs, HELD_STUCK);
     buffer_free(&local);
     return client->code;
 }
 
 /*
+ * Puts the server's row around the columns of `mask`, which are sent again on its version. A row
+ * that cannot be stored here so is held, for nobody has seen what others wrote: it stays as it is,
+ * and only what was edited is sent.
+ */
+static rowsync_code
+send_around(rowsync *client, const Change *change, const RowState *theirs, Slice local_payload,
+            int64_t mask)
+{
+    bool refused;
+
+    if (put_around(client, change, theirs, local_payload, mask, &refused) != ROWSYNC_OK ||
+        row_drop(client, SQL_HELD_DROP, change->table, &change->key) != ROWSYNC_OK ||
+        (refused &&
+         held_put(client, change->table, &change->key, theirs, HELD_STUCK) != ROWSYNC_OK))
+        return client->code;
+    return rebase(client, change, theirs->version, mask);
+}
+
+/*
  * The edit is sent again on the server's version: the columns that were edited, around which the
- * row becomes the server's. Whole, where the server has none or its row cannot be stored here.
+ * row becomes the server's. Whole, where it is new or the server has none.
  */
 static rowsync_code
 client_wins(rowsync *client, const Change *change, const RowState *theirs, Slice local_payload)
 {
-    bool whole = theirs->deleted;
-    int64_t mask = change->op == OP_DELETE ? 0 : change->changed;
+    int64_t mask = change->op == OP_DELETE ? 0 : theirs->deleted ? -1 : change->changed;
 
-    if (change->op != OP_DELETE && !whole && mask != -1 &&
-        put_around(client, change, theirs, local_payload, mask, &whole) != ROWSYNC_OK)
-        return client->code;
+    if (change->op != OP_DELETE && mask != -1)
+        return send_around(client, change, theirs, local_payload, mask);
     if (row_set_version(client, change->table, &change->key, theirs->version, theirs->deleted) !=
             ROWSYNC_OK ||
         row_drop(client, SQL_HELD_DROP, change->table, &change->key) != ROWSYNC_OK)
         return client->code;
-    return rebase(client, change, theirs->version, change->op != OP_DELETE && whole ? -1 : mask);
+    return rebase(client, change, theirs->version, mask);
 }
 
 /*
@@ -271,7 +273,6 @@ merge(rowsync *client, const Change *change, const RowState *theirs, Slice serve
       Slice local_payload)
 {
     int64_t mask;
-    bool refused;
 
     if (theirs->deleted || change->op == OP_DELETE)
         return server_wins(client, change, theirs, local_payload);
@@ -280,12 +281,9 @@ merge(rowsync *client, const Change *change, const RowState *theirs, Slice serve
         return client->code != ROWSYNC_OK ? client->code
                                           : server_wins(client, change, theirs, local_payload);
     if (keep_overwritten(client, change, theirs, local_payload, change->changed & ~mask) !=
-            ROWSYNC_OK ||
-        put_around(client, change, theirs, local_payload, mask, &refused) != ROWSYNC_OK ||
-        row_drop(client, SQL_HELD_DROP, change->table, &change->key) != ROWSYNC_OK)
+        ROWSYNC_OK)
         return client->code;
-    return refused ? server_wins(client, change, theirs, local_payload)
-                   : rebase(client, change, theirs->version, mask);
+    return send_around(client, change, theirs, local_payload, mask);
 }
 
 /*
@@ -312,7 +310,7 @@ settle(rowsync *client, const Change *change, const RowState *theirs, Slice serv
         case ROWSYNC_MERGE:
             return merge(client, change, theirs, server_changed, local_payload);
         case ROWSYNC_MANUAL:
-            return held_put(client, change->table, &change->key, theirs, 1);
+            return held_put(client, change->table, &change->key, theirs, HELD_MANUAL);
         default:
             return server_wins(client, change, theirs, local_payload);
     }
@@ -377,14 +375,14 @@ conflict_settle(rowsync *client, const Change *change, const RowState *theirs, S
  * what is known of the row on the server: that it is not where it was, and a version.
  */
 static rowsync_code
-look_taken(rowsync *client, Change *change, RowState *theirs, int *state, Buffer *local)
+look_taken(rowsync *client, Change *change, RowState *theirs, HeldState *state, Buffer *local)
 {
     Buffer text = {0};
     const char *problem;
     int64_t version;
     bool deleted;
 
-    *state = 0;
+    *state = HELD_EDITED;
     if (change_payload(client, change, local, true, &problem) == ROWSYNC_OK &&
         row_version(client, change->table, &change->key, &version, &deleted) == ROWSYNC_OK)
     {
@@ -410,12 +408,12 @@ conflict_waits(rowsync *client, Table *table, const Key *key, bool *waits)
     Change change = {.table = table, .key = *key};
     RowState theirs = {0};
     Buffer local = {0};
-    int state;
+    HeldState state;
 
     *waits = false;
     if (look_taken(client, &change, &theirs, &state, &local) == ROWSYNC_OK &&
         change.change_id != 0 && change.op != OP_DELETE && change.op != OP_NOTHING)
-        *waits = state == 1 ||
+        *waits = state == HELD_MANUAL ||
                  decide(client, &change, &theirs, (Slice){buffer_string(&local), local.length}) ==
                      ROWSYNC_MANUAL;
     buffer_free(&local);
@@ -435,7 +433,7 @@ conflict_taken(rowsync *client, Table *table, const Key *key)
     Buffer local = {0};
     int64_t version;
     bool deleted;
-    int state;
+    HeldState state;
 
     if (look_taken(client, &change, &theirs, &state, &local) != ROWSYNC_OK)
         ;
@@ -477,7 +475,7 @@ conflict_meet(rowsync *client, Table *table, const Key *key, const RowState *the
     if (change.change_id != 0 && change.base_version == 0 && change.op == OP_INSERT &&
         !theirs->deleted && problem == NULL)
         return conflict_settle(client, &change, theirs, (Slice){0});
-    return held_put(client, table, key, theirs, 0);
+    return held_put(client, table, key, theirs, HELD_EDITED);
 }
 
 /*
@@ -505,7 +503,7 @@ conflict_lost(rowsync *client, Table *table, const Key *key, const RowState *the
     if (client->code == ROWSYNC_OK && (same || base > 0))
         row_set_version(client, table, key, same ? theirs->version : base, false);
     if (client->code == ROWSYNC_OK && !same && base < theirs->version)
-        held_put(client, table, key, theirs, 0);
+        held_put(client, table, key, theirs, HELD_EDITED);
     return client->code;
 }
 
@@ -516,7 +514,7 @@ rowsync_resolve(rowsync *client, const char *table_name, const char *pk, rowsync
     Change change = {0};
     RowState theirs;
     const char *problem;
-    int state = 0;
+    HeldState state = HELD_EDITED;
     bool again = false;
     rowsync_code code = rs_enter(client, true);
 
@@ -541,7 +539,8 @@ rowsync_resolve(rowsync *client, const char *table_name, const char *pk, rowsync
     {
         if ((code = rs_begin(client)) != ROWSYNC_OK)
             break;
-        if (!held_get(client, change.table, &change.key, &theirs, &state, &text) || state != 1)
+        if (!held_get(client, change.table, &change.key, &theirs, &state, &text) ||
+            state != HELD_MANUAL)
             code = client->code != ROWSYNC_OK
                        ? client->code
                        : rs_fail(client, ROWSYNC_MISUSE, "See _sync_conflict.",

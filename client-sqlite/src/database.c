@@ -208,7 +208,7 @@ rs_attached(rowsync *client)
 }
 
 rowsync_code
-rs_counts(rowsync *client, int64_t *pending, int64_t *conflicts, int64_t *rejected)
+rs_counts(rowsync *client, Counts *counts)
 {
     sqlite3_stmt *statement = rs_statement(client, SQL_COUNTS);
 
@@ -216,9 +216,10 @@ rs_counts(rowsync *client, int64_t *pending, int64_t *conflicts, int64_t *reject
         return client->code;
     if (rs_row(client, statement))
     {
-        *pending = sqlite3_column_int64(statement, 0);
-        *conflicts = sqlite3_column_int64(statement, 1);
-        *rejected = sqlite3_column_int64(statement, 2);
+        counts->pending = sqlite3_column_int64(statement, 0);
+        counts->conflicts = sqlite3_column_int64(statement, 1);
+        counts->rejected = sqlite3_column_int64(statement, 2);
+        counts->held = sqlite3_column_int64(statement, 3);
     }
     return rs_reset(client, statement);
 }
@@ -280,6 +281,7 @@ rowsync_close(rowsync *client)
     buffer_free(&client->hint);
     buffer_free(&client->scratch);
     buffer_free(&client->described);
+    buffer_free(&client->reason);
     rs_free(client);
 }
 

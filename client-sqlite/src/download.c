@@ -90,7 +90,7 @@ take_row(rowsync *client, Table *table, const Key *key, const RowState *state,
     if (row_take(client, table, key, state, &refused) != ROWSYNC_OK)
         return client->code;
     if (refused)
-        return held_put(client, table, key, state, 2);
+        return held_put(client, table, key, state, HELD_STUCK);
     report->downloaded++;
     return ROWSYNC_OK;
 }

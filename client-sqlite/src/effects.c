@@ -165,9 +165,11 @@ keep(rowsync *client, const RowName *row)
         row_payload(client, row->table, &row->key, &payload, &there) && there)
     {
         state.payload = (Slice){payload.data, payload.length};
+        row_refuse(client, "a row that the server deleted took it along");
         if (payload.failed)
             rs_nomem(client);
-        else if (held_put(client, row->table, &row->key, &state, 2) == ROWSYNC_OK)
+        else if (client->code == ROWSYNC_OK &&
+                 held_put(client, row->table, &row->key, &state, HELD_STUCK) == ROWSYNC_OK)
             row_drop(client, SQL_VERSION_DROP, row->table, &row->key);
     }
     buffer_free(&payload);

@@ -7,9 +7,10 @@
 
 #include <string.h>
 
-/* Keeps what the server says of a row, the latest of it. */
+/* Keeps what the server says of a row, the latest of it; one that is stuck with client->reason. */
 rowsync_code
-held_put(rowsync *client, const Table *table, const Key *key, const RowState *theirs, int state)
+held_put(rowsync *client, const Table *table, const Key *key, const RowState *theirs,
+         HeldState state)
 {
     sqlite3_stmt *statement = rs_keyed(client, SQL_HELD_PUT, table, key);
     Buffer text = {0};
@@ -25,6 +26,8 @@ held_put(rowsync *client, const Table *table, const Key *key, const RowState *th
     sqlite3_bind_int(statement, 6, theirs->deleted);
     sqlite3_bind_text64(statement, 7, theirs->payload.data, theirs->payload.length, SQLITE_STATIC,
                         SQLITE_UTF8);
+    if (state == HELD_STUCK)
+        sqlite3_bind_text(statement, 8, buffer_string(&client->reason), -1, SQLITE_STATIC);
     code = text.failed ? rs_nomem(client) : rs_finish(client, statement, "keeping a server row");
     sqlite3_clear_bindings(statement);
     buffer_free(&text);
@@ -33,7 +36,7 @@ held_put(rowsync *client, const Table *table, const Key *key, const RowState *th
 
 /* Reads what is held of a row into `text`; false when there is nothing. */
 bool
-held_get(rowsync *client, const Table *table, const Key *key, RowState *theirs, int *state,
+held_get(rowsync *client, const Table *table, const Key *key, RowState *theirs, HeldState *state,
          Buffer *text)
 {
     sqlite3_stmt *statement = rs_keyed(client, SQL_HELD_GET, table, key);
@@ -46,7 +49,7 @@ held_get(rowsync *client, const Table *table, const Key *key, RowState *theirs, 
         found = true;
         theirs->version = sqlite3_column_int64(statement, 0);
         theirs->deleted = sqlite3_column_int(statement, 1) != 0;
-        *state = sqlite3_column_int(statement, 3);
+        *state = (HeldState)sqlite3_column_int(statement, 3);
         buffer_clear(text);
         buffer_append(text, sqlite3_column_text(statement, 2),
                       (size_t)sqlite3_column_bytes(statement, 2));
@@ -55,6 +58,53 @@ held_get(rowsync *client, const Table *table, const Key *key, RowState *theirs, 
             rs_nomem(client);
     }
     return rs_reset(client, statement) == ROWSYNC_OK && found;
+}
+
+/*
+ * The server took what was `sent` of a row; `row` has its version then, and its payload where the
+ * server told it. Of a row that is stuck nobody has seen here what others wrote: it stays held, as
+ * it is there now, and its version that of what is in the table. *held says whether it is so.
+ */
+rowsync_code
+held_follow(rowsync *client, const Change *change, const RowState *row, Slice sent, bool *held)
+{
+    Buffer text = {0}, payload = {0};
+    RowState theirs;
+    HeldState state;
+
+    *held = held_get(client, change->table, &change->key, &theirs, &state, &text) &&
+            state == HELD_STUCK && !theirs.deleted && !row->deleted;
+    if (*held && row->version > theirs.version)
+    {
+        if (row->payload.data != NULL)
+            theirs.payload = row->payload;
+        else
+        {
+            payload_around(change->table, theirs.payload, sent,
+                           change->op == OP_INSERT ? -1 : change->changed, &payload);
+            theirs.payload = (Slice){payload.data, payload.length};
+        }
+        theirs.version = row->version;
+        if (payload.failed)
+            rs_nomem(client);
+        else /* which it stays, for the reason that it is */
+            held_put(client, change->table, &change->key, &theirs, HELD_EDITED);
+    }
+    buffer_free(&text);
+    buffer_free(&payload);
+    return client->code;
+}
+
+/* Notes why a row is still held. */
+static rowsync_code
+note_reason(rowsync *client, const Table *table, const Key *key)
+{
+    sqlite3_stmt *statement = rs_keyed(client, SQL_HELD_WHY, table, key);
+
+    if (statement == NULL)
+        return client->code;
+    sqlite3_bind_text(statement, 3, buffer_string(&client->reason), -1, SQLITE_STATIC);
+    return rs_finish(client, statement, "noting why a row is held");
 }
 
 /*
@@ -67,23 +117,31 @@ apply(rowsync *client, Table *table, const Key *key, bool together, bool *applie
     Buffer text = {0};
     RowState theirs;
     int64_t version;
-    int state;
+    HeldState state;
     bool deleted, refused = false, orphans = together || rs_orphans(client);
 
     *applied = false;
-    if (held_get(client, table, key, &theirs, &state, &text) && state != 1 &&
+    if (held_get(client, table, key, &theirs, &state, &text) && state != HELD_MANUAL &&
         !(together && theirs.deleted) &&
         row_version(client, table, key, &version, &deleted) == ROWSYNC_OK)
     {
         if (rs_run(client, SQL_SAVE) == ROWSYNC_OK)
         {
-            if (theirs.version > version)
+            /* The same version: of that row, some columns could not be stored. */
+            if (theirs.version >= version)
                 row_put(client, table, key, &theirs, &refused);
-            if (client->code == ROWSYNC_OK && (refused || (!orphans && rs_orphans(client))))
+            if (client->code == ROWSYNC_OK && !refused && !orphans && rs_orphans(client))
+            {
+                refused = true;
+                row_refuse(client, theirs.deleted ? REASON_REFERRED : REASON_ORPHAN);
+            }
+            if (client->code == ROWSYNC_OK && refused)
                 rs_run(client, SQL_UNDO);
             else if (client->code == ROWSYNC_OK)
                 *applied = row_drop(client, SQL_HELD_DROP, table, key) == ROWSYNC_OK;
             rs_run(client, SQL_RELEASE);
+            if (client->code == ROWSYNC_OK && refused)
+                note_reason(client, table, key);
         }
     }
     buffer_free(&text);

@@ -333,7 +333,7 @@ take_restored(rowsync *client, Table *table, const Key *key, const RowState *sta
     report->downloaded += version < state->version;
     if (row_put(client, table, key, state, &refused) != ROWSYNC_OK || !refused)
         return client->code;
-    return held_put(client, table, key, state, 2);
+    return held_put(client, table, key, state, HELD_STUCK);
 }
 
 /*
@@ -356,7 +356,7 @@ take_refilled(rowsync *client, Table *table, const Key *key, const RowState *sta
         return client->code == ROWSYNC_OK ? take_unedited(client, &change, state) : client->code;
     if (row_put(client, table, key, state, &refused) != ROWSYNC_OK || !refused)
         return client->code;
-    return held_put(client, table, key, state, 2);
+    return held_put(client, table, key, state, HELD_STUCK);
 }
 
 /* Takes the row at hand in as a download would be. */

@@ -23,6 +23,18 @@ const Listing rs_listings[LISTINGS] = {
                                "SELECT t.table_name, r.pk_text AS pk, r.op, r.reason, r.message,"
                                " r.details, r.payload, r.rejected_at FROM _sync_rejected r"
                                " JOIN _sync_table t USING (table_id) ORDER BY r.change_id"},
+    [ROWSYNC_LIST_HELD] = {"rowsync_held",
+                           "table_name, pk, reason, server_version, server_deleted, server_payload",
+                           "SELECT t.table_name, h.pk_text AS pk, h.reason, h.server_version,"
+                           " h.deleted AS server_deleted, h.payload AS server_payload"
+                           " FROM _sync_held h JOIN _sync_table t USING (table_id)"
+                           " WHERE h.state = 2 ORDER BY h.server_version"},
+    [ROWSYNC_LIST_OVERWRITTEN] = {"rowsync_overwritten",
+                                  "table_name, pk, op, base_version, server_version, payload,"
+                                  " overwritten_at",
+                                  "SELECT table_name, pk_uuid AS pk, op, base_version,"
+                                  " server_version, payload, overwritten_at FROM"
+                                  " _sync_overwritten ORDER BY id"},
 };
 
 rowsync_code

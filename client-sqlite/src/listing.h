@@ -9,7 +9,7 @@
 /* Columns of the widest list. */
 #define MOST_LISTED 8
 
-#define LISTINGS (ROWSYNC_LIST_REJECTED + 1)
+#define LISTINGS (ROWSYNC_LIST_OVERWRITTEN + 1)
 
 typedef struct Listing
 {

@@ -174,14 +174,15 @@ result_report(sqlite3_context *context, const rowsync_report *report)
 {
     Buffer text = {0};
 
-    buffer_printf(
-        &text,
-        "{\"uploaded\":%lld,\"rounds\":%lld,\"downloaded\":%lld,\"pages\":%lld,"
-        "\"pending\":%lld,\"conflicts\":%lld,\"rejected\":%lld,\"head\":%lld,"
-        "\"overwritten\":%lld}",
-        (long long)report->uploaded, (long long)report->rounds, (long long)report->downloaded,
-        (long long)report->pages, (long long)report->pending, (long long)report->conflicts,
-        (long long)report->rejected, (long long)report->head, (long long)report->overwritten);
+    buffer_printf(&text,
+                  "{\"uploaded\":%lld,\"rounds\":%lld,\"downloaded\":%lld,\"pages\":%lld,"
+                  "\"pending\":%lld,\"conflicts\":%lld,\"rejected\":%lld,\"head\":%lld,"
+                  "\"overwritten\":%lld,\"held\":%lld}",
+                  (long long)report->uploaded, (long long)report->rounds,
+                  (long long)report->downloaded, (long long)report->pages,
+                  (long long)report->pending, (long long)report->conflicts,
+                  (long long)report->rejected, (long long)report->head,
+                  (long long)report->overwritten, (long long)report->held);
     result_json(context, &text);
 }
 
@@ -263,9 +264,10 @@ sql_status(sqlite3_context *context, int count, sqlite3_value **values)
     }
     buffer_printf(&text,
                   ",\"pending\":%lld,\"conflicts\":%lld,\"rejected\":%lld,\"head\":%lld,"
-                  "\"hydrated\":%s,\"tables\":%d}",
+                  "\"hydrated\":%s,\"tables\":%d,\"held\":%lld}",
                   (long long)state.pending, (long long)state.conflicts, (long long)state.rejected,
-                  (long long)state.head, state.hydrated ? "true" : "false", state.tables);
+                  (long long)state.head, state.hydrated ? "true" : "false", state.tables,
+                  (long long)state.held);
     result_json(context, &text);
     finish(context, client, ROWSYNC_OK);
 }
@@ -337,10 +339,10 @@ sql_compare(sqlite3_context *context, int count, sqlite3_value **values)
     {
         buffer_printf(&text,
                       "{\"equal\":%s,\"at\":%lld,\"rows_here\":%lld,\"rows_there\":%lld,"
-                      "\"digest_here\":\"%s\",\"digest_there\":\"%s\"}",
+                      "\"digest_here\":\"%s\",\"digest_there\":\"%s\",\"held\":%lld}",
                       code == ROWSYNC_OK ? "true" : "false", (long long)both.at,
                       (long long)both.rows_here, (long long)both.rows_there, both.digest_here,
-                      both.digest_there);
+                      both.digest_there, (long long)both.held);
         result_json(context, &text);
         code = ROWSYNC_OK;
     }

@@ -184,7 +184,10 @@ keep(rowsync *client, Table *table, const Key *key)
     {
         state.payload = (Slice){buffer_string(&payload), there ? payload.length : 0};
         if (!edited)
-            held_put(client, table, key, &state, 2);
+        {
+            row_refuse(client, REASON_ORPHAN);
+            held_put(client, table, key, &state, HELD_STUCK);
+        }
         else if (change_payload(client, &change, &ignored, true, &problem) == ROWSYNC_OK &&
                  change.change_id != 0)
             pending_reject(client, &change, state.payload, "parent_deleted",

@@ -223,6 +223,16 @@ clings(rowsync *client, Table *table, const Key *key)
     return found;
 }
 
+/* Notes why a row cannot be stored, for held_put(). */
+void
+row_refuse(rowsync *client, const char *reason)
+{
+    buffer_clear(&client->reason);
+    buffer_text(&client->reason, reason);
+    if (client->reason.failed)
+        rs_nomem(client);
+}
+
 /*
  * What came of storing a row of the server. OK where it is in, and where a constraint stands
  * against it; but a constraint or trigger that rolled everything back is a failure.
@@ -242,15 +252,18 @@ row_outcome(rowsync *client, const Table *table, int result)
                        "A constraint or trigger of \"%s\" ended the transaction of the sync: %s.",
                        table->name, sqlite3_errmsg(client->db));
     if (constraint)
+    {
+        row_refuse(client, sqlite3_errmsg(client->db));
         rs_log(client, "a row of %s cannot be stored here yet: %s", table->name,
-               sqlite3_errmsg(client->db));
-    return ROWSYNC_OK;
+               buffer_string(&client->reason));
+    }
+    return client->code;
 }
 
 /*
  * Makes the row what `state` says and notes its version. Where a constraint of the local table
- * stands against it, *refused is set and nothing has changed. Inside a transaction with capture
- * off.
+ * stands against it, *refused is set, client->reason says why, and nothing has changed. Inside a
+ * transaction with capture off.
  */
 rowsync_code
 row_put(rowsync *client, Table *table, const Key *key, const RowState *state, bool *refused)
@@ -261,7 +274,8 @@ row_put(rowsync *client, Table *table, const Key *key, const RowState *state, bo
     *refused = false;
     if (state->deleted)
     {
-        *refused = clings(client, table, key);
+        if ((*refused = clings(client, table, key)))
+            row_refuse(client, REASON_REFERRED);
         if (*refused || client->code != ROWSYNC_OK ||
             (statement = table_statement(client, table, TABLE_DELETE)) == NULL)
             return client->code;
@@ -281,9 +295,12 @@ row_put(rowsync *client, Table *table, const Key *key, const RowState *state, bo
     else if (effects_step(client, table, key, statement, state->deleted,
                           state->deleted && state->version > 0, &out) == ROWSYNC_OK &&
              out.result == SQLITE_DONE && !state->deleted && table->updates && out.changes == 0)
-        /* A column that says ON CONFLICT IGNORE, or a trigger: nothing was stored, without an
-         * error. */
-        row_outcome(client, table, out.result = SQLITE_CONSTRAINT);
+    {
+        out.result = SQLITE_CONSTRAINT; /* without an error */
+        row_refuse(client, "a trigger or an ON CONFLICT IGNORE of the table passed it over");
+    }
+    if (out.waits)
+        row_refuse(client, "an edit of a row that would go along waits for a decision");
     *refused = out.waits || out.result != SQLITE_DONE;
     /* The bindings point into the answer, which does not outlive this call for long. */
     sqlite3_clear_bindings(statement);
@@ -297,7 +314,10 @@ rowsync_code
 row_take(rowsync *client, Table *table, const Key *key, const RowState *state, bool *refused)
 {
     *refused = client->cautious && state->deleted;
-    return *refused ? ROWSYNC_OK : row_put(client, table, key, state, refused);
+    if (!*refused)
+        return row_put(client, table, key, state, refused);
+    row_refuse(client, REASON_REFERRED);
+    return client->code;
 }
 
 /* Runs one of the statements that take a table and a key. */

@@ -147,6 +147,38 @@ payload_beside(const Table *table, Slice mine, Slice theirs, Buffer *out)
     buffer_byte(out, '}');
 }
 
+/* Appends the server's payload with the columns of `mask` as they are in `mine`. */
+void
+payload_around(const Table *table, Slice theirs, Slice mine, int64_t mask, Buffer *out)
+{
+    JsonReader reader = scan_reader(theirs);
+    size_t start = out->length;
+    Slice name, value;
+    bool first;
+    int i;
+
+    scan_enter(&reader, '{');
+    buffer_byte(out, '{');
+    for (first = true; scan_next_member(&reader, first, &name, &value); first = false)
+    {
+        for (i = 0; i < table->column_count; i++)
+        {
+            const Column *column = &table->columns[i];
+
+            if ((column->mask & mask) != 0 && name.length == strlen(column->member) - 1 &&
+                memcmp(name.data, column->member, name.length) == 0)
+                value = scan_member(mine, name);
+        }
+        if (value.data == NULL)
+            continue;
+        buffer_text(out, out->length > start + 1 ? "," : "");
+        buffer_append(out, name.data, name.length);
+        buffer_byte(out, ':');
+        buffer_append(out, value.data, value.length);
+    }
+    buffer_byte(out, '}');
+}
+
 /*
  * rowsync_beside(client, table, key, server payload): the row here as payload_beside() has it; NULL
  * where it is not there, or holds text that is no UTF-8. Nothing but a client can be the pointer.

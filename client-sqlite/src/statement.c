@@ -21,7 +21,8 @@
  *
  * _sync_held keeps what the server says of a row that could not be applied: because edits of the
  * row are pending (state 0), because the app is to decide (1), or because something local is in the
- * way, such as a missing parent (2). The latest one counts.
+ * way, such as a missing parent (2): the reason says what. The latest one counts. The version of a
+ * row that is stuck stays that of what is in its table, so that edits are made on what was seen.
  *
  * _sync_overwritten has what was written here and lost against the server in a conflict, the last
  * thousand of it.
@@ -66,7 +67,7 @@ static const char schema_sql[] =
     " PRIMARY KEY (table_id, pk)) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS _sync_held ("
     " table_id INTEGER NOT NULL, pk NOT NULL, pk_text TEXT NOT NULL, state INTEGER NOT NULL,"
-    " server_version INTEGER NOT NULL, deleted INTEGER NOT NULL, payload TEXT,"
+    " server_version INTEGER NOT NULL, deleted INTEGER NOT NULL, payload TEXT, reason TEXT,"
     " PRIMARY KEY (table_id, pk)) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS _sync_overwritten ("
     " id INTEGER PRIMARY KEY, table_name TEXT NOT NULL, pk_uuid TEXT NOT NULL, op TEXT NOT NULL,"
@@ -120,7 +121,8 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
     [SQL_LOG_CLEAR] = "DELETE FROM _sync_log",
     [SQL_COUNTS] = "SELECT (SELECT count(*) FROM _sync_edited),"
                    " (SELECT count(*) FROM _sync_held WHERE state = 1),"
-                   " (SELECT count(*) FROM _sync_rejected)",
+                   " (SELECT count(*) FROM _sync_rejected),"
+                   " (SELECT count(*) FROM _sync_held WHERE state = 2)",
     [SQL_ASIDE] = "SELECT EXISTS (SELECT 1 FROM _sync_rejected),"
                   " EXISTS (SELECT 1 FROM _sync_held)",
     [SQL_VERSION_GET] = "SELECT server_version, deleted FROM _sync_version WHERE " ROW_KEY,
@@ -160,13 +162,15 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
         " WHERE h.table_id = v.table_id AND h.pk = v.pk))",
     [SQL_HELD_PUT] =
         "INSERT INTO _sync_held (table_id, pk, pk_text, state, server_version, deleted,"
-        " payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (table_id, pk)"
+        " payload, reason) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (table_id, pk)"
         " DO UPDATE SET state = CASE WHEN 1 IN (state, excluded.state) THEN 1"
         " ELSE max(state, excluded.state) END, server_version = excluded.server_version,"
-        " deleted = excluded.deleted, payload = excluded.payload"
+        " deleted = excluded.deleted, payload = excluded.payload,"
+        " reason = coalesce(excluded.reason, reason)"
         " WHERE excluded.server_version >= server_version",
     [SQL_HELD_GET] =
         "SELECT server_version, deleted, payload, state FROM _sync_held WHERE " ROW_KEY,
+    [SQL_HELD_WHY] = "UPDATE _sync_held SET reason = ?3 WHERE " ROW_KEY " AND reason IS NOT ?3",
     [SQL_HELD_DROP] = "DELETE FROM _sync_held WHERE " ROW_KEY,
     [SQL_REJECTED_PUT] =
         "INSERT INTO _sync_rejected (table_id, pk, pk_text, change_id, op, base_version, changed,"

@@ -38,12 +38,16 @@ finish_report(rowsync *client, rowsync_report *report)
 {
     rowsync_code failure = client->code;
     Buffer message = client->message, hint = client->hint;
+    Counts counts = {0};
 
     client->code = ROWSYNC_OK;
     client->message = client->hint = (Buffer){0};
-    if (rs_counts(client, &report->pending, &report->conflicts, &report->rejected) == ROWSYNC_OK &&
-        failure == ROWSYNC_OK)
+    if (rs_counts(client, &counts) == ROWSYNC_OK && failure == ROWSYNC_OK)
         rs_load_info(client);
+    report->pending = counts.pending;
+    report->conflicts = counts.conflicts;
+    report->rejected = counts.rejected;
+    report->held = counts.held;
     report->head = client->cursor;
     report->overwritten = client->overwritten;
     if (failure == ROWSYNC_OK && client->code != ROWSYNC_OK)

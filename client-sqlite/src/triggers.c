@@ -446,6 +446,20 @@ install(rowsync *client, Table *table, const Script *script)
     return code == ROWSYNC_OK ? layout_follow(client, table) : code;
 }
 
+/* Adds what databases made by earlier versions lack; with `apply` false it only says whether. */
+static rowsync_code
+check_own(rowsync *client, bool apply, bool *stale)
+{
+    int result = sqlite3_table_column_metadata(client->db, "main", "_sync_held", "reason", NULL,
+                                               NULL, NULL, NULL, NULL);
+
+    if (result != SQLITE_ERROR)
+        return result == SQLITE_OK ? ROWSYNC_OK : rs_fail_sqlite(client, "looking at its tables");
+    *stale = true;
+    return apply ? rs_exec(client, "ALTER TABLE main._sync_held ADD COLUMN reason TEXT")
+                 : ROWSYNC_OK;
+}
+
 /* Makes the log wide enough for the rows of every table; with `apply` false it only says whether.
  */
 static rowsync_code
@@ -488,6 +502,8 @@ check(rowsync *client, bool apply, bool *stale)
     int i, j;
 
     *stale = false;
+    if (code == ROWSYNC_OK)
+        code = check_own(client, apply, stale);
     /* What is in the log was written by the old triggers: its fields are those of the old layout.
      */
     if (code == ROWSYNC_OK && apply)

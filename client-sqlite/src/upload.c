@@ -135,11 +135,12 @@ move_edited(rowsync *client, const Change *change, int64_t version)
  * on the new version.
  */
 static rowsync_code
-take_applied(rowsync *client, const Change *change, const Status *status, const Round *round)
+take_applied(rowsync *client, const Batch *batch, const Change *change, const Status *status,
+             const Round *round)
 {
+    const Slice sent = {batch->body.data + change->payload_at, change->payload_length};
     int cleared = 0;
-    bool refused, ignored;
-    bool told;
+    bool refused, ignored, told, held = false;
     RowState row = {0};
 
     /* What the row is there, if it is not what was sent. Of a change that was applied so long ago
@@ -149,21 +150,26 @@ take_applied(rowsync *client, const Change *change, const Status *status, const 
     if (!told)
         row.deleted = change->op == OP_DELETE;
     row.version = status->version;
-    if ((change->base_version > 0 ? row_move_version : row_set_version)(
-            client, change->table, &change->key, row.version, row.deleted) != ROWSYNC_OK ||
+    if ((round->held && held_follow(client, change, &row, sent, &held) != ROWSYNC_OK) ||
+        (!held &&
+         (change->base_version > 0 ? row_move_version : row_set_version)(
+             client, change->table, &change->key, row.version, row.deleted) != ROWSYNC_OK) ||
         run_keyed(client, SQL_DIRTY_CLEAR, change, change->change_id, &cleared) != ROWSYNC_OK ||
         (round->refusals &&
          run_keyed(client, SQL_REJECTED_SETTLE, change, change->change_id, NULL) != ROWSYNC_OK))
         return client->code;
+    if (held && cleared == 0)
+        return ROWSYNC_OK;
     if (cleared == 0)
         return move_edited(client, change, row.version) == ROWSYNC_OK && told && !row.deleted &&
                        change->op != OP_DELETE
                    ? take_unedited(client, change, &row)
                    : client->code;
-    if (told)
+    if (told && !held)
     {
         if (row_put(client, change->table, &change->key, &row, &refused) != ROWSYNC_OK ||
-            (refused && held_put(client, change->table, &change->key, &row, 2) != ROWSYNC_OK))
+            (refused &&
+             held_put(client, change->table, &change->key, &row, HELD_STUCK) != ROWSYNC_OK))
             return client->code;
         if (refused)
             return ROWSYNC_OK;
@@ -235,7 +241,7 @@ take_status(rowsync *client, const Batch *batch, Change *change, const Status *s
         round->settled++;
         report->applied++;
         report->uploaded++;
-        return take_applied(client, change, status, round);
+        return take_applied(client, batch, change, status, round);
     }
     if (word_is(status->status, "conflict"))
     {
@@ -523,12 +529,13 @@ push_all(rowsync *client, const rowsync_sync_options *options, rowsync_report *r
     Queue queue = {0};
     Batch batch = {0};
     rowsync_code code = ROWSYNC_OK;
-    int64_t renewed = client->renewed, conflicts, rejected;
+    int64_t renewed = client->renewed;
+    Counts counts = {0};
     int again = 0;
 
     if ((code = queue_start(client, &queue)) == ROWSYNC_OK &&
-        (code = rs_counts(client, &queue.total, &conflicts, &rejected)) == ROWSYNC_OK)
-        for (;;)
+        (code = rs_counts(client, &counts)) == ROWSYNC_OK)
+        for (queue.total = counts.pending;;)
         {
             Round pass = {0};
 

@@ -172,7 +172,9 @@ def test_an_edit_that_lost_is_told(device):
     for one, name in ((phone, "Anna"), (tablet, "Anne")):
         one.rows("UPDATE users SET name = ?", (name,))
     assert phone.sync()["overwritten"] == 0
-    assert "1 edit lost to the server: kept in the table _sync_overwritten" in said(tablet, "sync")
+    assert "1 edit lost to the server: see `rowsync overwritten" in said(tablet, "sync")
+    assert said(tablet, "overwritten").splitlines()[1].split()[1:4] == [
+        "UPDATE", "users", ANN]
 
 
 def test_wrong_command_lines_and_files(device, tmp_path):

@@ -146,7 +146,8 @@ test_schema(void)
                 rowsync_open(db, &peer_options, &client);
                 code = calls[i].run(client);
                 if (code != ROWSYNC_OK && code != ROWSYNC_DATABASE && code != ROWSYNC_SCHEMA &&
-                    code != ROWSYNC_UNINITIALIZED)
+                    code != ROWSYNC_UNINITIALIZED &&
+                    !(code == ROWSYNC_DIFFERENT && calls[i].run == call_compare))
                     wrong++;
                 if (!sqlite3_get_autocommit(db) ||
                     strcmp(rows(db, "PRAGMA integrity_check"), "ok") != 0)

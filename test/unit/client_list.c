@@ -52,8 +52,12 @@ main(void)
     app(db, "INSERT INTO _sync_rejected (table_id, pk, pk_text, change_id, op, base_version,"
             " changed, reason, message, payload, rejected_at) SELECT table_id, 'b', 'b', 1,"
             " 'INSERT', 0, -1, 'constraint', 'no b', '{}', 'now' FROM _sync_table");
-    app(db, "INSERT INTO _sync_held SELECT table_id, 'a', 'a', 1, 7, 0, '{\"id\":\"a\"}'"
-            " FROM _sync_table");
+    app(db,
+        "INSERT INTO _sync_held SELECT table_id, 'a', 'a', 1, 7, 0, '{\"id\":\"a\"}',"
+        " NULL FROM _sync_table UNION ALL SELECT table_id, 'c', 'c', 2, 8, 0, '{\"id\":\"c\"}',"
+        " 'CHECK' FROM _sync_table UNION ALL SELECT table_id, 'd', 'd', 0, 9, 0, '{}', NULL FROM"
+        " _sync_table");
+    app(db, "INSERT INTO _sync_overwritten VALUES (1, 'note', 'e', 'UPDATE', 3, 4, '{}', 'then')");
     is(list(client, ROWSYNC_LIST_REJECTED, 9),
        "table_name=note pk=b op=INSERT reason=constraint message=no b details=NULL payload={}"
        " rejected_at=now \n",
@@ -63,7 +67,15 @@ main(void)
        " local_payload={\"id\":\"a\",\"text\":\"x\"} server_version=7 server_deleted=0"
        " server_payload={\"id\":\"a\"} \n",
        "conflicts");
-    ok(rowsync_list(client, (rowsync_list_kind)3, take, NULL) == ROWSYNC_MISUSE, "no such list");
+    is(list(client, ROWSYNC_LIST_HELD, 9),
+       "table_name=note pk=c reason=CHECK server_version=8 server_deleted=0"
+       " server_payload={\"id\":\"c\"} \n",
+       "rows that cannot be stored, and not those that wait for an edit");
+    is(list(client, ROWSYNC_LIST_OVERWRITTEN, 9),
+       "table_name=note pk=e op=UPDATE base_version=3 server_version=4 payload={}"
+       " overwritten_at=then \n",
+       "lost edits");
+    ok(rowsync_list(client, (rowsync_list_kind)5, take, NULL) == ROWSYNC_MISUSE, "no such list");
     ok(rowsync_list(client, ROWSYNC_LIST_PENDING, NULL, NULL) == ROWSYNC_MISUSE, "no callback");
     close_client(client, db);
     return done();

@@ -123,6 +123,7 @@ json_t *query_rows(const Session *session, const char *sql);
 int print_rows(const Session *session, const char *sql, const char *value, int *count);
 const char *problem_hint(const Session *session);
 void print_remedies(const Session *session);
+void print_held(const Session *session, int64_t held);
 void warn_of_absent(const Session *session);
 #define REPORT_WORDS 256
 json_t *report_json(const rowsync_report *report);

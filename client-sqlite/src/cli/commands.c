@@ -190,19 +190,17 @@ run_status(Session *session)
         " HELD AS held, CONFLICTS AS conflicts, REJECTED AS rejected"
         " FROM (SELECT t.table_name AS \"TABLE\", " TRACKED ")";
     rowsync_state state;
-    int64_t held;
     int count, result = EXIT_DONE;
 
     if (rowsync_get_state(session->client, &state) != ROWSYNC_OK)
         return failed(session);
-    held = number(session, "SELECT count(*) FROM _sync_held WHERE state = 2", NULL);
     if (session->arguments->json)
         print_json(json_pack("{s:s?, s:s?, s:s?, s:I, s:I, s:I, s:I, s:b, s:i, s:I, s:o*}", "url",
                              state.url, "user", state.user_id, "source", state.source_id, "pending",
                              (json_int_t)state.pending, "conflicts", (json_int_t)state.conflicts,
                              "rejected", (json_int_t)state.rejected, "head", (json_int_t)state.head,
                              "hydrated", state.hydrated, "tables", state.tables, "held",
-                             (json_int_t)held, "by_table", query_rows(session, by_table)));
+                             (json_int_t)state.held, "by_table", query_rows(session, by_table)));
     else
     {
         if (state.url == NULL)
@@ -216,13 +214,11 @@ run_status(Session *session)
             puts("no table is tracked: `rowsync track`");
         printf("%lld pending, %lld conflict%s, %lld rejected\n", (long long)state.pending,
                (long long)state.conflicts, plural(state.conflicts), (long long)state.rejected);
-        if (held > 0)
-            printf("%lld row%s of the server held back: a parent is missing here, or a unique"
-                   " value is in use\n",
-                   (long long)held, plural(held));
+        if (state.held > 0)
+            print_held(session, state.held);
     }
     warn_of_absent(session);
-    if (result == EXIT_DONE && state.conflicts + state.rejected > 0)
+    if (result == EXIT_DONE && state.conflicts + state.rejected + state.held > 0)
         result = EXIT_ATTENTION;
     return result;
 }
@@ -248,7 +244,7 @@ run_sync(Session *session)
         return failed(session);
     print_report(session, &report);
     warn_of_absent(session);
-    return report.rejected + report.conflicts > 0 ? EXIT_ATTENTION : EXIT_DONE;
+    return report.rejected + report.conflicts + report.held > 0 ? EXIT_ATTENTION : EXIT_DONE;
 }
 
 /*
@@ -290,6 +286,9 @@ run_diff(Session *session)
                 "nothing is pending", EXIT_DONE);
 }
 
+/* A value of json_each() as JSON has it: true, where SQLite says 1. */
+#define AS_TOLD "CASE WHEN type IN ('true', 'false') THEN type ELSE value END"
+
 /* conflicts: a line for each column that differs. */
 static int
 run_conflicts(Session *session)
@@ -297,8 +296,8 @@ run_conflicts(Session *session)
     return show(
         session, ROWSYNC_LIST_CONFLICTS,
         ", cell AS (SELECT s.*, j.key AS name,"
-        " (SELECT value FROM json_each(s.local_payload) l WHERE l.key = j.key) AS here,"
-        " (SELECT value FROM json_each(s.server_payload) r WHERE r.key = j.key) AS there"
+        " (SELECT " AS_TOLD " FROM json_each(s.local_payload) l WHERE l.key = j.key) AS here,"
+        " (SELECT " AS_TOLD " FROM json_each(s.server_payload) r WHERE r.key = j.key) AS there"
         " FROM list s, json_each(coalesce(s.local_payload, s.server_payload, '{}')) j)"
         " SELECT table_name AS \"TABLE\", pk AS \"KEY\", name AS \"COLUMN\","
         " CASE WHEN local_payload IS NULL THEN '(deleted)' ELSE here END AS \"HERE\","
@@ -321,6 +320,26 @@ run_rejected(Session *session)
     if (result == EXIT_ATTENTION && !session->arguments->json)
         print_remedies(session);
     return result;
+}
+
+/* held: rows of the server that cannot be stored here. */
+static int
+run_held(Session *session)
+{
+    return show(session, ROWSYNC_LIST_HELD,
+                " SELECT table_name AS \"TABLE\", pk AS \"KEY\", reason AS REASON,"
+                " coalesce(server_payload, '(deleted)') AS \"SERVER\" FROM list",
+                "nothing is held", EXIT_ATTENTION);
+}
+
+/* overwritten: edits that lost a conflict. They wait for nothing. */
+static int
+run_overwritten(Session *session)
+{
+    return show(session, ROWSYNC_LIST_OVERWRITTEN,
+                " SELECT overwritten_at AS \"AT\", op AS OP, table_name AS \"TABLE\", pk AS"
+                " \"KEY\", coalesce(payload, '(deleted)') AS \"ROW\" FROM list",
+                "no edit has lost a conflict", EXIT_DONE);
 }
 
 /* requeue, discard: all, those of a table, or one row. */
@@ -442,6 +461,10 @@ const Command commands[] = {
      false, 1, 3},
     {"discard", "FILE [TABLE [KEY]]", "give them up", "", run_rejected_fate, FILE_IS_THERE, false,
      1, 3},
+    {"held", "FILE", "rows of the server that cannot be stored here", "", run_held, FILE_IS_THERE,
+     false, 1, 1},
+    {"overwritten", "FILE", "edits that lost a conflict", "", run_overwritten, FILE_IS_THERE, false,
+     1, 1},
     {"verify", "FILE", "look for changes that no trigger saw", "repair server page-size" TOKENS,
      run_verify, FILE_IS_THERE, false, 1, 1},
     {"token", "", "print a development token", "user source ttl claim", run_token, FILE_OF_ITS_OWN,

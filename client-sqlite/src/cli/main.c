@@ -74,8 +74,8 @@ print_help(const Command *about, const struct poptOption *options)
             "%z\n`rowsync COMMAND --help` shows the options of one.\n\n"
             "Environment: ROWSYNC_TOKEN, the token of requests; ROWSYNC_JWT_SECRET, which `token`"
             " signs\nwith; NO_COLOR.\n"
-            "Exit status: 0 done, 1 failed, 2 wrong command line, 3 conflicts or refused changes"
-            " remain.\n\nOptions of every command",
+            "Exit status: 0 done, 1 failed, 2 wrong command line, 3 conflicts, refused changes or"
+            " held rows remain.\n\nOptions of every command",
             text);
         text = longer;
     }

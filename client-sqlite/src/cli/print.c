@@ -409,6 +409,40 @@ warn_of_absent(const Session *session)
     sqlite3_finalize(statement);
 }
 
+/* Prints the rows of a query, the first few of `count`, a line each. */
+static void
+print_few(const Session *session, const char *sql, int64_t count)
+{
+    sqlite3_stmt *statement = NULL;
+    int64_t shown = 0;
+
+    if (sqlite3_prepare_v2(session->db, sql, -1, &statement, NULL) == SQLITE_OK)
+        for (; sqlite3_step(statement) == SQLITE_ROW; shown++)
+        {
+            fputs("  ", stdout);
+            put_cell(cell(statement, 0), 0, 0, 1);
+            puts("");
+        }
+    sqlite3_finalize(statement);
+    if (count > shown)
+        printf("  and %lld more\n", (long long)(count - shown));
+}
+
+/* The first few rows of the server that cannot be stored here, and where the rest is. */
+void
+print_held(const Session *session, int64_t held)
+{
+    printf("%lld row%s of the server held, for the tables here cannot take %s:\n", (long long)held,
+           plural(held), held == 1 ? "it" : "them");
+    print_few(session,
+              "SELECT t.table_name || ' ' || h.pk_text || ': ' || coalesce(h.reason, '-') FROM"
+              " _sync_held h JOIN _sync_table t USING (table_id) WHERE h.state = 2"
+              " ORDER BY h.server_version DESC LIMIT 3",
+              held);
+    printf("See `rowsync held %s`; they are tried again with every pull.\n",
+           session->arguments->file);
+}
+
 /* The first few refused changes, causes before what follows from them, and where the rest is. */
 static void
 print_refusals(const Session *session, int64_t rejected)
@@ -420,20 +454,9 @@ print_refusals(const Session *session, int64_t rejected)
                               " FROM _sync_rejected r JOIN _sync_table t USING (table_id)"
                               " ORDER BY r.reason = 'fk_missing', r.rejected_at DESC, r.change_id"
                               " LIMIT 3";
-    sqlite3_stmt *statement = NULL;
-    int64_t shown = 0;
 
     puts("refused:");
-    if (sqlite3_prepare_v2(session->db, sql, -1, &statement, NULL) == SQLITE_OK)
-        for (; sqlite3_step(statement) == SQLITE_ROW; shown++)
-        {
-            fputs("  ", stdout);
-            put_cell(cell(statement, 0), 0, 0, 1);
-            puts("");
-        }
-    sqlite3_finalize(statement);
-    if (rejected > shown)
-        printf("  and %lld more\n", (long long)(rejected - shown));
+    print_few(session, sql, rejected);
     printf("See `rowsync rejected %s`; then %s`rowsync requeue` or `discard` it.\n",
            session->arguments->file,
            number(session, "SELECT count(*) FROM _sync_rejected WHERE op <> 'DELETE'", NULL) > 0
@@ -446,13 +469,13 @@ print_refusals(const Session *session, int64_t rejected)
 json_t *
 report_json(const rowsync_report *report)
 {
-    return json_pack("{s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "uploaded",
+    return json_pack("{s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "uploaded",
                      (json_int_t)report->uploaded, "rounds", (json_int_t)report->rounds, "statuses",
                      statuses_of(report), "downloaded", (json_int_t)report->downloaded, "pages",
                      (json_int_t)report->pages, "pending", (json_int_t)report->pending, "conflicts",
                      (json_int_t)report->conflicts, "rejected", (json_int_t)report->rejected,
-                     "overwritten", (json_int_t)report->overwritten, "head",
-                     (json_int_t)report->head);
+                     "held", (json_int_t)report->held, "overwritten",
+                     (json_int_t)report->overwritten, "head", (json_int_t)report->head);
 }
 
 /* The same for people, in REPORT_WORDS bytes. */
@@ -473,12 +496,15 @@ void
 print_attention(const Session *session, const rowsync_report *report)
 {
     if (report->overwritten > 0)
-        printf("%lld edit%s lost to the server: kept in the table _sync_overwritten\n",
-               (long long)report->overwritten, plural(report->overwritten));
+        printf("%lld edit%s lost to the server: see `rowsync overwritten %s`\n",
+               (long long)report->overwritten, plural(report->overwritten),
+               session->arguments->file);
     if (report->rejected > 0)
         print_refusals(session, report->rejected);
     if (report->conflicts > 0)
         printf("See `rowsync conflicts %s`, then `rowsync resolve`.\n", session->arguments->file);
+    if (report->held > 0)
+        print_held(session, report->held);
     fflush(stdout);
 }
 

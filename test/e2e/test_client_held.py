@@ -1,0 +1,149 @@
+"""Rows of the server that a device cannot store: what is lost of them (nothing), and who is told."""
+
+import json
+
+import pytest
+from client_parts import everything, key
+
+MEMO = """
+CREATE TABLE business.memo (id uuid PRIMARY KEY, a text, b text, done boolean NOT NULL DEFAULT false);
+SELECT rowsync.register_table('business.memo');
+GRANT SELECT, INSERT, UPDATE, DELETE ON business.memo TO business_gateway;
+"""
+HERE = "CREATE TABLE memo (id TEXT PRIMARY KEY NOT NULL, a TEXT%s, b TEXT, done INTEGER DEFAULT 0)"
+STRICT = " CONSTRAINT short CHECK (length(a) < 3)"
+ROW = key("m")
+
+
+@pytest.fixture
+def devices(device, database):
+    """`devices("merge")`: a phone whose table is stricter than the server's, and a tablet."""
+    for statement in MEMO.strip().split(";\n"):
+        database.rows(statement.rstrip(";"))
+
+    def make(policy):
+        phone, tablet = device("ann", "phone"), device("ann", "tablet")
+        for one, more in ((phone, STRICT), (tablet, "")):
+            one.rows(HERE % more)
+            one.run("track", "memo", "--schema", "business", "--policy", policy)
+        phone.rows("INSERT INTO memo VALUES (?, '1', 'x', 0)", (ROW,))
+        phone.sync()
+        tablet.sync()
+        write(tablet, a="long")
+        assert phone.run("sync", check=False).returncode == 3
+        return phone, tablet
+    return make
+
+
+def write(one, **columns):
+    """The app edits the row, and the device syncs."""
+    for name, value in columns.items():
+        one.rows(f"UPDATE memo SET {name} = ?", (value,))
+    return one.sync(check=False)
+
+
+def memo(one):
+    """The row as a device has it."""
+    return one.rows("SELECT a, b, done FROM memo")
+
+
+def held(one):
+    """What the server has of the rows that a device cannot store."""
+    return [json.loads(payload) for payload, in one.rows(
+        "SELECT payload FROM _sync_held WHERE state = 2")]
+
+
+@pytest.mark.parametrize("policy", ["client", "merge"])
+def test_an_edit_of_a_held_row_takes_nothing_back(devices, policy):
+    """Only what was edited is sent, however often; the server's columns stay, and come in the end."""
+    phone, tablet = devices(policy)
+    for text in ("mine", "more"):
+        report = write(phone, b=text)
+        assert (report["pending"], report["overwritten"]) == (0, 0)
+        assert memo(phone) == [("1", text, 0)]
+        tablet.sync()
+        assert memo(tablet) == [("long", text, 0)]
+        assert [(row["a"], row["b"]) for row in held(phone)] == [("long", text)]
+    write(tablet, done=1)
+    phone.sync(check=False)
+    assert (memo(phone), [row["done"] for row in held(phone)]) == ([("1", "more", 0)], [True])
+    write(tablet, a="2")
+    assert phone.run("sync").returncode == 0
+    assert memo(phone) == memo(tablet) == [("2", "more", 1)]
+    assert phone.run("verify", "--server").returncode == 0
+
+
+@pytest.mark.parametrize("policy,result,lost", [
+    ("client", "9", 0), ("merge", "long", 1), ("server", "long", 1)])
+def test_the_column_that_the_server_changed_too(devices, policy, result, lost):
+    """Nobody has seen the server's value here, so that it is a conflict like any other."""
+    phone, tablet = devices(policy)
+    assert write(phone, a="9")["overwritten"] == lost
+    tablet.sync()
+    assert memo(tablet) == [(result, "x", 0)]
+    assert [row["a"] for row in held(phone)] == ["long"][:lost]
+    assert memo(phone) == [("9", "x", 0)]
+
+
+@pytest.mark.parametrize("how,result", [("client", ("long", "mine")), ("merge", ("long", "mine")),
+                                        ("server", ("long", "x"))])
+def test_a_decision_on_a_held_row(devices, how, result):
+    phone, tablet = devices("manual")
+    assert write(phone, b="mine")["conflicts"] == 1
+    assert held(phone) == []
+    phone.run("resolve", "memo", ROW, "--policy", how)
+    assert phone.sync(check=False)["conflicts"] == 0
+    tablet.sync()
+    assert memo(tablet) == [(*result, 0)]
+    assert [(row["a"], row["b"]) for row in held(phone)] == [result]
+
+
+@pytest.mark.parametrize("policy,left", [("client", 0), ("merge", 1)])
+def test_a_held_row_is_deleted_here(devices, policy, left):
+    phone, tablet = devices(policy)
+    phone.rows("DELETE FROM memo")
+    phone.sync(check=False)
+    tablet.sync()
+    assert (memo(phone), len(memo(tablet)), len(held(phone))) == ([], left, left)
+    tablet.rows("DELETE FROM memo")
+    tablet.sync()
+    phone.sync()
+    assert held(phone) == []
+    assert phone.run("verify", "--server").returncode == 0
+
+
+@pytest.mark.parametrize("policy", ["client", "merge"])
+def test_a_unique_value_that_is_in_use(device, policy):
+    """The row with that value here was refused; the edit of the other one is not that row's fate."""
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    for one in (phone, tablet):
+        one.run("track", "users", "--policy", policy)
+    phone.rows("INSERT INTO users VALUES (?, 'one', 'old@sync.example', 1, 1)", (ROW,))
+    phone.sync()
+    tablet.sync()
+    tablet.rows("UPDATE users SET email = 'new@sync.example'")
+    tablet.sync()
+    phone.rows("INSERT INTO users VALUES (?, 'two', 'new@sync.example', 1, 1)", (key("two"),))
+    phone.run("sync", check=False)
+    phone.rows("UPDATE users SET name = 'mine' WHERE id = ?", (ROW,))
+    assert phone.sync(check=False)["overwritten"] == 0
+    tablet.sync()
+    assert tablet.rows("SELECT name, email FROM users") == [("mine", "new@sync.example")]
+    phone.run("discard")
+    phone.sync()
+    assert everything(phone) == everything(tablet)
+
+
+def test_a_held_row_is_told_of(devices):
+    phone, tablet = devices("server")
+    reason = "CHECK constraint failed: short"
+    assert phone.rows("SELECT reason FROM _sync_held") == [(reason,)]
+    told = phone.run("verify", "--server", check=False)
+    assert (told.returncode, f"1 of the server's rows cannot be stored here: memo {ROW} ({reason})"
+            in told.stderr) == (3, True), told.stderr
+    phone.rows("ALTER TABLE _sync_held DROP COLUMN reason")
+    assert phone.run("sync", check=False).returncode == 3
+    assert phone.rows("SELECT reason FROM _sync_held") == [(reason,)]
+    write(tablet, a="2")
+    phone.sync()
+    assert phone.run("verify", "--server").returncode == 0
