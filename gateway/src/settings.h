@@ -16,7 +16,7 @@ BOOLEAN(reuse_port, "false", RESTART,
 TEXT(tls_certificate, NULL, RELOAD,
     "PEM file with the certificate chain for HTTPS.")
 TEXT(tls_key, NULL, RELOAD,
-    "PEM file with its private key.")
+    "PEM file with its private key, which has no pass phrase.")
 BOOLEAN(http2, "false", RESTART,
     "Whether HTTP/2 is offered to TLS clients; see HTTP/2 below.")
 INTEGER(http2_resets, "100", 1, 1000000, "requests", RELOAD,

@@ -37,6 +37,13 @@ def test_the_command_line(tmp_path):
                ROWSYNC_TLS_KEY="none", **good)
     assert done.returncode == 2
     assert done.stderr.startswith(f"rowsync-gateway: tls_certificate: {tmp_path}/none: ")
+    chain, key = rig.certificate(tmp_path, "locked")
+    subprocess.run(["openssl", "pkey", "-in", key, "-aes128", "-passout", "pass:secret", "-out",
+                    tmp_path / "locked"], check=True)
+    done = run("--check-config", ROWSYNC_TLS_CERTIFICATE=str(chain),
+               ROWSYNC_TLS_KEY=str(tmp_path / "locked"), **good)
+    assert done.stderr == (f"rowsync-gateway: tls_key: {tmp_path}/locked: has a pass phrase, for "
+                           "which nobody can be asked\n")
     for url in ("postgresql://gw:se%cret@h/app", 'postgresql://gw:s"e"cret%@h/app',
                 "postgresql://gw:secret@[::1/app", "password=very secret"):
         done = run("--check-config", DATABASE_URL=url, ROWSYNC_JWT_SECRET="s" * 32)
