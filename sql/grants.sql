@@ -39,7 +39,7 @@ BEGIN
     PERFORM rowsync._grant(operator_role, ARRAY[
         'rowsync.verify(text)', 'rowsync.problem_kinds()', 'rowsync.prune(interval, interval, text)',
         'rowsync.declare_restored(text, timestamptz)', 'rowsync.row_history(regclass, text)',
-        'rowsync.restore_row(regclass, text, bigint, text)', 'rowsync._row_history(regclass, bytea)',
+        'rowsync.forget_source(text, text)', 'rowsync.restore_row(regclass, text, bigint, text)', 'rowsync._row_history(regclass, bytea)',
         'rowsync._kept_version(regclass, text, bigint, text)',
         'rowsync._write_row(regclass, text, text, boolean)', 'rowsync._parse_key(regclass, text)',
         'rowsync._key_text(integer, bytea)', 'rowsync.schema()', 'rowsync.schema_version()']::regprocedure[]);
@@ -50,7 +50,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION rowsync.grant_operator(regrole) IS
-'Lets a role look after rowsync: the views, verify, prune, declare_restored, row_history and restore_row. It then sees the history of every row of every user; restore_row writes with the role''s own rights on the table.';
+'Lets a role look after rowsync: the views, verify, prune, forget_source, declare_restored, row_history and restore_row. It then sees the history of every row of every user; restore_row writes with the role''s own rights on the table.';
 
 -- In an update this also tells every session that knows the registered tables to look at them again: it
 -- then sees that its library and the SQL objects are of different versions.

@@ -27,6 +27,10 @@ enum
     BATCH_NATTS = BATCH_LATE
 };
 
+/* In larger batches than this, so many changes of an upload are looked for by their hints first. */
+#define HINTS_FROM 100
+#define MAX_HINTS 20
+
 /* A change of the source that is in the log. */
 typedef struct KnownId
 {
@@ -85,15 +89,33 @@ read_batch(Batches *batches, Store *log, Snapshot snapshot, int64 first_seq, int
     }
 }
 
+/* Whether it is worth while to find out where a change most likely is. */
+bool
+batches_want_hint(const Batches *batches)
+{
+    return batches->hints < MAX_HINTS;
+}
+
+/* Whether the log has this change of the source at seq, of which log then shows the change. */
+static bool
+is_at(Batches *batches, Store *log, Snapshot snapshot, int64 change_id, int64 seq)
+{
+    return changelog_find(log, snapshot, batches->scope_id, seq) &&
+           DatumGetInt32(store_value(log, LOG_SOURCE)) == batches->source_no &&
+           DatumGetInt64(store_value(log, LOG_SOURCE_CHANGE_ID)) == change_id;
+}
+
 /*
  * The place in the log of a change of the source that was applied before this upload; 0 if none is
- * there: it never was, or is pruned. log is open by its primary key, which this moves.
+ * there: it never was, or is pruned. log is open by its primary key, which this moves. hint: where
+ * it most likely is, or 0; worth a look before a large batch is read for the sake of a few changes.
  */
 int64
-batches_find(Batches *batches, Store *log, Snapshot snapshot, int64 change_id)
+batches_find(Batches *batches, Store *log, Snapshot snapshot, int64 change_id, int64 hint)
 {
     KnownId *known;
     int64 first_seq;
+    int64 last_seq;
 
     if (change_id > batches->last_change_id)
         return 0;
@@ -115,9 +137,14 @@ batches_find(Batches *batches, Store *log, Snapshot snapshot, int64 change_id)
     if (!find_batch(batches, snapshot, false, change_id))
         return 0;
     first_seq = -DatumGetInt64(store_value(&batches->store, BATCH_FIRST_SEQ));
+    last_seq = DatumGetInt64(store_value(&batches->store, BATCH_LAST_SEQ));
     if (hash_search(batches->known, &first_seq, HASH_FIND, NULL) == NULL)
-        read_batch(batches, log, snapshot, -first_seq,
-                   DatumGetInt64(store_value(&batches->store, BATCH_LAST_SEQ)));
+    {
+        if (hint != 0 && last_seq + first_seq > HINTS_FROM && batches->hints++ < MAX_HINTS &&
+            is_at(batches, log, snapshot, change_id, hint))
+            return hint;
+        read_batch(batches, log, snapshot, -first_seq, last_seq);
+    }
     known = hash_search(batches->known, &change_id, HASH_FIND, NULL);
     return known ? known->seq : 0;
 }

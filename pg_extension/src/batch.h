@@ -21,10 +21,12 @@ typedef struct Batches
     int64 highest;        /* the highest number in it; 0 = none above last_change_id */
     Store store;
     HTAB *known; /* NULL until somebody asks */
+    int hints;   /* so many times a hint was taken */
 } Batches;
 
 void batches_open(Batches *batches, int64 scope_id, const Source *source);
-int64 batches_find(Batches *batches, Store *log, Snapshot snapshot, int64 change_id);
+bool batches_want_hint(const Batches *batches);
+int64 batches_find(Batches *batches, Store *log, Snapshot snapshot, int64 change_id, int64 hint);
 void batches_note(Batches *batches, int64 change_id, int64 seq);
 void batches_write(Batches *batches, int64 first_seq, int64 last_seq);
 void batches_close(Batches *batches);

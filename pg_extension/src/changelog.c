@@ -381,13 +381,15 @@ changelog_append_state(ChangeLog *log, int32 table_id, RowKey key, bool deleted,
 
 /*
  * Finds a change of the uploading source that is known already, and whether it was one of a row
- * with this key.
+ * with this key. Most likely it is the latest of the row that it names now.
  */
 bool
-changelog_find_change(ChangeLog *log, int64 source_change_id, RowKey key, KnownChange *known)
+changelog_find_change(ChangeLog *log, int64 source_change_id, int32 table_id, RowKey key,
+                      KnownChange *known)
 {
+    int64 hint = batches_want_hint(&log->batches) ? changelog_row(log, table_id, key)->version : 0;
     MemoryContext old = MemoryContextSwitchTo(log->context);
-    int64 seq = batches_find(&log->batches, &log->log, log->snapshot, source_change_id);
+    int64 seq = batches_find(&log->batches, &log->log, log->snapshot, source_change_id, hint);
     bytea *stored;
 
     MemoryContextSwitchTo(old);

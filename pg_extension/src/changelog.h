@@ -76,7 +76,8 @@ RowState *changelog_peek(ChangeLog *log, int32 table_id, RowKey key);
 int64 changelog_append(ChangeLog *log, const LogEntry *entry);
 void changelog_append_state(ChangeLog *log, int32 table_id, RowKey key, bool deleted,
                             struct varlena *payload);
-bool changelog_find_change(ChangeLog *log, int64 source_change_id, RowKey key, KnownChange *known);
+bool changelog_find_change(ChangeLog *log, int64 source_change_id, int32 table_id, RowKey key,
+                           KnownChange *known);
 bool changelog_read(ChangeLog *log, int64 seq, StoredChange *change);
 bool changelog_read_latest(ChangeLog *log, const RowState *row, StoredChange *change);
 bool changelog_read_row(int64 scope_id, int32 table_id, RowKey key, StoredChange *change);

@@ -233,6 +233,7 @@ note_progress(DownloadPage *page)
         PopActiveSnapshot();
     }
     else if (page->after > page->source.last_download ||
+             TIMESTAMP_IS_NOBEGIN(page->source.last_seen) ||
              TimestampDifferenceExceeds(page->source.last_seen, GetCurrentTimestamp(),
                                         SEEN_INTERVAL_MS))
         source_update(page->scope.scope_id, page->source_id, Min(page->after, page->scope.head), 0,

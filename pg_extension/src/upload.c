@@ -149,8 +149,8 @@ find_rows(Upload *upload, Change **firsts)
         if (change->status != STATUS_OPEN || change->first != NULL)
             continue;
         if (change->request->source_change_id <= upload->source.last_change_id &&
-            changelog_find_change(upload->log, change->request->source_change_id, change->key,
-                                  &known))
+            changelog_find_change(upload->log, change->request->source_change_id,
+                                  change->table->table_id, change->key, &known))
         {
             change_answer_again(upload, change, &known);
             continue;

@@ -89,6 +89,23 @@ $$;
 COMMENT ON FUNCTION rowsync.prune(interval, interval, text) IS
 'Removes superseded changes and tombstones that are older than keep and that every source seen within give_up has read; a source not seen for so long must hydrate again. Keeps the latest change of every live row. user_id: that user''s scope alone. Returns a line for each scope that it moved: run it daily. Its locks last until the end of the transaction.';
 
+CREATE OR REPLACE FUNCTION rowsync.forget_source(user_id text, source_id text) RETURNS void
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    -- Its row stays: what it sent counts as sent, should it come back.
+    UPDATE rowsync.source AS d SET last_seen = '-infinity'
+      FROM rowsync.scope AS s
+     WHERE s.scope_id = d.scope_id AND s.name = forget_source.user_id AND d.source_id = forget_source.source_id;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'user "%" has no source "%"', user_id, source_id
+              USING ERRCODE = 'RS002', HINT = 'rowsync.source_lag shows the sources of each user.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rowsync.forget_source(text, text) IS
+'A device is gone for good, detached or lost: prune no longer keeps anything for it. Its last_seen is -infinity from then on. Should it come back, it counts again; what it sent before has no second effect, and if it has missed what is pruned by then, it hydrates again. RS002: the user has no such source.';
+
 CREATE OR REPLACE FUNCTION rowsync.declare_restored(user_id text DEFAULT NULL, restored_at timestamptz DEFAULT NULL)
     RETURNS bigint
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp

@@ -51,6 +51,7 @@ INSERT INTO t.case (what, sqlstate, before, statement, message) VALUES
 ('schema', 'RS007', 'old', $$SELECT rowsync.schema()$$, 'the rowsync library is version'),
 ('schema_version', 'RS007', 'old', $$SELECT rowsync.schema_version()$$, 'the rowsync library is version'),
 ('prune', 'RS002', '', $$SELECT rowsync.prune(keep => '-1 day')$$, 'keep and give_up must not be null or negative'),
+('forget_source', 'RS002', '', $$SELECT rowsync.forget_source('ann', 'nobody')$$, 'user "ann" has no source "nobody"'),
 ('verify', 'RS007', 'old', $$SELECT rowsync.verify()$$, 'the rowsync library is version'),
 ('row_history', 'RS002', '', $$SELECT rowsync.row_history('app.marks', 'no uuid')$$, '"no uuid" is no key of app.marks'),
 ('row_history', 'RS006', '', $$SELECT rowsync.row_history('app.pile', '1')$$, 'table pile is not registered'),

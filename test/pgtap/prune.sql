@@ -3,7 +3,7 @@
 \ir include/helpers.sql
 \ir include/app.sql
 SET rowsync.scope = 'ann';
-SELECT plan(76);
+SELECT plan(84);
 
 SELECT is(up('ann', 'phone', change(1, 'INSERT', 'users', 'u1', 0, '{"name":"A"}')), '1 applied 1', 'seq 1');
 SELECT is(up('ann', 'phone', change(2, 'UPDATE', 'users', 'u1', 0, '{"name":"B"}')), '2 applied 2', 'seq 2');
@@ -145,4 +145,17 @@ UPDATE app.users SET name = 'the server''s' WHERE id IN ('g1', 'g2');
 SELECT is(up_having_read(7, change(9, 'UPDATE', 'users', 'g1', 1, '{"name":"5"}'), change(10, 'DELETE', 'users', 'g1', 3)), '9 conflict 10, 10 conflict 10', 'not once others have moved the row');
 SELECT is(up_having_read(7, change(11, 'UPDATE', 'users', 'g1', 10, '{"name":"6"}'), change(12, 'DELETE', 'users', 'g2', 5)), '11 applied 12, 12 conflict 11', 'nor on a version before that');
 SELECT is_empty('SELECT * FROM rowsync.verify()', 'verify finds nothing wrong');
+-- A device that is gone for good.
+SELECT is(up('ida', 'phone', change(1, 'INSERT', 'users', 'i1', 0, '{"name":"A"}'), change(2, 'INSERT', 'users', 'i2', 0, '{"name":"A"}')) ~ 'applied', true, 'ida''s phone');
+SELECT is(up('ida', 'phone', change(3, 'UPDATE', 'users', 'i1', 1, '{"name":"B"}'), change(4, 'DELETE', 'users', 'i2', 2)), '3 applied 3, 4 applied 4', 'writes');
+SELECT is(page('ida', 'laptop', 0) <> page('ida', 'laptop', 4), true, 'her laptop has read all, the phone nothing');
+UPDATE rowsync.change_log SET ts = ts - interval '40 days' WHERE scope_id = (SELECT scope_id FROM rowsync.scope WHERE name = 'ida');
+SELECT is_empty($$SELECT * FROM rowsync.prune(user_id => 'ida')$$, 'for which all is kept');
+SELECT lives_ok($$SELECT rowsync.forget_source('ida', 'phone')$$, 'until it is forgotten');
+SELECT results_eq($$SELECT concat_ws(' ', scope, floor, removed_changes, removed_tombstones) FROM rowsync.prune(user_id => 'ida')$$, '{ida 4 3 1}'::text[],
+                  'then what is old goes');
+SELECT is(up('ida', 'phone', change(1, 'INSERT', 'users', 'i1', 0, '{"name":"A"}'), change(4, 'DELETE', 'users', 'i2', 2)), '1 applied 3 +row, 4 applied 4 deleted +row',
+          'what it sends again has no second effect');
+SELECT is(page('ida', 'phone', 4) || (SELECT last_seen > '-infinity' FROM rowsync.source_lag WHERE scope = 'ida' AND source_id = 'phone')::text,
+          '> 4/4true', 'and it counts again');
 SELECT finish();
