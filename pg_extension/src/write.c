@@ -76,7 +76,7 @@ sort_wave(Change **changes, int count)
     pfree(order);
 }
 
-/* Tries of the second path after which no further pass begins: some seconds. */
+/* Attempts of the second path after which no further pass begins: some seconds. */
 #define MAX_TRIES 30000
 
 /* Writes changes together, with everything looked at before. */
@@ -313,11 +313,11 @@ write_rest(Upload *upload, Change **changes, int count)
 {
     bool progress = true;
     bool forward = false;
-    int tries = 0;
+    int before = upload->attempts;
 
     while (progress)
     {
-        if (tries >= MAX_TRIES)
+        if (upload->attempts - before >= MAX_TRIES)
         {
             put_off(changes, count);
             break;
@@ -336,10 +336,7 @@ write_rest(Upload *upload, Change **changes, int count)
             }
             length = unit_length(changes, first, count);
             if (changes[first]->status == STATUS_INVALID && !is_locked(changes[first]))
-            {
                 progress |= write_unit(upload, changes + first, length);
-                tries++;
-            }
             i = forward ? first + length : first;
         }
         forward = !forward;
