@@ -393,6 +393,7 @@ rowsync_code row_put(rowsync *client, Table *table, const Key *key, const RowSta
                      bool *refused);
 rowsync_code row_take(rowsync *client, Table *table, const Key *key, const RowState *state,
                       bool *refused);
+bool row_there(rowsync *client, Table *table, const Key *key);
 rowsync_code row_outcome(rowsync *client, const Table *table, int result);
 
 /* Why a row is not stored where SQLite has no words for it, or none that help. */

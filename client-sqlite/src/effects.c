@@ -84,22 +84,6 @@ run(rowsync *client, const Table *table, sqlite3_stmt *statement, int *changes)
     return result;
 }
 
-/* Is the row in its table? */
-static bool
-is_there(rowsync *client, const RowName *row)
-{
-    sqlite3_stmt *statement = table_statement(client, row->table, TABLE_THERE);
-    bool there;
-
-    if (statement == NULL)
-        return false;
-    key_bind_columns(row->table, statement, 1, &row->key);
-    there = rs_row(client, statement);
-    rs_reset(client, statement);
-    sqlite3_clear_bindings(statement);
-    return there;
-}
-
 /* Reads what the triggers have noted of rows other than this one. */
 static rowsync_code
 collect(rowsync *client, const Table *table, const Key *key, Effects *effects)
@@ -116,7 +100,8 @@ collect(rowsync *client, const Table *table, const Key *key, Effects *effects)
         return rs_nomem(client);
     memset(effects->each, 0, size);
     for (i = 0; i < effects->rows.count && client->code == ROWSYNC_OK; i++)
-        effects->each[i].gone = !is_there(client, &effects->rows.rows[i]);
+        effects->each[i].gone =
+            !row_there(client, effects->rows.rows[i].table, &effects->rows.rows[i].key);
     return client->code;
 }
 

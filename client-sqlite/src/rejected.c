@@ -49,16 +49,12 @@ typedef enum LetterColumn
 static rowsync_code
 make_again(rowsync *client, const Change *change, sqlite3_stmt *letter, bool *refused)
 {
-    sqlite3_stmt *look = table_statement(client, change->table, TABLE_THERE);
     RowState row = {0};
     int64_t version;
-    bool there, deleted;
+    bool deleted;
 
-    if (look == NULL)
-        return client->code;
-    key_bind_columns(change->table, look, 1, &change->key);
-    there = rs_row(client, look);
-    if (rs_reset(client, look) != ROWSYNC_OK || there || !sqlite3_column_int(letter, LETTER_GONE))
+    if (row_there(client, change->table, &change->key) || client->code != ROWSYNC_OK ||
+        !sqlite3_column_int(letter, LETTER_GONE))
         return client->code;
     row.payload = (Slice){(const char *)sqlite3_column_text(letter, LETTER_PAYLOAD),
                           (size_t)sqlite3_column_bytes(letter, LETTER_PAYLOAD)};

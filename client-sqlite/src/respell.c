@@ -115,19 +115,16 @@ move_references(rowsync *client, const Table *table, const Key *from, const Key 
 static rowsync_code
 move_row(rowsync *client, Table *table, const Key *from, const Key *to)
 {
-    sqlite3_stmt *statement = table_statement(client, table, TABLE_THERE);
     Buffer sql = {0};
-    bool there;
+    bool there = row_there(client, table, to);
     int i;
 
-    if (statement == NULL)
-        return client->code;
-    key_bind_columns(table, statement, 1, to);
-    there = rs_row(client, statement);
-    if (rs_reset(client, statement) != ROWSYNC_OK)
+    if (client->code != ROWSYNC_OK)
         return client->code;
     if (there)
     {
+        sqlite3_stmt *statement;
+
         if ((statement = table_statement(client, table, TABLE_DELETE)) == NULL)
             return client->code;
         key_bind_columns(table, statement, 1, from);

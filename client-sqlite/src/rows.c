@@ -206,6 +206,22 @@ bind_row(const Table *table, const Key *key, Slice payload, Buffer *scratch)
                                : result;
 }
 
+/* Is there a row of that key? See client->code. */
+bool
+row_there(rowsync *client, Table *table, const Key *key)
+{
+    sqlite3_stmt *statement = table_statement(client, table, TABLE_THERE);
+    bool there;
+
+    if (statement == NULL)
+        return false;
+    key_bind_columns(table, statement, 1, key);
+    there = rs_row(client, statement);
+    rs_reset(client, statement);
+    sqlite3_clear_bindings(statement);
+    return there;
+}
+
 /* Does a row of a table that is not tracked forbid to delete this one? */
 static bool
 clings(rowsync *client, Table *table, const Key *key)
@@ -294,7 +310,8 @@ row_put(rowsync *client, Table *table, const Key *key, const RowState *state, bo
         row_outcome(client, table, out.result);
     else if (effects_step(client, table, key, statement, state->deleted,
                           state->deleted && state->version > 0, &out) == ROWSYNC_OK &&
-             out.result == SQLITE_DONE && !state->deleted && table->updates && out.changes == 0)
+             out.result == SQLITE_DONE && out.changes == 0 &&
+             (state->deleted ? row_there(client, table, key) : table->updates))
     {
         out.result = SQLITE_CONSTRAINT; /* without an error */
         row_refuse(client, "a trigger or an ON CONFLICT IGNORE of the table passed it over");

@@ -83,6 +83,21 @@ test_stubborn_tables(void)
     close_client(client, db);
 
     fresh("");
+    app(db, "UPDATE _sync_client_info SET apply_mode = 1; INSERT INTO users (id, name) VALUES ('a',"
+            " 'Ann'); INSERT INTO _sync_version SELECT table_id, 'a', 1, 0 FROM _sync_table WHERE"
+            " table_name = 'users'; UPDATE _sync_client_info SET apply_mode = 0, hydrated = 2;"
+            "CREATE TRIGGER no BEFORE DELETE ON users BEGIN SELECT RAISE(IGNORE); END");
+    ok(pull("{\"changes\":[{\"server_id\":2,\"schema\":\"public\",\"table\":\"users\",\"op\":"
+            "\"DELETE\",\"pk\":\"a\",\"payload\":null,\"server_version\":2,\"deleted\":true,"
+            "\"source_id\":\"\"}],\"has_more\":false,\"next_after\":2,\"window_until\":2}",
+            NULL, NULL) == ROWSYNC_OK,
+       "a trigger passes a deletion over");
+    is(rows(db, "SELECT server_version, deleted FROM _sync_version"), "1,0",
+       "which is not taken for done");
+    is(rows(db, "SELECT pk_text, state, deleted FROM _sync_held"), "a,2,1", "but held");
+    close_client(client, db);
+
+    fresh("");
     app(db, "CREATE TRIGGER no BEFORE INSERT ON users WHEN NEW.name = 'Ann' BEGIN SELECT"
             " RAISE(ROLLBACK, 'no'); END; UPDATE _sync_client_info SET hydrated = 2");
     ok(pull("{\"changes\":[" CHANGE("1", "users", "b", "{\"name\":\"B\"}") "," CHANGE(
