@@ -39,6 +39,9 @@ typedef struct Round
     bool again;    /* nothing was taken in, and the same is to be sent again */
     bool refusals; /* there are dead letters, of these or other rows */
     bool held;     /* there is something held */
+    int64_t
+        known; /* up to where this file knows what its source has uploaded, once it is taken in */
+    int64_t epoch; /* of the log that took the changes; -1: not told */
 } Round;
 
 /* Is the string value this word? Words of the protocol have no escapes. */
@@ -289,34 +292,35 @@ take_status(rowsync *client, const Batch *batch, Change *change, const Status *s
 }
 
 /*
- * Reads the answer: the statuses, one for each change in order, and up to where this file knows
- * what its source has uploaded once they are taken in. A server that has another log than the one
- * that was read here decides nothing.
+ * Reads the answer: the statuses, one for each change in order, and what it says of the log. A
+ * server that has another log than the one that was read here decides nothing.
  */
 static rowsync_code
 read_answer(rowsync *client, const Batch *batch, const Exchange *answer, Status *statuses,
-            int64_t *known)
+            Round *round)
 {
     static const char *const names[] = {"accepted", "statuses", "highest_server_seq", "last_upload",
                                         "epoch"};
     Slice fields[5], element;
     JsonReader reader;
-    int64_t head = -1, before, epoch = -1;
+    int64_t head = -1, before;
     bool accepted = true;
     int count = 0;
 
-    *known = client->last_upload;
+    round->known = client->last_upload;
+    round->epoch = -1;
     if (scan_fields((Slice){buffer_string(&answer->body), answer->body.length}, names, fields, 5) &&
         fields[1].data != NULL)
     {
         scan_boolean(fields[0], &accepted);
         scan_int64(fields[2], &head);
-        scan_int64(fields[4], &epoch);
-        if (!accepted && log_continues(client, epoch, head) != ROWSYNC_OK)
+        scan_int64(fields[4], &round->epoch);
+        if (!accepted && log_continues(client, round->epoch, head) != ROWSYNC_OK)
             return client->code;
         /* Uploads before this one that the file does not know of are left for the pull to find. */
-        if (accepted && scan_int64(fields[3], &before) && before <= *known && head > *known)
-            *known = head;
+        if (accepted && scan_int64(fields[3], &before) && before <= round->known &&
+            head > round->known)
+            round->known = head;
         reader = scan_reader(fields[1]);
         if (scan_enter(&reader, '['))
             while (scan_next_element(&reader, count == 0, &element) && count < batch->count &&
@@ -362,8 +366,8 @@ look_aside(rowsync *client, Round *round)
 
 /* Takes in an answer, in one transaction. */
 static rowsync_code
-take_answer(rowsync *client, Batch *batch, const Status *statuses, int64_t known, bool last,
-            Round *round, rowsync_report *report)
+take_answer(rowsync *client, Batch *batch, const Status *statuses, bool last, Round *round,
+            rowsync_report *report)
 {
     rowsync_report before = *report;
     int64_t overwritten = client->overwritten, renewed = client->renewed;
@@ -375,8 +379,12 @@ take_answer(rowsync *client, Batch *batch, const Status *statuses, int64_t known
     code = look_aside(client, round);
     for (i = 0; i < batch->count && code == ROWSYNC_OK; i++)
         code = take_status(client, batch, &batch->changes[i], &statuses[i], last, round, report);
-    if (code == ROWSYNC_OK && known > client->last_upload)
-        code = note_last_upload(client, known);
+    if (code == ROWSYNC_OK && round->known > client->last_upload)
+        code = note_last_upload(client, round->known);
+    /* The versions are of that log: should it be another one before the first pull, it is noticed.
+     */
+    if (code == ROWSYNC_OK && round->epoch > 0 && client->epoch == 0)
+        code = note_epoch(client, round->epoch, (Slice){0});
     if (code == ROWSYNC_OK && client->cautious)
         code = held_retry(client);
     /* A row of the server may need a parent that only the pull brings. */
@@ -393,6 +401,8 @@ take_answer(rowsync *client, Batch *batch, const Status *statuses, int64_t known
     code = rs_end(client, code);
     if (code != ROWSYNC_OK)
         *report = before;
+    else if (client->epoch == 0 && round->epoch > 0)
+        client->epoch = round->epoch;
     return code;
 }
 
@@ -451,7 +461,7 @@ push_pass(rowsync *client, Queue *queue, Batch *batch, int *size, bool fixed, bo
     for (;;)
     {
         Round round = {0};
-        int64_t started, known, rejected = 0;
+        int64_t started, rejected = 0;
 
         code = batch_fill(client, queue, batch, *size, &rejected);
         report->bad_payload += rejected;
@@ -485,8 +495,8 @@ push_pass(rowsync *client, Queue *queue, Batch *batch, int *size, bool fixed, bo
         report->rounds++;
         round.too_large = answer.status == 413;
         if (answer.status == 200 &&
-            ((code = read_answer(client, batch, &answer, statuses, &known)) != ROWSYNC_OK ||
-             (code = take_answer(client, batch, statuses, known,
+            ((code = read_answer(client, batch, &answer, statuses, &round)) != ROWSYNC_OK ||
+             (code = take_answer(client, batch, statuses,
                                  last && pass->settled == 0 && only_waiting(statuses, batch->count),
                                  &round, report)) != ROWSYNC_OK))
             break;

@@ -82,7 +82,8 @@ upload_append_answer(StringInfo out, Upload *upload)
         out,
         "{\"accepted\":%s,\"highest_server_seq\":" INT64_FORMAT ",\"last_upload\":" INT64_FORMAT,
         upload->accepted ? "true" : "false", upload->scope.head, upload->source.last_upload);
-    if (!upload->accepted)
+    /* Clients that know nothing of epochs get the answer that they always got. */
+    if (!upload->accepted || upload->request.epoch >= 0)
         appendStringInfo(out, ",\"epoch\":" INT64_FORMAT, upload->scope.epoch);
     appendStringInfoString(out, ",\"statuses\":[");
     for (int i = 0; i < upload->nchanges; i++)

@@ -507,7 +507,7 @@ request_parse(const char *text, int len, Request *request)
     const char *first = text;
 
     request->last_server_seq_seen = 0;
-    request->epoch = 0;
+    request->epoch = -1;
     request->atomic = false;
     request->nchanges = 0;
     parse.capacity = 64;

@@ -36,7 +36,7 @@ typedef struct RequestChange
 typedef struct Request
 {
     int64 last_server_seq_seen;
-    int64 epoch; /* of the log that the source has read; 0: it does not say */
+    int64 epoch; /* of the log that the source has read; 0: of none yet, -1: it does not say */
     bool atomic;
     int nchanges;
     RequestChange *changes;

@@ -359,7 +359,7 @@ knows_this_log(const Upload *upload)
 {
     const Request *request = &upload->request;
 
-    return request->epoch == 0 || (request->epoch == upload->scope.epoch &&
+    return request->epoch <= 0 || (request->epoch == upload->scope.epoch &&
                                    request->last_server_seq_seen <= upload->scope.head);
 }
 

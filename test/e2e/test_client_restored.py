@@ -65,6 +65,21 @@ def heads(database):
     return epochs[1::2]
 
 
+def test_a_backup_from_before_the_first_upload(device, database, backup):
+    """A device that has only pushed knows of the log by the answer to that."""
+    phone = device("ann", "phone")
+    phone.sync()
+    restore = backup()
+    add_user(phone, "ann")
+    phone.run("push")
+    restore()
+    database.rows("SELECT rowsync.declare_restored()")
+    add_user(phone, "bob")
+    phone.sync()
+    assert sorted(database.rows("SELECT name FROM business.users")) == [("ann",), ("bob",)]
+    phone.run("verify", "--server")
+
+
 @pytest.mark.parametrize("pending", [False, True])
 @pytest.mark.parametrize("policy, row", [
     ("server", ("cron", 1)), ("client", ("phone", 2)), ("merge", ("cron", 2)), ("manual", ("phone", 2))])

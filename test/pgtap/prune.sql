@@ -95,7 +95,7 @@ SELECT is(up_of(epochs[5], 0), format('{"accepted":false,"highest_server_seq":%s
             "error":"the server was restored from a backup: read its log anew"}}}]}', head, epoch)::jsonb, 'of another epoch') FROM rowsync.scope WHERE name = 'ann';
 SELECT is(up_of(epoch, head + 1) -> 'accepted', 'false', 'that has read further') FROM rowsync.scope WHERE name = 'ann';
 SELECT is(brief(up_of(epoch, head)), '90 applied 12', 'of this one') FROM rowsync.scope WHERE name = 'ann';
-SELECT is(up_of(0, 99) #>> '{statuses,0,status}', 'applied', 'of a client that does not know which');
+SELECT is(u #>> '{statuses,0,status}' || ' ' || (u ->> 'epoch'), 'applied ' || epoch, 'of a client that does not know which, and is told') FROM rowsync.scope, up_of(0, 99) u WHERE name = 'ann';
 SELECT is_empty($$SELECT * FROM rowsync.source WHERE source_id = 'phone' AND last_download > 12$$, 'and notes nothing');
 
 -- restore_row is an ordinary write: the table's own trigger finds by the caller's search_path what it
