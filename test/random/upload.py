@@ -166,8 +166,10 @@ class Judge:
             chain, row = rows[change.row_id]
             outcome = self._rule(change, chain, row)
             status = change.answer["status"]
-            # A cascade of this very request may have moved the row in between.
-            unsure = not first and (self.scope, change.row_id) in self.touched
+            # A cascade of this very request may have moved the row in between, or before: then a
+            # change that was refused at first, and is tried again, finds it gone.
+            unsure = (self.scope, change.row_id) in self.touched and (
+                not first or self._finds_it_gone(change))
             if not unsure:
                 expect((status == "conflict") == (outcome == "conflict"), "change", change.text,
                        "on the row", row, "with versions", chain[-5:], "must be", outcome,
@@ -193,6 +195,14 @@ class Judge:
             rows[change.row_id] = (chain, None if entry.op == "D" else entry.row)
             change.outcome = outcome
         return applied
+
+    def _finds_it_gone(self, change):
+        """Whether a change is in conflict with a deletion that the server made in this request."""
+        if change.answer["status"] != "conflict":
+            return False
+        entry = self.entries.get(change.answer["server_row"]["server_version"])
+        return (entry is not None and entry.row_id == change.row_id and entry.source == 0
+                and entry.op == "D")
 
     def _rule(self, change, chain, row):
         """What the protocol says: write, says (what the row is), gone, or conflict."""
