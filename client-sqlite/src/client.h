@@ -342,6 +342,7 @@ typedef struct Change
     Operation op;
     size_t payload_at; /* where its payload stands in the request */
     size_t payload_length;
+    bool restated; /* the payload has values that are stored otherwise everywhere else */
 } Change;
 
 /* One request in the making; its memory is used again from batch to batch. */

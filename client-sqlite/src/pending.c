@@ -150,14 +150,37 @@ queue_read(rowsync *client, Queue *queue)
     return code;
 }
 
-/* Writes {"column": value, …} of a row; only the columns of the mask unless `whole`. */
+/*
+ * Would this value of a JSON column be stored otherwise by whom it comes to? Text that is no JSON
+ * and BLOBs travel as JSON strings, and JSON's null is NULL.
+ */
 static bool
-write_row(const Table *table, sqlite3_stmt *row, int64_t mask, bool whole, Buffer *out,
+restated(const Column *column, sqlite3_stmt *row, int at, size_t written)
+{
+    const char *text;
+
+    if (column->kind != KIND_JSON || sqlite3_column_type(row, at) == SQLITE_BLOB)
+        return column->kind == KIND_JSON;
+    if (sqlite3_column_type(row, at) != SQLITE_TEXT)
+        return false;
+    text = (const char *)sqlite3_column_text(row, at);
+    return written != (size_t)sqlite3_column_bytes(row, at) ||
+           (text != NULL && text[strspn(text, " \t\r\n")] == 'n');
+}
+
+/*
+ * Writes {"column": value, …} of a row; only the columns of the mask unless `whole`. *other is set
+ * where a value is restated.
+ */
+static bool
+write_row(const Table *table, sqlite3_stmt *row, int64_t mask, bool whole, Buffer *out, bool *other,
           const char **problem)
 {
     bool first = true;
+    size_t start;
     int i;
 
+    *other = false;
     buffer_byte(out, '{');
     for (i = 0; i < table->column_count; i++)
     {
@@ -169,11 +192,13 @@ write_row(const Table *table, sqlite3_stmt *row, int64_t mask, bool whole, Buffe
             buffer_byte(out, ',');
         first = false;
         buffer_text(out, column->member);
+        start = out->length;
         if (!value_write(out, column, row, PENDING_FIELDS + i))
         {
             *problem = column->name;
             return false;
         }
+        *other |= restated(column, row, PENDING_FIELDS + i, out->length - start);
     }
     buffer_byte(out, '}');
     return true;
@@ -240,6 +265,7 @@ change_payload(rowsync *client, Change *change, Buffer *out, bool whole, const c
 
     *problem = NULL;
     change->change_id = 0;
+    change->restated = false;
     if (statement == NULL)
         return client->code;
     key_bind(statement, 1, &change->key);
@@ -255,7 +281,8 @@ change_payload(rowsync *client, Change *change, Buffer *out, bool whole, const c
             bool new = change->base_version == 0 || sqlite3_column_int(statement, PENDING_DELETED);
 
             change->op = new ? OP_INSERT : change->changed == 0 ? OP_NOTHING : OP_UPDATE;
-            write_row(change->table, statement, change->changed, whole || new, out, problem);
+            write_row(change->table, statement, change->changed, whole || new, out,
+                      &change->restated, problem);
         }
         else
         {
@@ -290,11 +317,13 @@ row_payload(rowsync *client, Table *table, const Key *key, Buffer *out, bool *th
 {
     sqlite3_stmt *statement = table_statement(client, table, TABLE_ROW);
     const char *problem = NULL;
+    bool other;
 
     if (statement == NULL)
         return false;
     key_bind_columns(table, statement, 2, key);
-    *there = rs_row(client, statement) && write_row(table, statement, 0, true, out, &problem);
+    *there =
+        rs_row(client, statement) && write_row(table, statement, 0, true, out, &other, &problem);
     rs_reset(client, statement);
     sqlite3_clear_bindings(statement);
     return client->code == ROWSYNC_OK;

@@ -66,7 +66,7 @@ same_scalar(const Column *column, Slice mine, Slice theirs)
     bool same, yes;
 
     if (scan_boolean(theirs, &yes))
-        same = slice_is(one, yes ? "1" : "0");
+        same = slice_is(one, yes ? "1" : "0") || slice_is(one, yes ? "true" : "false");
     else if (column->kind == KIND_BLOB && mine.data[0] == '"' && theirs.data[0] == '"')
         same = same_blob(one, other);
     else if (theirs.data[0] == '{' || theirs.data[0] == '[')
@@ -103,6 +103,8 @@ write_like(Buffer *out, const Column *column, Slice mine, Slice theirs)
 
     if (scan_boolean(theirs, &yes) && (slice_is(one, "0") || slice_is(one, "1")))
         buffer_text(out, *one.data == '1' ? "true" : "false");
+    else if (scan_boolean(theirs, &yes) && scan_boolean(one, &yes))
+        buffer_append(out, one.data, one.length);
     else if (column->kind == KIND_BLOB && theirs.length > 2 &&
              uuid_decode((Slice){theirs.data + 1, theirs.length - 2}, uuid) &&
              blob_of(one, &bytes) && bytes.length == sizeof(uuid))

@@ -134,6 +134,25 @@ move_edited(rowsync *client, const Change *change, int64_t version)
 }
 
 /*
+ * Stores a row that the server took as everybody else stores what it sends, unless a constraint
+ * that only this device has is against it.
+ */
+static rowsync_code
+take_restated(rowsync *client, const Change *change, RowState *row)
+{
+    Buffer whole = {0};
+    bool there, refused;
+
+    if (row_payload(client, change->table, &change->key, &whole, &there) && whole.failed)
+        rs_nomem(client);
+    row->payload = (Slice){buffer_string(&whole), whole.length};
+    if (client->code == ROWSYNC_OK && there)
+        row_put(client, change->table, &change->key, row, &refused);
+    buffer_free(&whole);
+    return client->code;
+}
+
+/*
  * The server took the change. Only the very edit that was sent is done with: one made since stays,
  * on the new version.
  */
@@ -177,6 +196,8 @@ take_applied(rowsync *client, const Batch *batch, const Change *change, const St
         if (refused)
             return ROWSYNC_OK;
     }
+    else if (change->restated && take_restated(client, change, &row) != ROWSYNC_OK)
+        return client->code;
     return round->held ? held_apply(client, change->table, &change->key, &ignored) : ROWSYNC_OK;
 }
 

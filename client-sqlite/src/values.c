@@ -461,7 +461,7 @@ value_bind(sqlite3_stmt *statement, int at, const Column *column, Slice value, B
             break;
         case 't':
         case 'f':
-            if (column->kind != KIND_JSON)
+            if (column->kind != KIND_JSON && column->kind != KIND_TEXT)
                 return sqlite3_bind_int(statement, at, value.data[0] == 't');
             return sqlite3_bind_text64(statement, at, value.data, value.length, SQLITE_STATIC,
                                        SQLITE_UTF8);

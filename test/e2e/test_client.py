@@ -46,6 +46,65 @@ def kinds(device, database):
     return make
 
 
+def test_json_is_stored_alike_everywhere(device, database):
+    """What an app writes into a JSON column, JSON or not, is afterwards what others have."""
+    database.rows("""CREATE TABLE business.docs (
+            id text PRIMARY KEY, n text NOT NULL, j json, b jsonb);
+        SELECT rowsync.register_table('business.docs');
+        GRANT ALL ON business.docs TO business_gateway""")
+    phone, tablet, later = [device("ann", name) for name in ("phone", "tablet", "later")]
+    for one in (phone, tablet, later):
+        one.app.executescript("""CREATE TABLE docs (
+            id TEXT PRIMARY KEY, n TEXT NOT NULL, j JSON TEXT, b JSON TEXT)""")
+        one.run("track", "docs", "--schema", "business")
+    stored = {"x": '"x"', "": '""', "tru": '"tru"', "null": None, " null ": None, "nul": '"nul"',
+              b"\x01": '"AQ=="', "[1,2]": "[1,2]", "1.10": "1.10", '"x"': '"x"', "true": "true",
+              None: None}
+    for number, value in enumerate(stored):
+        phone.rows("INSERT INTO docs VALUES (?, 'n', ?, NULL)", (f"{number:02}", value))
+        tablet.rows("INSERT INTO docs VALUES (?, 'n', '{}', '{}')", (f"1{number:02}",))
+    for one in (phone, tablet, phone):
+        one.sync()
+    for number, value in enumerate(stored):  # an UPDATE sends this column alone
+        tablet.rows("UPDATE docs SET j = ? WHERE id = ?", (value, f"1{number:02}"))
+    for one in (tablet, phone, later):
+        assert one.sync()["pending"] == 0
+    expected = [(f"{prefix}{number:02}", value) for prefix in ("", "1")
+                for number, value in enumerate(stored.values())]
+    for one in (phone, tablet, later):
+        assert one.rows("SELECT id, j FROM docs ORDER BY length(id), id") == expected
+        assert one.sync()["uploaded"] == 0, "taking it over is no edit"
+    phone.rows("UPDATE docs SET j = 'y', n = 'one' WHERE id = '00'")
+    tablet.rows("UPDATE docs SET n = 'other' WHERE id = '00'")
+    for one in (tablet, phone, tablet):
+        one.sync()
+    assert phone.rows("SELECT n, j FROM docs WHERE id = '00'") == tablet.rows(
+        "SELECT n, j FROM docs WHERE id = '00'") == [("other", '"x"')]
+
+
+def test_booleans_in_a_text_column(device, database):
+    """JSON's true is the text true, also where the column is a boolean, and equal to itself."""
+    database.rows("""CREATE TABLE business.flags (id text PRIMARY KEY, n text, j jsonb, f boolean);
+        SELECT rowsync.register_table('business.flags');
+        GRANT ALL ON business.flags TO business_gateway; SET rowsync.scope = 'ann'""")
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    for one in (phone, tablet):
+        one.app.executescript(
+            "CREATE TABLE flags (id TEXT PRIMARY KEY, n TEXT, j TEXT, f TEXT)")
+        one.run("track", "flags", "--schema", "business", "--policy", "manual")
+    database.rows("INSERT INTO business.flags VALUES ('a', '', 'true', true), ('b', '', 'false', false)")
+    for one in (phone, tablet):
+        one.sync()
+        assert one.rows("SELECT j, f FROM flags ORDER BY id") == [("true", "true"), ("false", "false")]
+    phone.rows("UPDATE flags SET n = 'mine' WHERE id = 'a'")
+    tablet.rows("UPDATE flags SET n = 'theirs' WHERE id = 'a'")
+    tablet.sync()
+    assert phone.sync(check=False)["conflicts"] == 1
+    (conflict,) = json.loads(phone.run("conflicts", "--json", check=False).stdout)
+    here, there = [json.loads(conflict[side]) for side in ("local_payload", "server_payload")]
+    assert here["f"] == there["f"] and here["j"] == there["j"], "no column but the one edited differs"
+
+
 def test_every_value_is_exact_both_ways(kinds):
     phone, tablet = kinds("phone"), kinds("tablet")
     rows = [
