@@ -152,6 +152,41 @@ initialized(rowsync *client)
     return result == SQLITE_OK;
 }
 
+/* Is a setting of the connection on? */
+static bool
+is_on(rowsync *client, const char *pragma)
+{
+    sqlite3_stmt *statement = NULL;
+    bool on = rs_prepare(client, pragma, &statement) == ROWSYNC_OK && rs_row(client, statement) &&
+              sqlite3_column_int(statement, 0);
+
+    sqlite3_finalize(statement);
+    return on;
+}
+
+/* Refuses what would have statements mean something else, or the connection's edits be missed. */
+static rowsync_code
+check_settings(rowsync *client)
+{
+    int triggers = 1;
+
+    sqlite3_db_config(client->db, SQLITE_DBCONFIG_ENABLE_TRIGGER, -1, &triggers);
+    if (!triggers)
+        return rs_fail(client, ROWSYNC_MISUSE,
+                       "Switch SQLITE_DBCONFIG_ENABLE_TRIGGER on; rowsync_verify() finds rows that"
+                       " came or went without.",
+                       "Triggers are switched off: edits by this connection are not captured.");
+    if (is_on(client, "PRAGMA count_changes"))
+        rs_fail(client, ROWSYNC_MISUSE, "Switch it off; SQLite advises against it.",
+                "PRAGMA count_changes is on: statements that write would give rows.");
+    else if (is_on(client, "PRAGMA full_column_names") &&
+             !is_on(client, "PRAGMA short_column_names"))
+        rs_fail(client, ROWSYNC_MISUSE, "Switch short_column_names on again.",
+                "PRAGMA short_column_names is off and full_column_names on: subqueries would have"
+                " other names.");
+    return client->code;
+}
+
 /* Refuses a call that writes where that is not possible. */
 static rowsync_code
 check_writable(rowsync *client)
@@ -161,7 +196,7 @@ check_writable(rowsync *client)
                        "The connection is inside a transaction.");
     if (sqlite3_db_readonly(client->db, "main") == 1)
         return rs_fail(client, ROWSYNC_DATABASE, HINT_READ_ONLY, "The database is read-only.");
-    return ROWSYNC_OK;
+    return check_settings(client);
 }
 
 /*

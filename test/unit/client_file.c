@@ -103,6 +103,11 @@ test_settings(void)
         {"", "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON"},
         {"", "PRAGMA legacy_alter_table = ON; PRAGMA ignore_check_constraints = ON"},
         {"", "PRAGMA read_uncommitted = ON"},
+        {"", "PRAGMA full_column_names = ON"},
+        {"", "PRAGMA short_column_names = OFF"},
+        {"", "PRAGMA empty_result_callbacks = ON"},
+        {"", "PRAGMA writable_schema = ON"},
+        {"", "PRAGMA defer_foreign_keys = ON"},
         {"cache=shared", ""},
         {"", "ATTACH ':memory:' AS other; CREATE TABLE other.users (id, name, n);"
              "CREATE TABLE other._sync_client_info (id, apply_mode); INSERT INTO"
@@ -151,17 +156,72 @@ test_configurations(void)
     };
     sqlite3 *db;
     bool right;
+    char *wanted, *found;
+    size_t i;
+
+    must(sqlite3_open(":memory:", &db) == SQLITE_OK, "open", db);
+    app(db, "PRAGMA foreign_keys = ON");
+    wanted = live(db, &right);
+    sqlite3_close(db);
+    for (i = 0; i < sizeof(cases) / sizeof(*cases); i++)
+    {
+        db = open_file("");
+        must(app(db, "PRAGMA foreign_keys = ON") == SQLITE_OK &&
+                 sqlite3_db_config(db, cases[i].option, cases[i].value, NULL) == SQLITE_OK,
+             cases[i].name, db);
+        found = live(db, &right);
+        if (!ok(right && strcmp(found, wanted) == 0, "%s", cases[i].name))
+            printf("# %s\n# not %s\n", found, wanted);
+        sqlite3_free(found);
+        must(sqlite3_close(db) == SQLITE_OK, "close", db);
+        remove_file();
+    }
+    sqlite3_free(wanted);
+}
+
+/* What no library can work with is refused before anything is done, and told of. */
+static void
+test_refused_settings(void)
+{
+    static const struct
+    {
+        const char *on, *off, *words;
+    } cases[] = {
+        {"PRAGMA count_changes = ON", "PRAGMA count_changes = OFF", "count_changes"},
+        {"PRAGMA full_column_names = ON; PRAGMA short_column_names = OFF",
+         "PRAGMA full_column_names = OFF", "full_column_names"},
+        {NULL, NULL, "Triggers are switched off"},
+    };
+    rowsync *client;
+    int64_t found = 0;
+    sqlite3 *db;
     size_t i;
 
     for (i = 0; i < sizeof(cases) / sizeof(*cases); i++)
     {
-        db = open_file("");
-        must(sqlite3_db_config(db, cases[i].option, cases[i].value, NULL) == SQLITE_OK,
-             cases[i].name, db);
-        sqlite3_free(live(db, &right));
-        ok(right, "%s", cases[i].name);
+        memset(&peer, 0, sizeof(peer));
+        must(sqlite3_open(":memory:", &db) == SQLITE_OK && app(db, tables) == SQLITE_OK &&
+                 rowsync_open(db, &peer_options, &client) == ROWSYNC_OK &&
+                 make_tracked(client) == ROWSYNC_OK && make_attached(client) == ROWSYNC_OK,
+             "a device", db);
+        if (cases[i].on != NULL)
+            app(db, cases[i].on);
+        else
+            sqlite3_db_config(db, SQLITE_DBCONFIG_ENABLE_TRIGGER, 0, NULL);
+        app(db, "INSERT INTO users (id, name, n) VALUES ('unseen', 'x', 1)");
+        ok(call_sync(client) == ROWSYNC_MISUSE && peer.requests == 0 &&
+               strstr(rowsync_message(client), cases[i].words) != NULL &&
+               strstr(rowsync_hint(client), "Switch ") != NULL,
+           "%s", rowsync_message(client));
+        if (cases[i].off != NULL)
+            app(db, cases[i].off);
+        else
+            sqlite3_db_config(db, SQLITE_DBCONFIG_ENABLE_TRIGGER, 1, NULL);
+        ok(rowsync_verify(client, 1, &found) == ROWSYNC_OK && found == (cases[i].on == NULL),
+           "afterwards verify finds what was not captured: %d", (int)found);
+        ok(call_sync(client) == ROWSYNC_OK, "and a sync goes on");
+        rowsync_close(client);
         must(sqlite3_close(db) == SQLITE_OK, "close", db);
-        remove_file();
     }
 }
 
@@ -736,6 +796,7 @@ main(int count, char **arguments)
     take_over();
     test_settings();
     test_configurations();
+    test_refused_settings();
     test_read_only();
     test_full();
     test_system_calls(count > 1 && strcmp(arguments[1], "all") == 0 ? 1 : 9);
