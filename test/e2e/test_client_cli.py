@@ -421,7 +421,8 @@ def test_a_clone_keeps_unique_what_the_server_does_for_each_user(device, databas
     database.rows("GRANT ALL ON business.labels TO business_gateway")
     database.rows("INSERT INTO business.labels VALUES ('1', 'ann', 'red'), ('2', 'bob', 'red')")
     laptop = device("ann", "laptop", attached=False)
-    clone(laptop)
+    told = json.loads(clone(laptop, "--json").stdout)
+    assert (told["rows"], told["user"], told["source"]) == (1, "ann", "laptop")
     assert laptop.rows("SELECT * FROM labels") == [("1", "red")]
     with pytest.raises(sqlite3.IntegrityError):
         laptop.rows("INSERT INTO labels VALUES ('3', 'red')")

@@ -205,6 +205,7 @@ fill(Session *session, const json_t *tables, const char *user, const char *sourc
     rowsync_report report;
     rowsync_state state;
     char named[600];
+    json_t *members;
     int count, result;
 
     if (session_open(session, 1) != 0 || (result = create_tables(session, tables)) != EXIT_DONE ||
@@ -228,12 +229,16 @@ fill(Session *session, const json_t *tables, const char *user, const char *sourc
     }
     clear_progress(session);
     snprintf(named, sizeof(named), "%.290s, source %.290s", state.user_id, state.source_id);
-    if (put_in_place(session, target) != EXIT_DONE)
-        return EXIT_FAILED;
-    say(session,
+    /* What the state tells goes with the client that put_in_place() closes. */
+    members =
         json_pack("{s:i, s:I, s:s, s:s}", "tables", count, "rows", (json_int_t)report.downloaded,
-                  "user", state.user_id, "source", state.source_id),
-        "cloned %d table%s with %lld row%s into %s as %s", count, plural(count),
+                  "user", state.user_id, "source", state.source_id);
+    if (put_in_place(session, target) != EXIT_DONE)
+    {
+        json_decref(members);
+        return EXIT_FAILED;
+    }
+    say(session, members, "cloned %d table%s with %lld row%s into %s as %s", count, plural(count),
         (long long)report.downloaded, plural(report.downloaded), target, named);
     return EXIT_DONE;
 }
