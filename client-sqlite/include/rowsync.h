@@ -184,7 +184,8 @@ extern "C"
     } rowsync_response;
 
     /*
-     * How requests travel. The library brings one over libcurl; an app may bring its own.
+     * How requests travel. The library brings one over libcurl; an app may bring its own, and must
+     * where the library was built without (ROWSYNC_MISUSE).
      * perform() blocks until the answer is complete. It sets response->status before it hands the
      * body to `sink` in pieces, and returns ROWSYNC_OK with any status, ROWSYNC_NETWORK,
      * ROWSYNC_CANCELLED or ROWSYNC_NOMEM. It must ask rowsync_cancelled(cancelled) now and then,

@@ -275,7 +275,10 @@ rowsync_open(sqlite3 *db, const rowsync_options *options, rowsync **out)
     if (client->options.transport != NULL)
         client->transport = *client->options.transport;
     else if ((code = transport_curl(&client->transport)) != ROWSYNC_OK)
-        return rs_nomem(client);
+        return code == ROWSYNC_NOMEM
+                   ? rs_nomem(client)
+                   : rs_fail(client, code, "Give one in rowsync_options.",
+                             "This library was built without libcurl: it has no transport.");
     if (!initialized(client))
         return client->code;
     if (!sqlite3_get_autocommit(db))

@@ -121,6 +121,43 @@ def test_the_manual_page_has_every_command_and_option(installed):
         assert re.search(rf"\b{name.lstrip('-')}\b", page), name
 
 
+def test_a_library_without_libcurl_asks_for_a_transport(installed, tmp_path):
+    run("make", "-s", "-C", CLIENT, "lib", "CURL=no", f"BUILD={tmp_path}", "CFLAGS=-O0",
+        "SANITIZE=")
+    assert "curl_" not in run("nm", tmp_path / "lib" / "librowsync.so")
+    (tmp_path / "open.c").write_text("""
+        #include <rowsync.h>
+        #include <sqlite3.h>
+        #include <stdio.h>
+
+        static rowsync_code none(void *context, const rowsync_request *request, rowsync_sink sink,
+            void *sink_context, rowsync_response *response, const volatile int *cancelled)
+        {
+            (void)context, (void)request, (void)sink, (void)sink_context, (void)cancelled;
+            response->status = 404;
+            return ROWSYNC_OK;
+        }
+
+        int main(void)
+        {
+            rowsync_transport own = {NULL, none, NULL};
+            rowsync_options options = {.transport = &own};
+            sqlite3 *db;
+            rowsync *sync;
+            rowsync_code without;
+
+            sqlite3_open(":memory:", &db);
+            without = rowsync_open(db, NULL, &sync);
+            printf("%d %s\\n", without, rowsync_hint(sync));
+            rowsync_close(sync);
+            return rowsync_open(db, &options, &sync) + rowsync_init(sync);
+        }""")
+    run(os.environ.get("CC", "cc"), "-Wall", "-Wextra", "-Werror", tmp_path / "open.c", "-o",
+        tmp_path / "open", f"-I{installed}/include", tmp_path / "lib" / "librowsync.a", "-lsqlite3",
+        "-lcrypto", "-lz", "-pthread", "-lm")
+    assert run(tmp_path / "open") == "2 Give one in rowsync_options.\n"
+
+
 def test_completion_offers_commands_tables_and_policies(installed, tmp_path):
     path = tmp_path / "app.db"
     run("sqlite3", path, "CREATE TABLE users (id)", "CREATE TABLE posts (id)")
