@@ -101,7 +101,7 @@ rowsync_attach(rowsync *client, const char *url, const char *user_id, const char
     other_source =
         source_id != NULL && client->source_id != NULL && strcmp(source_id, client->source_id) != 0;
     code = rs_prepare(client,
-                      "UPDATE _sync_client_info SET url = rtrim(?1, '/'), user_id = ?2,"
+                      "UPDATE main._sync_client_info SET url = rtrim(?1, '/'), user_id = ?2,"
                       " source_id = coalesce(?3, source_id, lower(hex(randomblob(16)))),"
                       " next_change_id = max(next_change_id, ?4),"
                       " hydrated = CASE WHEN ?5 THEN 0 ELSE hydrated END",
@@ -210,9 +210,10 @@ rowsync_detach(rowsync *client, int force)
         code = delete_rows(client);
     if (code == ROWSYNC_OK)
         code = rs_exec(client,
-                       "DELETE FROM _sync_dirty; DELETE FROM _sync_version; DELETE FROM _sync_held;"
-                       "DELETE FROM _sync_rejected; DELETE FROM _sync_overwritten;"
-                       "UPDATE _sync_client_info SET user_id = NULL, url = NULL, hydrated = 0,"
+                       "DELETE FROM main._sync_dirty; DELETE FROM main._sync_version;"
+                       "DELETE FROM main._sync_held; DELETE FROM main._sync_rejected;"
+                       "DELETE FROM main._sync_overwritten;"
+                       "UPDATE main._sync_client_info SET user_id = NULL, url = NULL, hydrated = 0,"
                        " last_server_seq_seen = 0, current_window_until = 0, epoch = 0,"
                        " epochs = '', last_upload = 0");
     if ((code = rs_end(client, code)) != ROWSYNC_OK)

@@ -30,33 +30,34 @@ prepare_fold(rowsync *client, sqlite3_stmt **fold)
     sqlite3_stmt *layouts = NULL;
     Buffer sql = {0};
 
-    if (rs_prepare(client, "SELECT table_id, layout FROM _sync_table", &layouts) != ROWSYNC_OK)
+    if (rs_prepare(client, "SELECT table_id, layout FROM main._sync_table", &layouts) != ROWSYNC_OK)
         return client->code;
     buffer_text(
-        &sql, "INSERT INTO _sync_dirty (table_id, pk, change_id, queued, base_version, changed,"
-              " old_row, base_row) SELECT table_id, pk, first + seq, first + seq, coalesce((SELECT"
-              " server_version FROM _sync_version v WHERE v.table_id = l.table_id AND"
-              " v.pk = l.pk), 0), changed, CASE holds WHEN 1 THEN fields END,"
-              " CASE holds WHEN 2 THEN fields END"
-              " FROM (SELECT *, CASE table_id WHEN 0 THEN NULL");
+        &sql,
+        "INSERT INTO main._sync_dirty (table_id, pk, change_id, queued, base_version, changed,"
+        " old_row, base_row) SELECT table_id, pk, first + seq, first + seq, coalesce((SELECT"
+        " server_version FROM main._sync_version v WHERE v.table_id = l.table_id AND"
+        " v.pk = l.pk), 0), changed, CASE holds WHEN 1 THEN fields END,"
+        " CASE holds WHEN 2 THEN fields END"
+        " FROM (SELECT *, CASE table_id WHEN 0 THEN NULL");
     while (rs_row(client, layouts))
     {
         buffer_printf(&sql, " WHEN %lld THEN ", (long long)sqlite3_column_int64(layouts, 0));
         sql_literals(&sql, rs_text(layouts, 1));
     }
     sqlite3_finalize(layouts);
-    buffer_text(&sql,
-                " END AS fields FROM _sync_log) l, (SELECT next_change_id - 1 - (SELECT max(seq)"
-                " FROM _sync_log) AS first FROM _sync_client_info) WHERE pk IS NOT NULL"
-                " ORDER BY table_id, pk, seq ON CONFLICT (table_id, pk) DO UPDATE SET"
-                " change_id = excluded.change_id, changed = CASE WHEN base_version = 0 AND"
-                " excluded.old_row IS NOT NULL THEN -1 ELSE changed | excluded.changed END,"
-                " queued = CASE WHEN excluded.old_row IS NOT NULL OR"
-                " (excluded.changed = -1 AND old_row IS NOT NULL) THEN excluded.queued"
-                " ELSE queued END, base_version = CASE WHEN EXISTS (SELECT 1 FROM _sync_held h"
-                " WHERE h.table_id = excluded.table_id AND h.pk = excluded.pk AND h.state = 2)"
-                " THEN min(base_version, excluded.base_version) ELSE base_version END,"
-                " old_row = coalesce(excluded.old_row, old_row)");
+    buffer_text(
+        &sql, " END AS fields FROM main._sync_log) l, (SELECT next_change_id - 1 - (SELECT max(seq)"
+              " FROM main._sync_log) AS first FROM main._sync_client_info) WHERE pk IS NOT NULL"
+              " ORDER BY table_id, pk, seq ON CONFLICT (table_id, pk) DO UPDATE SET"
+              " change_id = excluded.change_id, changed = CASE WHEN base_version = 0 AND"
+              " excluded.old_row IS NOT NULL THEN -1 ELSE changed | excluded.changed END,"
+              " queued = CASE WHEN excluded.old_row IS NOT NULL OR"
+              " (excluded.changed = -1 AND old_row IS NOT NULL) THEN excluded.queued"
+              " ELSE queued END, base_version = CASE WHEN EXISTS (SELECT 1 FROM main._sync_held h"
+              " WHERE h.table_id = excluded.table_id AND h.pk = excluded.pk AND h.state = 2)"
+              " THEN min(base_version, excluded.base_version) ELSE base_version END,"
+              " old_row = coalesce(excluded.old_row, old_row)");
     if (sql.failed)
         rs_nomem(client);
     if (client->code == ROWSYNC_OK)
@@ -109,11 +110,12 @@ renew_marks(rowsync *client, const Table *table, sqlite3_stmt *references)
                 set |= table->columns[i].mask;
     if (!any || client->code != ROWSYNC_OK)
         return client->code;
-    buffer_printf(&sql,
-                  "INSERT INTO _sync_log (table_id, pk, holds, changed) SELECT table_id, pk, 0, 0"
-                  " FROM _sync_dirty d WHERE table_id = %lld AND (changed & %lld <> 0 OR NOT EXISTS"
-                  " (SELECT 1 FROM main.",
-                  (long long)table->id, (long long)set);
+    buffer_printf(
+        &sql,
+        "INSERT INTO main._sync_log (table_id, pk, holds, changed) SELECT table_id, pk, 0, 0"
+        " FROM main._sync_dirty d WHERE table_id = %lld AND (changed & %lld <> 0 OR NOT EXISTS"
+        " (SELECT 1 FROM main.",
+        (long long)table->id, (long long)set);
     buffer_name(&sql, table->name);
     buffer_text(&sql, " t WHERE ");
     sql_match(&sql, table, "d.pk");

@@ -17,13 +17,13 @@
  */
 static const char rows_sql[] =
     "SELECT v.pk, CASE WHEN h.server_version > v.server_version THEN h.server_version ELSE"
-    " v.server_version END AS version FROM _sync_version v LEFT JOIN _sync_held h USING (table_id,"
-    " pk) WHERE v.table_id = ?1 AND NOT CASE WHEN h.server_version > v.server_version THEN "
-    "h.deleted"
+    " v.server_version END AS version FROM main._sync_version v LEFT JOIN main._sync_held h"
+    " USING (table_id, pk) WHERE v.table_id = ?1 AND NOT CASE WHEN h.server_version >"
+    " v.server_version THEN h.deleted"
     " ELSE v.deleted END"
-    " UNION ALL SELECT h.pk, h.server_version FROM _sync_held h WHERE h.table_id = ?1 AND NOT"
-    " h.deleted AND NOT EXISTS (SELECT 1 FROM _sync_version v WHERE v.table_id = h.table_id AND"
-    " v.pk = h.pk)";
+    " UNION ALL SELECT h.pk, h.server_version FROM main._sync_held h WHERE h.table_id = ?1 AND NOT"
+    " h.deleted AND NOT EXISTS (SELECT 1 FROM main._sync_version v WHERE v.table_id = h.table_id"
+    " AND v.pk = h.pk)";
 
 /* Adds the rows of a table. */
 static rowsync_code

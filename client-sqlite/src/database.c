@@ -221,7 +221,7 @@ rs_enter(rowsync *client, bool writes)
         return client->code;
     /* A schema that another connection changed is seen only by a statement. */
     if (!initialized(client) && client->code == ROWSYNC_OK &&
-        rs_exec(client, "SELECT 1 FROM sqlite_schema LIMIT 1") == ROWSYNC_OK &&
+        rs_exec(client, "SELECT 1 FROM main.sqlite_schema LIMIT 1") == ROWSYNC_OK &&
         !initialized(client) && client->code == ROWSYNC_OK)
         rs_fail(client, ROWSYNC_UNINITIALIZED, "Run rowsync_init() (or `rowsync init`) once.",
                 "The database has no rowsync tables yet.");

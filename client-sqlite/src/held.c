@@ -170,9 +170,9 @@ retry(rowsync *client, bool together)
     int i;
     rowsync_code code =
         rs_prepare(client,
-                   "SELECT table_id, pk FROM _sync_held h WHERE state <> 1"
-                   " AND NOT EXISTS (SELECT 1 FROM _sync_dirty d WHERE d.table_id ="
-                   " h.table_id AND d.pk = h.pk) AND NOT EXISTS (SELECT 1 FROM _sync_rejected"
+                   "SELECT table_id, pk FROM main._sync_held h WHERE state <> 1"
+                   " AND NOT EXISTS (SELECT 1 FROM main._sync_dirty d WHERE d.table_id ="
+                   " h.table_id AND d.pk = h.pk) AND NOT EXISTS (SELECT 1 FROM main._sync_rejected"
                    " r WHERE r.table_id = h.table_id AND r.pk = h.pk) ORDER BY server_version",
                    &statement);
 
@@ -270,7 +270,8 @@ vacate(rowsync *client)
         code = rs_exec(client, "PRAGMA ignore_check_constraints = ON");
     if (code == ROWSYNC_OK)
         code = rs_prepare(
-            client, "SELECT table_id, pk FROM _sync_held WHERE state = 2 AND NOT deleted", &held);
+            client, "SELECT table_id, pk FROM main._sync_held WHERE state = 2 AND NOT deleted",
+            &held);
     while (code == ROWSYNC_OK && rs_row(client, held))
     {
         Table *table = table_by_id(client, sqlite3_column_int64(held, 0));
@@ -304,7 +305,7 @@ count_stuck(rowsync *client)
     sqlite3_stmt *statement = NULL;
     int64_t count = 0;
 
-    if (rs_prepare(client, "SELECT count(*) FROM _sync_held WHERE state = 2", &statement) ==
+    if (rs_prepare(client, "SELECT count(*) FROM main._sync_held WHERE state = 2", &statement) ==
             ROWSYNC_OK &&
         rs_row(client, statement))
         count = sqlite3_column_int64(statement, 0);
@@ -319,13 +320,14 @@ write_aside(rowsync *client, Buffer *sql)
     sqlite3_stmt *statement = NULL;
     rowsync_code code = rs_prepare(client,
                                    "SELECT group_concat('(' || table_id || ',' || quote(pk) || ')')"
-                                   " FROM _sync_held WHERE state = 2",
+                                   " FROM main._sync_held WHERE state = 2",
                                    &statement);
 
     buffer_clear(sql);
     if (code == ROWSYNC_OK && rs_row(client, statement) &&
         sqlite3_column_type(statement, 0) != SQLITE_NULL)
-        buffer_printf(sql, "UPDATE _sync_held SET state = 3 WHERE (table_id, pk) IN (VALUES %s)",
+        buffer_printf(sql,
+                      "UPDATE main._sync_held SET state = 3 WHERE (table_id, pk) IN (VALUES %s)",
                       rs_text(statement, 0));
     sqlite3_finalize(statement);
     return client->code == ROWSYNC_OK && sql->failed ? rs_nomem(client) : client->code;
@@ -357,7 +359,7 @@ retry_vacated(rowsync *client)
     }
     buffer_free(&aside);
     return client->code == ROWSYNC_OK
-               ? rs_exec(client, "UPDATE _sync_held SET state = 2 WHERE state = 3")
+               ? rs_exec(client, "UPDATE main._sync_held SET state = 2 WHERE state = 3")
                : client->code;
 }
 

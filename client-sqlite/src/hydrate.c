@@ -163,7 +163,7 @@ see_log(Hydration *hydration, const Snapshot *snapshot)
 {
     rowsync *client = hydration->client;
     int64_t epoch = 0;
-    rowsync_code code = query_int(client, "SELECT epoch FROM _sync_client_info", 0, &epoch);
+    rowsync_code code = query_int(client, "SELECT epoch FROM main._sync_client_info", 0, &epoch);
 
     if (code != ROWSYNC_OK)
         return code;
@@ -187,14 +187,14 @@ forget_versions(rowsync *client, const Table *table)
 {
     Buffer sql = {0};
     int64_t other = 0;
-    rowsync_code code = query_int(client, "SELECT refill & 2 FROM _sync_table WHERE table_id = ?1",
-                                  table->id, &other);
+    rowsync_code code = query_int(
+        client, "SELECT refill & 2 FROM main._sync_table WHERE table_id = ?1", table->id, &other);
 
     if (code != ROWSYNC_OK || other == 0)
         return code;
     buffer_printf(&sql,
-                  "DELETE FROM _sync_version WHERE table_id = %lld AND deleted;"
-                  "UPDATE _sync_version SET server_version = 0 WHERE table_id = %lld",
+                  "DELETE FROM main._sync_version WHERE table_id = %lld AND deleted;"
+                  "UPDATE main._sync_version SET server_version = 0 WHERE table_id = %lld",
                   (long long)table->id, (long long)table->id);
     code = sql.failed ? rs_nomem(client) : rs_exec(client, sql.data);
     buffer_free(&sql);
@@ -216,11 +216,11 @@ see_effects(Hydration *hydration)
         hydration->gentle =
             client->tables[i].exists && effects_possible(client, &client->tables[i], false);
     if (hydration->gentle && client->code == ROWSYNC_OK)
-        query_int(
-            client,
-            "SELECT EXISTS (SELECT 1 FROM _sync_version) OR EXISTS (SELECT 1 FROM _sync_dirty)"
-            " OR EXISTS (SELECT 1 FROM _sync_rejected)",
-            0, &used);
+        query_int(client,
+                  "SELECT EXISTS (SELECT 1 FROM main._sync_version)"
+                  " OR EXISTS (SELECT 1 FROM main._sync_dirty)"
+                  " OR EXISTS (SELECT 1 FROM main._sync_rejected)",
+                  0, &used);
     hydration->gentle = used != 0;
     return client->code;
 }
@@ -243,14 +243,14 @@ prepare_targets(void *context, Snapshot *snapshot)
         return code;
     /* What was kept of the log that is gone would pass for newer than anything of this one. Edits
      * that a decision was waited for are sent again, and meet what there is now. */
-    if (client->restored && (code = rs_exec(client, "DELETE FROM _sync_held")) != ROWSYNC_OK)
+    if (client->restored && (code = rs_exec(client, "DELETE FROM main._sync_held")) != ROWSYNC_OK)
         return code;
     if ((hydration->targets = rs_realloc(NULL, size)) == NULL)
         return rs_nomem(client);
     memset(hydration->targets, 0, size);
     hydration->target_count = snapshot->table_count;
-    code =
-        rs_prepare(client, "INSERT INTO _sync_version VALUES (?1, ?2, ?3, 0)", &hydration->version);
+    code = rs_prepare(client, "INSERT INTO main._sync_version VALUES (?1, ?2, ?3, 0)",
+                      &hydration->version);
     for (i = 0; i < snapshot->table_count && code == ROWSYNC_OK; i++)
     {
         const Table *table = snapshot->tables[i].table;
@@ -262,10 +262,10 @@ prepare_targets(void *context, Snapshot *snapshot)
         if ((code = forget_versions(client, table)) != ROWSYNC_OK)
             break;
         code = query_int(client,
-                         "SELECT EXISTS (SELECT 1 FROM _sync_version WHERE table_id = ?1)"
-                         " OR EXISTS (SELECT 1 FROM _sync_dirty WHERE table_id = ?1)"
-                         " OR EXISTS (SELECT 1 FROM _sync_held WHERE table_id = ?1)"
-                         " OR EXISTS (SELECT 1 FROM _sync_rejected WHERE table_id = ?1)",
+                         "SELECT EXISTS (SELECT 1 FROM main._sync_version WHERE table_id = ?1)"
+                         " OR EXISTS (SELECT 1 FROM main._sync_dirty WHERE table_id = ?1)"
+                         " OR EXISTS (SELECT 1 FROM main._sync_held WHERE table_id = ?1)"
+                         " OR EXISTS (SELECT 1 FROM main._sync_rejected WHERE table_id = ?1)",
                          table->id, &used);
         target->plain = used == 0 && !hydration->gentle;
         if (code != ROWSYNC_OK || !target->plain)
@@ -470,7 +470,7 @@ forget_held(rowsync *client, const Table *table)
 
     buffer_printf(
         &sql,
-        "DELETE FROM _sync_held AS h WHERE table_id = %lld AND state <> 1 AND NOT deleted"
+        "DELETE FROM main._sync_held AS h WHERE table_id = %lld AND state <> 1 AND NOT deleted"
         " AND NOT EXISTS (SELECT 1 FROM temp._sync_seen s WHERE s.table_id = h.table_id AND"
         " s.pk = h.pk)",
         (long long)table->id);
@@ -492,7 +492,7 @@ settle_unseen(const Hydration *hydration, const Snapshot *snapshot)
     Key last = {0};
     rowsync_code code =
         rs_prepare(client,
-                   "SELECT table_id, pk FROM _sync_version v WHERE table_id = ?1 AND"
+                   "SELECT table_id, pk FROM main._sync_version v WHERE table_id = ?1 AND"
                    " pk > ?2 AND NOT EXISTS (SELECT 1 FROM temp._sync_seen s WHERE"
                    " s.table_id = v.table_id AND s.pk = v.pk) ORDER BY pk LIMIT 1000",
                    &statement);
@@ -540,7 +540,7 @@ note_refills(rowsync *client, const Snapshot *snapshot)
     rowsync_code code;
     int i;
 
-    buffer_text(&sql, "UPDATE _sync_table SET refill = CASE WHEN table_id IN (0");
+    buffer_text(&sql, "UPDATE main._sync_table SET refill = CASE WHEN table_id IN (0");
     for (i = 0; i < client->table_count; i++)
     {
         const Table *table = &client->tables[i];

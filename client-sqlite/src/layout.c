@@ -163,18 +163,18 @@ layout_follow(rowsync *client, Table *table)
             buffer_clear(&mask);
             buffer_text(&mask, "-1");
         }
-        write_update("_sync_dirty", table, &mask, &sql);
-        write_update("_sync_rejected", table, &mask, &sql);
+        write_update("main._sync_dirty", table, &mask, &sql);
+        write_update("main._sync_rejected", table, &mask, &sql);
         if (added > 0)
             buffer_printf(
                 &sql,
-                "INSERT INTO _sync_log (table_id, pk, holds, changed) SELECT table_id, pk,"
-                " 0, 0 FROM _sync_dirty WHERE table_id = %lld; UPDATE _sync_client_info"
+                "INSERT INTO main._sync_log (table_id, pk, holds, changed) SELECT table_id, pk,"
+                " 0, 0 FROM main._sync_dirty WHERE table_id = %lld; UPDATE main._sync_client_info"
                 " SET hydrated = 3 WHERE hydrated = 2 AND EXISTS (SELECT 1 FROM"
-                " _sync_version WHERE table_id = %lld);",
+                " main._sync_version WHERE table_id = %lld);",
                 (long long)table->id, (long long)table->id);
     }
-    buffer_printf(&sql, "UPDATE _sync_table SET refill = refill | %d, layout = ",
+    buffer_printf(&sql, "UPDATE main._sync_table SET refill = refill | %d, layout = ",
                   added > 0 ? REFILL_COLUMNS : 0);
     buffer_literal(&sql, buffer_string(&layout));
     buffer_printf(&sql, " WHERE table_id = %lld", (long long)table->id);

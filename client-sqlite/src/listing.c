@@ -7,7 +7,7 @@
 const Listing rs_listings[LISTINGS] = {
     [ROWSYNC_LIST_PENDING] = {"rowsync_pending", "op, table_name, pk, base_version, payload",
                               "SELECT op, table_name, pk_uuid AS pk, base_version, payload FROM"
-                              " _sync_pending"},
+                              " main._sync_pending"},
     [ROWSYNC_LIST_CONFLICTS] = {"rowsync_conflicts",
                                 "table_name, pk, base_version, op, local_payload, server_version,"
                                 " server_deleted, server_payload",
@@ -16,25 +16,25 @@ const Listing rs_listings[LISTINGS] = {
                                 " coalesce(rowsync_beside(:client, c.table_name, c.pk_uuid,"
                                 " c.server_payload), p.payload) END AS local_payload,"
                                 " c.server_version, c.server_deleted, c.server_payload"
-                                " FROM _sync_conflict c LEFT JOIN _sync_pending p"
+                                " FROM main._sync_conflict c LEFT JOIN main._sync_pending p"
                                 " ON p.table_name = c.table_name AND p.pk_uuid = c.pk_uuid"},
     [ROWSYNC_LIST_REJECTED] = {"rowsync_rejected",
                                "table_name, pk, op, reason, message, details, payload, rejected_at",
                                "SELECT t.table_name, r.pk_text AS pk, r.op, r.reason, r.message,"
-                               " r.details, r.payload, r.rejected_at FROM _sync_rejected r"
-                               " JOIN _sync_table t USING (table_id) ORDER BY r.change_id"},
+                               " r.details, r.payload, r.rejected_at FROM main._sync_rejected r"
+                               " JOIN main._sync_table t USING (table_id) ORDER BY r.change_id"},
     [ROWSYNC_LIST_HELD] = {"rowsync_held",
                            "table_name, pk, reason, server_version, server_deleted, server_payload",
                            "SELECT t.table_name, h.pk_text AS pk, h.reason, h.server_version,"
                            " h.deleted AS server_deleted, h.payload AS server_payload"
-                           " FROM _sync_held h JOIN _sync_table t USING (table_id)"
+                           " FROM main._sync_held h JOIN main._sync_table t USING (table_id)"
                            " WHERE h.state = 2 ORDER BY h.server_version"},
     [ROWSYNC_LIST_OVERWRITTEN] = {"rowsync_overwritten",
                                   "table_name, pk, op, base_version, server_version, payload,"
                                   " overwritten_at",
                                   "SELECT table_name, pk_uuid AS pk, op, base_version,"
                                   " server_version, payload, overwritten_at FROM"
-                                  " _sync_overwritten ORDER BY id"},
+                                  " main._sync_overwritten ORDER BY id"},
 };
 
 rowsync_code

@@ -113,7 +113,7 @@ discard(rowsync *client, const Change *change, bool *refused)
     {
         /* The server's content is not at hand: it comes with the next hydration, which finds the
          * row to be of no version yet, or removes it where it is gone there. */
-        if (rs_exec(client, "UPDATE _sync_client_info SET hydrated = 3 WHERE hydrated = 2") !=
+        if (rs_exec(client, "UPDATE main._sync_client_info SET hydrated = 3 WHERE hydrated = 2") !=
                 ROWSYNC_OK ||
             row_drop(client, SQL_VERSION_DROP, change->table, &change->key) != ROWSYNC_OK ||
             row_set_version(client, change->table, &change->key, 0, false) != ROWSYNC_OK)
@@ -135,9 +135,10 @@ walk(rowsync *client, const char *table_name, const char *pk, bool again, int64_
     rowsync_code code = rs_prepare(
         client,
         "SELECT r.table_id, r.pk, r.base_version, r.changed, r.old_row, r.payload, r.op <> 'DELETE'"
-        " AND NOT EXISTS (SELECT 1 FROM _sync_dirty d WHERE d.table_id = r.table_id AND"
-        " d.pk = r.pk) FROM _sync_rejected r JOIN _sync_table t USING (table_id) WHERE (?1 IS NULL"
-        " OR t.table_name = ?1) AND (?2 IS NULL OR pk_text = ?2) ORDER BY r.change_id",
+        " AND NOT EXISTS (SELECT 1 FROM main._sync_dirty d WHERE d.table_id = r.table_id AND"
+        " d.pk = r.pk) FROM main._sync_rejected r JOIN main._sync_table t USING (table_id)"
+        " WHERE (?1 IS NULL OR t.table_name = ?1) AND (?2 IS NULL OR pk_text = ?2)"
+        " ORDER BY r.change_id",
         &statement);
 
     *seen = *left = 0;

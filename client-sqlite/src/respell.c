@@ -154,10 +154,11 @@ static rowsync_code
 move_notes(rowsync *client, const Table *table, const Key *from, const Key *to)
 {
     static const char *const updates[] = {
-        "UPDATE OR REPLACE _sync_version SET pk = ?3 WHERE table_id = ?1 AND pk = ?2",
-        "UPDATE OR REPLACE _sync_dirty SET pk = ?3 WHERE table_id = ?1 AND pk = ?2",
-        "UPDATE OR REPLACE _sync_held SET pk = ?3, pk_text = ?4 WHERE table_id = ?1 AND pk = ?2",
-        ("UPDATE OR REPLACE _sync_rejected SET pk = ?3, pk_text = ?4 WHERE table_id = ?1 AND"
+        "UPDATE OR REPLACE main._sync_version SET pk = ?3 WHERE table_id = ?1 AND pk = ?2",
+        "UPDATE OR REPLACE main._sync_dirty SET pk = ?3 WHERE table_id = ?1 AND pk = ?2",
+        ("UPDATE OR REPLACE main._sync_held SET pk = ?3, pk_text = ?4 WHERE table_id = ?1 AND"
+         " pk = ?2"),
+        ("UPDATE OR REPLACE main._sync_rejected SET pk = ?3, pk_text = ?4 WHERE table_id = ?1 AND"
          " pk = ?2")};
     Buffer text = {0};
     size_t i;

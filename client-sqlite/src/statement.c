@@ -28,7 +28,7 @@
  * thousand of it.
  */
 static const char schema_sql[] =
-    "CREATE TABLE IF NOT EXISTS _sync_client_info ("
+    "CREATE TABLE IF NOT EXISTS main._sync_client_info ("
     " id INTEGER PRIMARY KEY CHECK (id = 1),"
     " apply_mode INTEGER NOT NULL DEFAULT 0,"
     " next_change_id INTEGER NOT NULL,"
@@ -40,46 +40,45 @@ static const char schema_sql[] =
     " epochs TEXT NOT NULL DEFAULT '',"
     " last_upload INTEGER NOT NULL DEFAULT 0,"
     " user_id TEXT, source_id TEXT, url TEXT);"
-    "INSERT OR IGNORE INTO _sync_client_info (id, next_change_id)"
+    "INSERT OR IGNORE INTO main._sync_client_info (id, next_change_id)"
     " VALUES (1," ROWSYNC_CLOCK ");"
-    "CREATE TABLE IF NOT EXISTS _sync_table ("
+    "CREATE TABLE IF NOT EXISTS main._sync_table ("
     " table_id INTEGER PRIMARY KEY, table_name TEXT NOT NULL UNIQUE, schema_name TEXT NOT NULL,"
     " policy INTEGER NOT NULL DEFAULT 0, local_columns TEXT NOT NULL DEFAULT '[]',"
     " layout TEXT NOT NULL DEFAULT '', refill INTEGER NOT NULL DEFAULT 0);"
-    "CREATE TABLE IF NOT EXISTS _sync_version ("
+    "CREATE TABLE IF NOT EXISTS main._sync_version ("
     " table_id INTEGER NOT NULL, pk NOT NULL, server_version INTEGER NOT NULL,"
     " deleted INTEGER NOT NULL, PRIMARY KEY (table_id, pk)) WITHOUT ROWID;"
-    "CREATE TABLE IF NOT EXISTS _sync_dirty ("
+    "CREATE TABLE IF NOT EXISTS main._sync_dirty ("
     " table_id INTEGER NOT NULL, pk NOT NULL, change_id INTEGER NOT NULL, queued INTEGER NOT NULL,"
     " base_version INTEGER NOT NULL, changed INTEGER NOT NULL, old_row TEXT, base_row TEXT,"
     " PRIMARY KEY (table_id, pk)) WITHOUT ROWID;"
-    "CREATE TABLE IF NOT EXISTS _sync_log ("
+    "CREATE TABLE IF NOT EXISTS main._sync_log ("
     " seq INTEGER PRIMARY KEY, table_id, pk, holds, changed);"
-    "CREATE VIEW IF NOT EXISTS _sync_edited AS SELECT table_id, pk FROM _sync_dirty UNION ALL"
+    "CREATE VIEW IF NOT EXISTS main._sync_edited AS SELECT table_id, pk FROM _sync_dirty UNION ALL"
     " SELECT DISTINCT table_id, pk FROM _sync_log l WHERE NOT EXISTS (SELECT 1 FROM _sync_dirty d"
     " WHERE d.table_id = l.table_id AND d.pk = l.pk);"
-    "CREATE TABLE IF NOT EXISTS _sync_rejected ("
+    "CREATE TABLE IF NOT EXISTS main._sync_rejected ("
     " table_id INTEGER NOT NULL, pk NOT NULL, pk_text TEXT NOT NULL, change_id INTEGER NOT NULL,"
-    " op TEXT NOT NULL, base_version INTEGER NOT NULL, changed INTEGER NOT NULL, reason TEXT NOT "
-    "NULL,"
-    " message TEXT, details TEXT, payload TEXT, old_row TEXT,"
+    " op TEXT NOT NULL, base_version INTEGER NOT NULL, changed INTEGER NOT NULL,"
+    " reason TEXT NOT NULL, message TEXT, details TEXT, payload TEXT, old_row TEXT,"
     " rejected_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),"
     " PRIMARY KEY (table_id, pk)) WITHOUT ROWID;"
-    "CREATE TABLE IF NOT EXISTS _sync_held ("
+    "CREATE TABLE IF NOT EXISTS main._sync_held ("
     " table_id INTEGER NOT NULL, pk NOT NULL, pk_text TEXT NOT NULL, state INTEGER NOT NULL,"
     " server_version INTEGER NOT NULL, deleted INTEGER NOT NULL, payload TEXT, reason TEXT,"
     " PRIMARY KEY (table_id, pk)) WITHOUT ROWID;"
-    "CREATE TABLE IF NOT EXISTS _sync_overwritten ("
+    "CREATE TABLE IF NOT EXISTS main._sync_overwritten ("
     " id INTEGER PRIMARY KEY, table_name TEXT NOT NULL, pk_uuid TEXT NOT NULL, op TEXT NOT NULL,"
     " base_version INTEGER NOT NULL, server_version INTEGER NOT NULL, payload TEXT,"
     " overwritten_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')));"
-    "CREATE VIEW IF NOT EXISTS _sync_row_meta AS SELECT t.table_name,"
+    "CREATE VIEW IF NOT EXISTS main._sync_row_meta AS SELECT t.table_name,"
     " CASE WHEN typeof(v.pk) <> 'blob' THEN CAST(v.pk AS TEXT)"
     " WHEN length(v.pk) <> 16 THEN lower(hex(v.pk)) ELSE lower(substr(hex(v.pk), 1, 8) || '-' ||"
     " substr(hex(v.pk), 9, 4) || '-' || substr(hex(v.pk), 13, 4) || '-' ||"
     " substr(hex(v.pk), 17, 4) || '-' || substr(hex(v.pk), 21)) END AS pk_uuid,"
     " v.server_version, v.deleted FROM _sync_version v JOIN _sync_table t USING (table_id);"
-    "CREATE VIEW IF NOT EXISTS _sync_conflict AS SELECT t.table_name, h.pk_text AS pk_uuid,"
+    "CREATE VIEW IF NOT EXISTS main._sync_conflict AS SELECT t.table_name, h.pk_text AS pk_uuid,"
     " d.base_version, h.server_version, h.deleted AS server_deleted, h.payload AS server_payload"
     " FROM _sync_held h JOIN _sync_table t USING (table_id)"
     " LEFT JOIN _sync_dirty d USING (table_id, pk) WHERE h.state = 1;";
@@ -94,74 +93,79 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
     [SQL_SAVE] = "SAVEPOINT _sync_row",
     [SQL_RELEASE] = "RELEASE _sync_row",
     [SQL_UNDO] = "ROLLBACK TO _sync_row",
-    [SQL_APPLY_ON] = "UPDATE _sync_client_info SET apply_mode = 1",
+    [SQL_APPLY_ON] = "UPDATE main._sync_client_info SET apply_mode = 1",
     [SQL_WATCH] = "SAVEPOINT _sync_effects",
-    [SQL_WATCH_ON] = "UPDATE _sync_client_info SET apply_mode = 2",
+    [SQL_WATCH_ON] = "UPDATE main._sync_client_info SET apply_mode = 2",
     [SQL_UNWATCH] = "ROLLBACK TO _sync_effects",
     [SQL_UNWATCHED] = "RELEASE _sync_effects",
-    [SQL_EFFECTS] = "SELECT DISTINCT table_id, pk FROM _sync_log WHERE pk IS NOT NULL"
+    [SQL_EFFECTS] = "SELECT DISTINCT table_id, pk FROM main._sync_log WHERE pk IS NOT NULL"
                     " AND (holds = 1 OR changed <> 0) AND NOT (" ROW_KEY ")",
     [SQL_TEMP_TRIGGERS] = "SELECT EXISTS (SELECT 1 FROM sqlite_temp_schema WHERE type = 'trigger')",
-    [SQL_APPLY_OFF] = "UPDATE _sync_client_info SET apply_mode = 0",
+    [SQL_APPLY_OFF] = "UPDATE main._sync_client_info SET apply_mode = 0",
     [SQL_INFO] = "SELECT url, user_id, source_id, last_server_seq_seen, current_window_until,"
-                 " hydrated, format, epoch, last_upload, epochs FROM _sync_client_info",
-    [SQL_EPOCH] = "UPDATE _sync_client_info SET epoch = ?1, epochs = ?2",
-    [SQL_CURSOR] = "UPDATE _sync_client_info SET last_server_seq_seen = ?1,"
+                 " hydrated, format, epoch, last_upload, epochs FROM main._sync_client_info",
+    [SQL_EPOCH] = "UPDATE main._sync_client_info SET epoch = ?1, epochs = ?2",
+    [SQL_CURSOR] = "UPDATE main._sync_client_info SET last_server_seq_seen = ?1,"
                    " current_window_until = ?2, hydrated = ?3",
-    [SQL_LAST_UPLOAD] = "UPDATE _sync_client_info SET last_upload = ?1",
+    [SQL_LAST_UPLOAD] = "UPDATE main._sync_client_info SET last_upload = ?1",
     /* Never below the clock, so that a restored copy of the file does not give old numbers again.
      */
     [SQL_TAKE_CHANGE_ID] =
-        "UPDATE _sync_client_info SET next_change_id = max(next_change_id," ROWSYNC_CLOCK ") + 1"
+        "UPDATE main._sync_client_info SET next_change_id = max(next_change_id," ROWSYNC_CLOCK
+        ") + 1"
         " RETURNING next_change_id - 1",
-    [SQL_LOG_ANY] = "SELECT 1 FROM _sync_log LIMIT 1",
+    [SQL_LOG_ANY] = "SELECT 1 FROM main._sync_log LIMIT 1",
     /* As above. */
-    [SQL_LOG_NUMBER] = "UPDATE _sync_client_info SET next_change_id ="
-                       " max(next_change_id," ROWSYNC_CLOCK ") + (SELECT max(seq) FROM _sync_log)",
-    [SQL_LOG_CLEAR] = "DELETE FROM _sync_log",
-    [SQL_COUNTS] = "SELECT (SELECT count(*) FROM _sync_edited),"
-                   " (SELECT count(*) FROM _sync_held WHERE state = 1),"
-                   " (SELECT count(*) FROM _sync_rejected),"
-                   " (SELECT count(*) FROM _sync_held WHERE state = 2)",
-    [SQL_ASIDE] = "SELECT EXISTS (SELECT 1 FROM _sync_rejected),"
-                  " EXISTS (SELECT 1 FROM _sync_held)",
-    [SQL_VERSION_GET] = "SELECT server_version, deleted FROM _sync_version WHERE " ROW_KEY,
+    [SQL_LOG_NUMBER] =
+        "UPDATE main._sync_client_info SET next_change_id ="
+        " max(next_change_id," ROWSYNC_CLOCK ") + (SELECT max(seq) FROM main._sync_log)",
+    [SQL_LOG_CLEAR] = "DELETE FROM main._sync_log",
+    [SQL_COUNTS] = "SELECT (SELECT count(*) FROM main._sync_edited),"
+                   " (SELECT count(*) FROM main._sync_held WHERE state = 1),"
+                   " (SELECT count(*) FROM main._sync_rejected),"
+                   " (SELECT count(*) FROM main._sync_held WHERE state = 2)",
+    [SQL_ASIDE] = "SELECT EXISTS (SELECT 1 FROM main._sync_rejected),"
+                  " EXISTS (SELECT 1 FROM main._sync_held)",
+    [SQL_VERSION_GET] = "SELECT server_version, deleted FROM main._sync_version WHERE " ROW_KEY,
     [SQL_VERSION_PUT] =
-        "INSERT INTO _sync_version VALUES (?1, ?2, ?3, ?4) ON CONFLICT (table_id, pk)"
+        "INSERT INTO main._sync_version VALUES (?1, ?2, ?3, ?4) ON CONFLICT (table_id, pk)"
         " DO UPDATE SET server_version = excluded.server_version, deleted = excluded.deleted"
         " WHERE excluded.server_version >= server_version",
-    [SQL_VERSION_MOVE] = "UPDATE _sync_version SET server_version = ?3, deleted = ?4"
+    [SQL_VERSION_MOVE] = "UPDATE main._sync_version SET server_version = ?3, deleted = ?4"
                          " WHERE " ROW_KEY " AND server_version <= ?3",
-    [SQL_VERSION_DROP] = "DELETE FROM _sync_version WHERE " ROW_KEY,
-    [SQL_EDITED] = "SELECT EXISTS (SELECT 1 FROM _sync_dirty WHERE " ROW_KEY ")"
-                   " OR EXISTS (SELECT 1 FROM _sync_rejected WHERE " ROW_KEY ")",
+    [SQL_VERSION_DROP] = "DELETE FROM main._sync_version WHERE " ROW_KEY,
+    [SQL_EDITED] = "SELECT EXISTS (SELECT 1 FROM main._sync_dirty WHERE " ROW_KEY ")"
+                   " OR EXISTS (SELECT 1 FROM main._sync_rejected WHERE " ROW_KEY ")",
     [SQL_SEEN_PUT] = "INSERT OR IGNORE INTO temp._sync_seen VALUES (?1, ?2)",
     [SQL_DIRTY_GET] =
         "SELECT d.change_id, d.base_version, d.changed | coalesce(r.changed, 0), d.old_row,"
-        " d.base_row, v.deleted FROM _sync_dirty d LEFT JOIN _sync_rejected r USING (table_id, pk)"
-        " LEFT JOIN _sync_version v USING (table_id, pk) WHERE d.table_id = ?1 AND d.pk = ?2",
+        " d.base_row, v.deleted FROM main._sync_dirty d LEFT JOIN main._sync_rejected r"
+        " USING (table_id, pk) LEFT JOIN main._sync_version v USING (table_id, pk)"
+        " WHERE d.table_id = ?1 AND d.pk = ?2",
     [SQL_DIRTY_QUEUE] =
-        "SELECT d.table_id, d.pk, d.change_id, d.queued FROM _sync_dirty d"
-        " WHERE d.queued > ?1 AND d.change_id <= ?2 AND NOT EXISTS (SELECT 1 FROM _sync_held h"
+        "SELECT d.table_id, d.pk, d.change_id, d.queued FROM main._sync_dirty d"
+        " WHERE d.queued > ?1 AND d.change_id <= ?2 AND NOT EXISTS (SELECT 1 FROM main._sync_held h"
         " WHERE h.table_id = d.table_id AND h.pk = d.pk AND h.state = 1)"
         " ORDER BY d.queued LIMIT ?3",
-    [SQL_DIRTY_CLEAR] = "DELETE FROM _sync_dirty WHERE " ROW_KEY " AND change_id = ?3",
-    [SQL_DIRTY_DROP] = "DELETE FROM _sync_dirty WHERE " ROW_KEY,
-    [SQL_DIRTY_REBASE] = "UPDATE _sync_dirty SET base_version = ?3, change_id = ?4 WHERE " ROW_KEY
-                         " AND base_version < ?3",
-    [SQL_DIRTY_RENEW] = "UPDATE _sync_dirty SET base_version = ?3, change_id = ?4, changed = ?5,"
-                        " base_row = NULL WHERE " ROW_KEY,
+    [SQL_DIRTY_CLEAR] = "DELETE FROM main._sync_dirty WHERE " ROW_KEY " AND change_id = ?3",
+    [SQL_DIRTY_DROP] = "DELETE FROM main._sync_dirty WHERE " ROW_KEY,
+    [SQL_DIRTY_REBASE] =
+        "UPDATE main._sync_dirty SET base_version = ?3, change_id = ?4 WHERE " ROW_KEY
+        " AND base_version < ?3",
+    [SQL_DIRTY_RENEW] =
+        "UPDATE main._sync_dirty SET base_version = ?3, change_id = ?4, changed = ?5,"
+        " base_row = NULL WHERE " ROW_KEY,
     [SQL_DIRTY_PUT] =
-        "INSERT INTO _sync_dirty (table_id, pk, change_id, queued, base_version, changed, old_row)"
-        " VALUES (?1, ?2, ?3, ?3, ?4, ?5, ?6) ON CONFLICT (table_id, pk) DO UPDATE SET"
+        "INSERT INTO main._sync_dirty (table_id, pk, change_id, queued, base_version, changed,"
+        " old_row) VALUES (?1, ?2, ?3, ?3, ?4, ?5, ?6) ON CONFLICT (table_id, pk) DO UPDATE SET"
         " change_id = excluded.change_id, changed = changed | excluded.changed,"
         " old_row = coalesce(old_row, excluded.old_row)",
-    [SQL_FETCH_AGAIN] =
-        "UPDATE _sync_client_info SET hydrated = 3 WHERE hydrated = 2 AND EXISTS (SELECT 1 FROM"
-        " _sync_version v WHERE server_version = 0 AND NOT EXISTS (SELECT 1 FROM _sync_held h"
-        " WHERE h.table_id = v.table_id AND h.pk = v.pk))",
+    [SQL_FETCH_AGAIN] = "UPDATE main._sync_client_info SET hydrated = 3 WHERE hydrated = 2"
+                        " AND EXISTS (SELECT 1 FROM main._sync_version v WHERE server_version = 0"
+                        " AND NOT EXISTS (SELECT 1 FROM main._sync_held h"
+                        " WHERE h.table_id = v.table_id AND h.pk = v.pk))",
     [SQL_HELD_PUT] =
-        "INSERT INTO _sync_held (table_id, pk, pk_text, state, server_version, deleted,"
+        "INSERT INTO main._sync_held (table_id, pk, pk_text, state, server_version, deleted,"
         " payload, reason) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (table_id, pk)"
         " DO UPDATE SET state = CASE WHEN 1 IN (state, excluded.state) THEN 1"
         " ELSE max(state, excluded.state) END, server_version = excluded.server_version,"
@@ -169,28 +173,30 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
         " reason = coalesce(excluded.reason, reason)"
         " WHERE excluded.server_version >= server_version",
     [SQL_HELD_GET] =
-        "SELECT server_version, deleted, payload, state FROM _sync_held WHERE " ROW_KEY,
-    [SQL_HELD_WHY] = "UPDATE _sync_held SET reason = ?3 WHERE " ROW_KEY " AND reason IS NOT ?3",
-    [SQL_HELD_DROP] = "DELETE FROM _sync_held WHERE " ROW_KEY,
+        "SELECT server_version, deleted, payload, state FROM main._sync_held WHERE " ROW_KEY,
+    [SQL_HELD_WHY] =
+        "UPDATE main._sync_held SET reason = ?3 WHERE " ROW_KEY " AND reason IS NOT ?3",
+    [SQL_HELD_DROP] = "DELETE FROM main._sync_held WHERE " ROW_KEY,
     [SQL_REJECTED_PUT] =
-        "INSERT INTO _sync_rejected (table_id, pk, pk_text, change_id, op, base_version, changed,"
-        " reason, message, details, payload, old_row) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9,"
-        " ?10, ?11, coalesce(old_row, CASE WHEN base_version = 0 AND change_id <> queued THEN '{}'"
-        " END) FROM _sync_dirty WHERE " ROW_KEY " AND change_id = ?4"
-        " ON CONFLICT (table_id, pk) DO UPDATE SET change_id = excluded.change_id, op = "
-        "excluded.op, base_version ="
-        " excluded.base_version, changed = changed | excluded.changed, reason = excluded.reason,"
+        "INSERT INTO main._sync_rejected (table_id, pk, pk_text, change_id, op, base_version,"
+        " changed, reason, message, details, payload, old_row) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7,"
+        " ?8, ?9, ?10, ?11,"
+        " coalesce(old_row, CASE WHEN base_version = 0 AND change_id <> queued THEN '{}'"
+        " END) FROM main._sync_dirty WHERE " ROW_KEY " AND change_id = ?4"
+        " ON CONFLICT (table_id, pk) DO UPDATE SET change_id = excluded.change_id, "
+        " op = excluded.op, base_version = excluded.base_version,"
+        " changed = changed | excluded.changed, reason = excluded.reason,"
         " message = excluded.message, details = excluded.details, payload = excluded.payload,"
         " old_row = coalesce(excluded.old_row, old_row), rejected_at = excluded.rejected_at",
     [SQL_OVERWRITTEN_PUT] =
-        "INSERT INTO _sync_overwritten (table_name, pk_uuid, op, base_version, server_version,"
+        "INSERT INTO main._sync_overwritten (table_name, pk_uuid, op, base_version, server_version,"
         " payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-    [SQL_OVERWRITTEN_TRIM] = "DELETE FROM _sync_overwritten WHERE id <="
-                             " (SELECT max(id) FROM _sync_overwritten) - 1000",
+    [SQL_OVERWRITTEN_TRIM] = "DELETE FROM main._sync_overwritten WHERE id <="
+                             " (SELECT max(id) FROM main._sync_overwritten) - 1000",
     [SQL_REJECTED_WHOLE] =
-        "UPDATE _sync_rejected SET payload = ?3 WHERE " ROW_KEY " AND op <> 'DELETE'",
-    [SQL_REJECTED_SETTLE] = "DELETE FROM _sync_rejected WHERE " ROW_KEY " AND change_id <= ?3",
-    [SQL_REJECTED_DROP] = "DELETE FROM _sync_rejected WHERE " ROW_KEY,
+        "UPDATE main._sync_rejected SET payload = ?3 WHERE " ROW_KEY " AND op <> 'DELETE'",
+    [SQL_REJECTED_SETTLE] = "DELETE FROM main._sync_rejected WHERE " ROW_KEY " AND change_id <= ?3",
+    [SQL_REJECTED_DROP] = "DELETE FROM main._sync_rejected WHERE " ROW_KEY,
 };
 
 /* Makes the tables, where they are not there. */

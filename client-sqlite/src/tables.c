@@ -223,9 +223,9 @@ tables_describe(rowsync *client, Buffer *out)
     rowsync_code code = rs_prepare(
         client,
         "SELECT table_id || ' ' || policy || ' ' || quote(table_name) || quote(schema_name) ||"
-        " quote(local_columns) FROM _sync_table UNION ALL SELECT quote(name) || sql FROM"
+        " quote(local_columns) FROM main._sync_table UNION ALL SELECT quote(name) || sql FROM"
         " main.sqlite_schema WHERE type IN ('table', 'view') AND name IN (SELECT table_name FROM"
-        " _sync_table)",
+        " main._sync_table)",
         &statement);
 
     if (code != ROWSYNC_OK)
@@ -253,7 +253,7 @@ tables_load(rowsync *client)
     code = rs_prepare(client,
                       "SELECT table_id, table_name, schema_name, policy, local_columns, layout,"
                       " (SELECT sql LIKE '%conflict%' FROM main.sqlite_schema WHERE type = 'table'"
-                      " AND name = table_name), refill FROM _sync_table ORDER BY table_id",
+                      " AND name = table_name), refill FROM main._sync_table ORDER BY table_id",
                       &statement);
     if (code != ROWSYNC_OK)
         return code;
@@ -381,7 +381,7 @@ append_clings(rowsync *client, Buffer *sql, const Table *table)
                    " FROM main.sqlite_schema m JOIN pragma_foreign_key_list(m.name, 'main') f"
                    " WHERE m.type = 'table' AND f.\"table\" = ?1 COLLATE NOCASE AND f.on_delete NOT"
                    " IN ('CASCADE', 'SET NULL') AND m.name NOT IN (SELECT table_name FROM"
-                   " _sync_table) ORDER BY m.name, f.id, f.seq",
+                   " main._sync_table) ORDER BY m.name, f.id, f.seq",
                    &statement) != ROWSYNC_OK)
         return;
     sqlite3_bind_text(statement, 1, table->name, -1, SQLITE_STATIC);
@@ -415,15 +415,16 @@ append_pending(Buffer *sql, const Table *table, bool row)
 
     /* Only a row that was inserted can be one that the server has deleted. */
     buffer_text(
-        sql, row ? "SELECT 0, 0, 0, NULL, 0, 0, "
-                 : "SELECT d.change_id, d.base_version, d.changed | coalesce((SELECT changed FROM"
-                   " _sync_rejected r WHERE r.table_id = d.table_id AND r.pk = d.pk), 0),"
-                   " d.old_row, CASE d.changed WHEN -1 THEN (SELECT deleted FROM _sync_version v"
-                   " WHERE v.table_id = d.table_id AND v.pk = d.pk) END, d.base_version = 0 AND"
-                   " d.changed = 0 AND EXISTS (SELECT 1 FROM _sync_rejected r WHERE r.table_id ="
-                   " d.table_id AND r.pk = d.pk AND r.op = 'INSERT' AND r.base_version = 0 AND"
-                   " r.old_row IS NULL) AND NOT EXISTS (SELECT 1 FROM _sync_held h WHERE"
-                   " h.table_id = d.table_id AND h.pk = d.pk), ");
+        sql,
+        row ? "SELECT 0, 0, 0, NULL, 0, 0, "
+            : "SELECT d.change_id, d.base_version, d.changed | coalesce((SELECT changed FROM"
+              " main._sync_rejected r WHERE r.table_id = d.table_id AND r.pk = d.pk), 0),"
+              " d.old_row, CASE d.changed WHEN -1 THEN (SELECT deleted FROM main._sync_version v"
+              " WHERE v.table_id = d.table_id AND v.pk = d.pk) END, d.base_version = 0 AND"
+              " d.changed = 0 AND EXISTS (SELECT 1 FROM main._sync_rejected r WHERE r.table_id ="
+              " d.table_id AND r.pk = d.pk AND r.op = 'INSERT' AND r.base_version = 0 AND"
+              " r.old_row IS NULL) AND NOT EXISTS (SELECT 1 FROM main._sync_held h WHERE"
+              " h.table_id = d.table_id AND h.pk = d.pk), ");
     sql_field(sql, "t", table->columns[table->keys[0]].name);
     buffer_text(sql, " IS NOT NULL");
     for (i = 0; i < table->column_count; i++)
@@ -431,7 +432,7 @@ append_pending(Buffer *sql, const Table *table, bool row)
         buffer_text(sql, ", ");
         sql_field(sql, "t", table->columns[i].name);
     }
-    buffer_text(sql, row ? " FROM main." : " FROM _sync_dirty d LEFT JOIN main.");
+    buffer_text(sql, row ? " FROM main." : " FROM main._sync_dirty d LEFT JOIN main.");
     buffer_name(sql, table->name);
     buffer_text(sql, row ? " t WHERE " : " t ON ");
     append_row_is(sql, table, "t.", 2);

@@ -74,16 +74,16 @@ capture_existing(rowsync *client, const Table *table)
     rowsync_code code;
 
     buffer_printf(&sql,
-                  "INSERT INTO _sync_log (table_id, pk, holds, changed) SELECT %lld, pk, 0, -1"
+                  "INSERT INTO main._sync_log (table_id, pk, holds, changed) SELECT %lld, pk, 0, -1"
                   " FROM (SELECT ",
                   (long long)table->id);
     sql_key(&sql, table, "t");
     buffer_text(&sql, " AS pk FROM main.");
     buffer_name(&sql, table->name);
     buffer_printf(&sql,
-                  " t) r WHERE pk IS NOT NULL AND NOT EXISTS (SELECT 1 FROM _sync_version v"
+                  " t) r WHERE pk IS NOT NULL AND NOT EXISTS (SELECT 1 FROM main._sync_version v"
                   " WHERE v.table_id = %lld AND v.pk = r.pk) AND NOT EXISTS (SELECT 1 FROM"
-                  " _sync_dirty d WHERE d.table_id = %lld AND d.pk = r.pk)",
+                  " main._sync_dirty d WHERE d.table_id = %lld AND d.pk = r.pk)",
                   (long long)table->id, (long long)table->id);
     code = sql.failed ? rs_nomem(client) : rs_exec(client, sql.data);
     buffer_free(&sql);
@@ -120,15 +120,15 @@ rowsync_track(rowsync *client, const char *table_name, const rowsync_track_optio
         code = rs_nomem(client);
     else if ((code = rs_start(client, SQL_BEGIN)) == ROWSYNC_OK)
     {
-        code =
-            rs_prepare(client,
-                       "INSERT INTO _sync_table (table_name, schema_name, policy, local_columns)"
-                       " VALUES (?1, coalesce(?2, 'public'), coalesce(?3, 0), coalesce(?4, '[]'))"
-                       " ON CONFLICT (table_name) DO UPDATE SET"
-                       " schema_name = coalesce(?2, schema_name), policy = coalesce(?3, policy),"
-                       " refill = CASE WHEN ?2 <> schema_name THEN refill & 1 | 2 ELSE refill END,"
-                       " local_columns = coalesce(?4, local_columns) RETURNING table_id",
-                       &statement);
+        code = rs_prepare(
+            client,
+            "INSERT INTO main._sync_table (table_name, schema_name, policy, local_columns)"
+            " VALUES (?1, coalesce(?2, 'public'), coalesce(?3, 0), coalesce(?4, '[]'))"
+            " ON CONFLICT (table_name) DO UPDATE SET"
+            " schema_name = coalesce(?2, schema_name), policy = coalesce(?3, policy),"
+            " refill = CASE WHEN ?2 <> schema_name THEN refill & 1 | 2 ELSE refill END,"
+            " local_columns = coalesce(?4, local_columns) RETURNING table_id",
+            &statement);
         if (code == ROWSYNC_OK)
         {
             sqlite3_bind_text(statement, 1, table_name, -1, SQLITE_STATIC);
@@ -157,7 +157,7 @@ rowsync_track(rowsync *client, const char *table_name, const rowsync_track_optio
          * start. */
         if (code == ROWSYNC_OK &&
             (client->table_count > known || (table->refill & REFILL_VERSIONS) != 0))
-            code = rs_exec(client, "UPDATE _sync_client_info SET hydrated = 0");
+            code = rs_exec(client, "UPDATE main._sync_client_info SET hydrated = 0");
         code = rs_stop(client, code);
         client->loaded = false;
     }
@@ -184,8 +184,8 @@ rowsync_untrack(rowsync *client, const char *table_name, int force)
     if ((code = rs_start(client, SQL_BEGIN)) != ROWSYNC_OK)
         return code;
     if ((code = tables_settled(client)) == ROWSYNC_OK)
-        code =
-            rs_prepare(client, "SELECT count(*) FROM _sync_edited WHERE table_id = ?1", &statement);
+        code = rs_prepare(client, "SELECT count(*) FROM main._sync_edited WHERE table_id = ?1",
+                          &statement);
     if (code == ROWSYNC_OK)
     {
         sqlite3_bind_int64(statement, 1, table->id);
@@ -200,7 +200,7 @@ rowsync_untrack(rowsync *client, const char *table_name, int force)
     if (code == ROWSYNC_OK)
         code = triggers_drop(client, table);
     for (i = 0; i < sizeof(owned) / sizeof(*owned); i++)
-        buffer_printf(&sql, "DELETE FROM %s WHERE table_id = %lld;", owned[i],
+        buffer_printf(&sql, "DELETE FROM main.%s WHERE table_id = %lld;", owned[i],
                       (long long)table->id);
     if (code == ROWSYNC_OK)
         code = sql.failed ? rs_nomem(client) : rs_exec(client, sql.data);

@@ -433,6 +433,25 @@ triggers_drop(rowsync *client, const Table *table)
     return code;
 }
 
+/*
+ * Creates a trigger or view as its text has it, but for the schema: SQLite leaves that out of the
+ * text that it keeps, and without it a TEMP table of the app's would get the trigger of one of the
+ * same name. What the text itself names is looked for in main alone.
+ */
+static rowsync_code
+create_in_main(rowsync *client, const char *text)
+{
+    size_t name = strlen("CREATE ") + strcspn(text + strlen("CREATE "), " ") + 1;
+    Buffer sql = {0};
+    rowsync_code code;
+
+    buffer_append(&sql, text, name);
+    buffer_printf(&sql, "main.%s", text + name);
+    code = sql.failed ? rs_nomem(client) : rs_exec(client, sql.data);
+    buffer_free(&sql);
+    return code;
+}
+
 /* Puts the triggers of a table in place of whatever is there. */
 static rowsync_code
 install(rowsync *client, Table *table, const Script *script)
@@ -442,7 +461,7 @@ install(rowsync *client, Table *table, const Script *script)
     int i;
 
     for (i = 0; i < script->count && code == ROWSYNC_OK; i++, text += strlen(text) + 1)
-        code = rs_exec(client, text);
+        code = create_in_main(client, text);
     return code == ROWSYNC_OK ? layout_follow(client, table) : code;
 }
 
@@ -542,7 +561,7 @@ check(rowsync *client, bool apply, bool *stale)
         *stale = true;
         if (apply &&
             (code = rs_exec(client, "DROP VIEW IF EXISTS main._sync_pending")) == ROWSYNC_OK)
-            code = rs_exec(client, view.data);
+            code = create_in_main(client, view.data);
     }
     sqlite3_finalize(lookup);
     buffer_free(&view);

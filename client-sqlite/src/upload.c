@@ -237,7 +237,7 @@ note_present(rowsync *client, Table *table)
     rowsync_code code;
 
     table->refill &= ~REFILL_ABSENT;
-    buffer_printf(&sql, "UPDATE _sync_table SET refill = refill & ~%d WHERE table_id = %lld",
+    buffer_printf(&sql, "UPDATE main._sync_table SET refill = refill & ~%d WHERE table_id = %lld",
                   REFILL_ABSENT, (long long)table->id);
     code = sql.failed ? rs_nomem(client) : rs_exec(client, sql.data);
     buffer_free(&sql);

@@ -15,7 +15,7 @@ append_unknown(Buffer *sql, const char *key, int64_t table_id)
 
     for (i = 0; i < sizeof(notes) / sizeof(*notes); i++)
         buffer_printf(sql,
-                      " AND NOT EXISTS (SELECT 1 FROM _sync_%s n WHERE n.table_id = %lld AND"
+                      " AND NOT EXISTS (SELECT 1 FROM main._sync_%s n WHERE n.table_id = %lld AND"
                       " n.pk = %s)",
                       notes[i], (long long)table_id, key);
 }
@@ -30,7 +30,7 @@ sweep_table(rowsync *client, Table *table, bool queue, int64_t *found)
     rowsync_code code = ROWSYNC_OK;
 
     buffer_printf(&gone,
-                  "SELECT v.pk, 0 AS changed FROM _sync_version v"
+                  "SELECT v.pk, 0 AS changed FROM main._sync_version v"
                   " WHERE v.table_id = %lld AND NOT v.deleted AND NOT EXISTS (SELECT 1 FROM main.",
                   (long long)table->id);
     buffer_name(&gone, table->name);
@@ -43,7 +43,7 @@ sweep_table(rowsync *client, Table *table, bool queue, int64_t *found)
     buffer_text(&fresh, " AS pk FROM main.");
     buffer_name(&fresh, table->name);
     buffer_printf(&fresh,
-                  " t) r WHERE pk IS NOT NULL AND NOT EXISTS (SELECT 1 FROM _sync_version v"
+                  " t) r WHERE pk IS NOT NULL AND NOT EXISTS (SELECT 1 FROM main._sync_version v"
                   " WHERE v.table_id = %lld AND v.pk = r.pk AND NOT v.deleted)",
                   (long long)table->id);
     append_unknown(&fresh, "r.pk", table->id);
@@ -61,7 +61,7 @@ sweep_table(rowsync *client, Table *table, bool queue, int64_t *found)
         *found += count;
         buffer_clear(&sql);
         buffer_printf(&sql,
-                      "INSERT INTO _sync_log (table_id, pk, holds, changed)"
+                      "INSERT INTO main._sync_log (table_id, pk, holds, changed)"
                       " SELECT %lld, pk, 0, changed FROM (%s UNION ALL %s)",
                       (long long)table->id, buffer_string(&gone), buffer_string(&fresh));
         if (queue && count > 0)

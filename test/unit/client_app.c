@@ -217,6 +217,73 @@ test_lost(void)
         }
 }
 
+/*
+ * TEMP tables, and those of an attached database, that are named as the app's tracked tables and
+ * rowsync's own are: what a call does is done in the database alone.
+ */
+static void
+test_shadowed(void)
+{
+    static const char *const names[] = {
+        "users",          "posts",        "_sync_client_info", "_sync_table",
+        "_sync_version",  "_sync_dirty",  "_sync_log",         "_sync_edited",
+        "_sync_rejected", "_sync_held",   "_sync_overwritten", "_sync_row_meta",
+        "_sync_conflict", "_sync_pending"};
+    static const char *const schemas[] = {"temp", "other"};
+    const size_t count = sizeof(names) / sizeof(*names);
+    size_t i, j, k;
+
+    for (i = 0; i < sizeof(calls) / sizeof(*calls); i++)
+    {
+        Image image = make_image(&calls[i]);
+        char *wanted = undisturbed(&calls[i], &image, &peer_options), *found, *sql;
+        sqlite3 *db = open_image(&image);
+        rowsync *client;
+        int touched = 0;
+
+        app(db, "ATTACH ':memory:' AS other");
+        for (j = 0; j < count; j++)
+            for (k = 0; k < 2; k++)
+            {
+                sql = sqlite3_mprintf("CREATE TABLE %s.%s (id, theirs); INSERT INTO %s.%s VALUES"
+                                      " ('u02', 'theirs')",
+                                      schemas[k], names[j], schemas[k], names[j]);
+                must(app(db, sql) == SQLITE_OK, sql, db);
+                sqlite3_free(sql);
+            }
+        rowsync_open(db, &peer_options, &client);
+        if (!ok(calls[i].run(client) == ROWSYNC_OK, "%s with tables of the same names elsewhere",
+                calls[i].name))
+            printf("# %s\n", rowsync_message(client));
+        rowsync_close(client);
+        touched += strcmp(rows(db, "SELECT count(*) FROM temp.sqlite_schema WHERE type <> 'table'"
+                                   " AND name NOT LIKE 'sqlite_autoindex%'"),
+                          "0") != 0;
+        for (j = 0; j < count; j++)
+            for (k = 0; k < 2; k++)
+            {
+                sql = sqlite3_mprintf("SELECT id || theirs || count(*) FROM %s.%s", schemas[k],
+                                      names[j]);
+                touched += strcmp(rows(db, sql), "u02theirs1") != 0;
+                sqlite3_free(sql);
+                sql = sqlite3_mprintf("DROP TABLE %s.%s", schemas[k], names[j]);
+                app(db, sql);
+                sqlite3_free(sql);
+            }
+        found = content(db);
+        if (!ok(strcmp(found, wanted) == 0, "does what it does without them"))
+            printf("# got\n%s\n# wanted\n%s\n", found, wanted);
+        ok(touched == 0, "and leaves them alone");
+        app(db, "UPDATE users SET n = 7");
+        is(rows(db, "SELECT NOT EXISTS (SELECT 1 FROM users) OR EXISTS (SELECT 1 FROM _sync_log)"),
+           "1", "and edits are captured");
+        sqlite3_free(found);
+        sqlite3_free(wanted);
+        sqlite3_close(db);
+        sqlite3_free(image.bytes);
+    }
+}
+
 /* The connection is the app's to close, after the client; what happens where it is not. */
 static void
 test_close(void)
@@ -243,6 +310,7 @@ main(void)
     test_open_query();
     test_schema();
     test_lost();
+    test_shadowed();
     test_close();
     return done();
 }

@@ -14,7 +14,7 @@ static int
 run_init(Session *session)
 {
     int64_t there = number(
-        session, "SELECT count(*) FROM sqlite_schema WHERE name = '_sync_client_info'", NULL);
+        session, "SELECT count(*) FROM main.sqlite_schema WHERE name = '_sync_client_info'", NULL);
 
     if (rowsync_init(session->client) != ROWSYNC_OK)
         return failed(session);
@@ -30,7 +30,7 @@ refuse_what_is_no_table(const Session *session, const char *name)
 {
     int64_t kind = number(session,
                           "SELECT CASE WHEN type = 'view' THEN 1"
-                          " WHEN sql LIKE 'create virtual%' THEN 2 END FROM sqlite_schema"
+                          " WHEN sql LIKE 'create virtual%' THEN 2 END FROM main.sqlite_schema"
                           " WHERE name = ?1 COLLATE NOCASE AND type IN ('table', 'view')",
                           name);
     char message[600];
@@ -58,8 +58,8 @@ say_tracked(const Session *session, const char *name)
         "SELECT schema_name || '.' || table_name, CASE policy WHEN 0 THEN 'the server''s row wins'"
         " WHEN 1 THEN 'the edit here wins' WHEN 2 THEN 'columns are merged'"
         " ELSE 'both sides are kept' END,"
-        " (SELECT count(*) FROM _sync_edited e WHERE e.table_id = t.table_id), " POLICY_NAME
-        " FROM _sync_table t WHERE table_name = ?1 COLLATE NOCASE";
+        " (SELECT count(*) FROM main._sync_edited e WHERE e.table_id = t.table_id), " POLICY_NAME
+        " FROM main._sync_table t WHERE table_name = ?1 COLLATE NOCASE";
     sqlite3_stmt *row = NULL;
     int64_t pending;
     int result = EXIT_DONE;
@@ -174,12 +174,13 @@ run_detach(Session *session)
 #define TRACKED                                                                                    \
     "t.schema_name || '.' || t.table_name AS SERVER,"                                              \
     " " POLICY_NAME " AS POLICY,"                                                                  \
-    " (SELECT count(*) FROM _sync_edited e WHERE e.table_id = t.table_id) AS PENDING,"             \
-    " (SELECT count(*) FROM _sync_held h WHERE h.table_id = t.table_id AND h.state = 2) AS HELD,"  \
-    " (SELECT count(*) FROM _sync_held h WHERE h.table_id = t.table_id AND h.state = 1)"           \
+    " (SELECT count(*) FROM main._sync_edited e WHERE e.table_id = t.table_id) AS PENDING,"        \
+    " (SELECT count(*) FROM main._sync_held h WHERE h.table_id = t.table_id AND h.state = 2)"      \
+    " AS HELD,"                                                                                    \
+    " (SELECT count(*) FROM main._sync_held h WHERE h.table_id = t.table_id AND h.state = 1)"      \
     " AS CONFLICTS,"                                                                               \
-    " (SELECT count(*) FROM _sync_rejected r WHERE r.table_id = t.table_id) AS REJECTED"           \
-    " FROM _sync_table t ORDER BY t.table_name"
+    " (SELECT count(*) FROM main._sync_rejected r WHERE r.table_id = t.table_id) AS REJECTED"      \
+    " FROM main._sync_table t ORDER BY t.table_name"
 
 /* status */
 static int
@@ -349,13 +350,13 @@ run_rejected_fate(Session *session)
     const Arguments *arguments = session->arguments;
     const char *table = arguments->rest[0], *pk = table != NULL ? arguments->rest[1] : NULL;
     int again = strcmp(arguments->command, "requeue") == 0;
-    int64_t before = number(session, "SELECT count(*) FROM _sync_rejected", NULL), count;
+    int64_t before = number(session, "SELECT count(*) FROM main._sync_rejected", NULL), count;
     rowsync_code code = again ? rowsync_requeue(session->client, table, pk)
                               : rowsync_discard(session->client, table, pk);
 
     if (code != ROWSYNC_OK)
         return failed(session);
-    count = before - number(session, "SELECT count(*) FROM _sync_rejected", NULL);
+    count = before - number(session, "SELECT count(*) FROM main._sync_rejected", NULL);
     say(session, json_pack("{s:I}", "changes", (json_int_t)count),
         count == 0 ? "nothing was refused"
         : again    ? "%lld change%s will be sent again by the next sync"

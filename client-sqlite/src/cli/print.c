@@ -362,19 +362,20 @@ statuses_of(const rowsync_report *report)
 void
 print_remedies(const Session *session)
 {
-    if (number(session, "SELECT count(*) FROM _sync_rejected WHERE reason = 'unregistered_table'",
+    if (number(session,
+               "SELECT count(*) FROM main._sync_rejected WHERE reason = 'unregistered_table'",
                NULL) > 0)
         printf("The server syncs no such table: register it there, or name its schema by"
                " `rowsync track %s TABLE --schema NAME`; then `rowsync requeue`.\n",
                session->arguments->file);
     if (number(session,
-               "SELECT count(*) FROM _sync_rejected WHERE reason = 'forbidden'"
+               "SELECT count(*) FROM main._sync_rejected WHERE reason = 'forbidden'"
                " AND message LIKE '%permission denied for%'",
                NULL) > 0)
         printf("The gateway's role lacks a right on the server: GRANT USAGE ON the schema and"
                " SELECT, INSERT, UPDATE, DELETE ON the table TO it; then `rowsync requeue`.\n");
     if (number(session,
-               "SELECT count(*) FROM _sync_rejected WHERE reason = 'bad_payload'"
+               "SELECT count(*) FROM main._sync_rejected WHERE reason = 'bad_payload'"
                " AND message LIKE '%has no column%'",
                NULL) > 0)
         printf("The server's table lacks a column: add it there, or keep it here by"
@@ -390,8 +391,8 @@ void
 warn_of_absent(const Session *session)
 {
     static const char sql[] =
-        "SELECT schema_name || '.' || table_name, table_name FROM _sync_table t WHERE"
-        " refill & 4 AND (refill & 2 OR NOT EXISTS (SELECT 1 FROM _sync_version v WHERE"
+        "SELECT schema_name || '.' || table_name, table_name FROM main._sync_table t WHERE"
+        " refill & 4 AND (refill & 2 OR NOT EXISTS (SELECT 1 FROM main._sync_version v WHERE"
         " v.table_id = t.table_id)) ORDER BY table_name";
     sqlite3_stmt *statement = NULL;
 
@@ -436,7 +437,7 @@ print_held(const Session *session, int64_t held)
            plural(held), held == 1 ? "it" : "them");
     print_few(session,
               "SELECT t.table_name || ' ' || h.pk_text || ': ' || coalesce(h.reason, '-') FROM"
-              " _sync_held h JOIN _sync_table t USING (table_id) WHERE h.state = 2"
+              " main._sync_held h JOIN main._sync_table t USING (table_id) WHERE h.state = 2"
               " ORDER BY h.server_version DESC LIMIT 3",
               held);
     printf("See `rowsync held %s`; they are tried again with every pull.\n",
@@ -451,7 +452,7 @@ print_refusals(const Session *session, int64_t rejected)
                               " coalesce(', column ' || " REFUSED_COLUMN ", '') ||"
                               " ': ' || coalesce(" MISSING_PARENT ", r.message, '') ||"
                               " ' (' || r.reason || ')'"
-                              " FROM _sync_rejected r JOIN _sync_table t USING (table_id)"
+                              " FROM main._sync_rejected r JOIN main._sync_table t USING (table_id)"
                               " ORDER BY r.reason = 'fk_missing', r.rejected_at DESC, r.change_id"
                               " LIMIT 3";
 
@@ -459,7 +460,8 @@ print_refusals(const Session *session, int64_t rejected)
     print_few(session, sql, rejected);
     printf("See `rowsync rejected %s`; then %s`rowsync requeue` or `discard` it.\n",
            session->arguments->file,
-           number(session, "SELECT count(*) FROM _sync_rejected WHERE op <> 'DELETE'", NULL) > 0
+           number(session, "SELECT count(*) FROM main._sync_rejected WHERE op <> 'DELETE'", NULL) >
+                   0
                ? "edit the row, or "
                : "");
     print_remedies(session);
