@@ -225,8 +225,10 @@ struct rowsync
     bool moved;       /* they are no longer, which ended what was under way */
 
     sqlite3_stmt *statements[SQL_STATEMENTS];
-    bool stuck;    /* in a transaction of ours that could not be rolled back */
-    Buffer reason; /* why the last row was refused: see row_put() */
+    bool stuck;         /* in a transaction of ours that could not be rolled back */
+    bool cache_lent;    /* a hydration has changed the size of the connection's cache */
+    int64_t cache_size; /* what it is without */
+    Buffer reason;      /* why the last row was refused: see row_put() */
     Buffer scratch;
 };
 
@@ -258,6 +260,7 @@ rowsync_code rs_stop(rowsync *client, rowsync_code code);
 rowsync_code rs_begin(rowsync *client);
 rowsync_code rs_end(rowsync *client, rowsync_code code);
 rowsync_code rs_give_up(rowsync *client);
+void rs_cache_back(rowsync *client);
 void rs_idle(rowsync *client);
 rowsync_code rs_attached(rowsync *client);
 rowsync_code rs_load_info(rowsync *client);

@@ -4,6 +4,7 @@
  */
 #include "client.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* Rolls back, now or, where that needs memory that is not there, with the next call. */
@@ -13,6 +14,27 @@ go_back(rowsync *client)
     sqlite3_step(client->statements[SQL_ROLLBACK]);
     sqlite3_reset(client->statements[SQL_ROLLBACK]);
     client->stuck = !sqlite3_get_autocommit(client->db);
+}
+
+/* Gives the connection the size of cache that it had, now or, as above, with the next call. */
+void
+rs_cache_back(rowsync *client)
+{
+    char sql[64];
+
+    if (!client->cache_lent)
+        return;
+    snprintf(sql, sizeof(sql), "PRAGMA main.cache_size = %lld", (long long)client->cache_size);
+    client->cache_lent = sqlite3_exec(client->db, sql, NULL, NULL, NULL) != SQLITE_OK;
+}
+
+/* Puts back what an earlier call could not. */
+static void
+catch_up(rowsync *client)
+{
+    if (client->stuck)
+        go_back(client);
+    rs_cache_back(client);
 }
 
 /* Begins a transaction. The way back is prepared first: it should not fail for lack of memory. */
@@ -215,8 +237,7 @@ rs_enter(rowsync *client, bool writes)
     client->restored = client->moved = false;
     buffer_clear(&client->message);
     buffer_clear(&client->hint);
-    if (client->stuck)
-        go_back(client);
+    catch_up(client);
     if (writes && check_writable(client) != ROWSYNC_OK)
         return client->code;
     /* A schema that another connection changed is seen only by a statement. */
@@ -305,8 +326,7 @@ rowsync_close(rowsync *client)
 {
     if (client == NULL)
         return;
-    if (client->stuck)
-        go_back(client);
+    catch_up(client);
     rs_idle(client);
     if (client->transport.close != NULL)
         client->transport.close(client->transport.context);
@@ -329,8 +349,7 @@ rowsync_init(rowsync *client)
     rowsync_code code;
 
     client->code = ROWSYNC_OK;
-    if (client->stuck)
-        go_back(client);
+    catch_up(client);
     if (check_writable(client) != ROWSYNC_OK || (code = rs_start(client, SQL_BEGIN)) != ROWSYNC_OK)
         return client->code;
     if ((code = rs_create(client)) == ROWSYNC_OK)

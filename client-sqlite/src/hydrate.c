@@ -641,33 +641,29 @@ rowsync_code
 hydrate_snapshot(rowsync *client, const rowsync_sync_options *options, bool *absent,
                  rowsync_report *report)
 {
-    Buffer restore = {0};
-    int64_t cache = 0;
-    bool cut, cautious, larger = false;
-    rowsync_code code = query_int(client, "PRAGMA main.cache_size", 0, &cache);
+    bool cut, cautious;
+    rowsync_code code = client->cache_lent
+                            ? ROWSYNC_OK
+                            : query_int(client, "PRAGMA main.cache_size", 0, &client->cache_size);
+    const bool larger = client->cache_size > -CACHE_KIB && client->cache_size < CACHE_KIB / 4;
     int tries;
 
     if (code != ROWSYNC_OK)
         return code;
-    buffer_printf(&restore, "PRAGMA main.cache_size = %lld", (long long)cache);
-    if (restore.failed)
-        return rs_nomem(client);
-    if (cache > -CACHE_KIB && cache < CACHE_KIB / 4)
-        larger = true;
     for (tries = 1;; tries++)
     {
+        client->cache_lent = true;
         if (larger)
             sqlite3_exec(client->db, CACHE_FOR_ROWS, NULL, NULL, NULL);
         client->code = ROWSYNC_OK;
         cautious = client->cautious;
         code = hydrate_once(client, options->max_tries, absent, &cut, report);
+        rs_cache_back(client);
         if (code != ROWSYNC_OK && client->cautious != cautious)
             continue;
         if (!cut || tries >= options->max_tries || rs_wait_again(client, 0, tries) != ROWSYNC_OK)
             break;
     }
-    sqlite3_exec(client->db, restore.data, NULL, NULL, NULL);
-    buffer_free(&restore);
     if (code == ROWSYNC_OK)
     {
         client->restored = false;

@@ -452,6 +452,7 @@ run_once(const Call *call, const Image *image, const rowsync_options *options,
     rowsync *client;
     rowsync_code code;
     bool met;
+    char *cache = sqlite3_mprintf("%s", rows(db, "PRAGMA cache_size"));
 
     failure->arm(failure->context, db, at);
     if ((code = rowsync_open(db, options, &client)) == ROWSYNC_OK)
@@ -472,8 +473,9 @@ run_once(const Call *call, const Image *image, const rowsync_options *options,
                rowsync_message(client));
     }
     rowsync_close(client);
-    if (!sqlite3_get_autocommit(db))
+    if (!sqlite3_get_autocommit(db) || strcmp(rows(db, "PRAGMA cache_size"), cache) != 0)
         tally->unsound++;
+    sqlite3_free(cache);
     if (code == ROWSYNC_OK || !known(db, at, tally))
         look_over(call, db, options, failure, at, code, wanted, tally);
     if (sqlite3_close(db) != SQLITE_OK || of_library.held + of_curl.held != held)
