@@ -3,6 +3,7 @@
  */
 #include "json.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 /* Brackets within others that json_same() looks into, by recursion. */
@@ -530,73 +531,110 @@ same_string(Slice one, Slice other)
     return same;
 }
 
-/* The member of an object whose name means the same; looked for from *from on, and all around. */
-static bool
-find_same(Slice object, JsonReader *from, Slice name, Slice *value)
-{
-    Slice key;
+static bool same_value(Slice one, Slice other, int depth);
 
-    for (int round = 0; round < 2; round++)
-    {
-        while (scan_next_member(from, from->at == object.data + 1, &key, value))
-            if (same_string(key, name))
-                return true;
-        *from = scan_reader(object);
-        scan_enter(from, '{');
-    }
-    return false;
+/* A member of an object that is compared, its name without escapes. */
+typedef struct Member
+{
+    Slice name;
+    Slice value;
+} Member;
+
+/* In the order of names; those of one name as they stand in the text. */
+static int
+compare_members(const void *left, const void *right)
+{
+    const Member *one = left, *other = right;
+    size_t shorter = one->name.length < other->name.length ? one->name.length : other->name.length;
+    int order = memcmp(one->name.data, other->name.data, shorter);
+
+    if (order == 0)
+        order = (one->name.length > other->name.length) - (one->name.length < other->name.length);
+    return order != 0
+               ? order
+               : (one->value.data > other->value.data) - (one->value.data < other->value.data);
 }
 
-/* The number of members of an object. */
-static size_t
-members(Slice object)
+/* The members of an object, sorted; as many as *count. The slices of their names are of `names`. */
+static Member *
+sorted_members(Slice object, Buffer *list, Buffer *names, size_t *count)
 {
     JsonReader reader = scan_reader(object);
-    Slice key, value;
-    size_t count = 0;
+    Member member, *members;
+    const char *name;
+    bool first;
+    size_t i;
 
     scan_enter(&reader, '{');
-    while (scan_next_member(&reader, count == 0, &key, &value))
-        count++;
-    return count;
+    for (first = true; scan_next_member(&reader, first, &member.name, &member.value); first = false)
+    {
+        size_t before = names->length;
+
+        scan_string(member.name, names);
+        member.name.length = names->length - before;
+        buffer_append(list, &member, sizeof(member));
+    }
+    members = (Member *)(void *)list->data;
+    *count = list->length / sizeof(member);
+    for (i = 0, name = buffer_string(names); i < *count; name += members[i++].name.length)
+        members[i].name.data = name;
+    if (*count > 0)
+        qsort(members, *count, sizeof(member), compare_members);
+    return members;
 }
 
-/* json_same() of values that so many others are around; deep inside only their bytes count. */
+/* Have two objects the same members, in whatever order? That of a hostile row costs no more. */
+static bool
+same_object(Slice one, Slice other, int depth)
+{
+    Buffer lists[2] = {0}, names[2] = {0};
+    size_t count, others, i;
+    Member *mine = sorted_members(one, &lists[0], &names[0], &count);
+    Member *theirs = sorted_members(other, &lists[1], &names[1], &others);
+    bool same = count == others;
+
+    for (i = 0; i < 2; i++)
+        same &= !lists[i].failed && !names[i].failed;
+    for (i = 0; i < count && same; i++)
+        same = slice_same(mine[i].name, theirs[i].name) &&
+               same_value(mine[i].value, theirs[i].value, depth + 1);
+    for (i = 0; i < 2; i++)
+    {
+        buffer_free(&lists[i]);
+        buffer_free(&names[i]);
+    }
+    return same;
+}
+
+/* Have two arrays the same elements? */
+static bool
+same_array(Slice one, Slice other, int depth)
+{
+    JsonReader mine = scan_reader(one), theirs = scan_reader(other);
+    Slice value, others;
+    bool first;
+
+    scan_enter(&mine, '[');
+    scan_enter(&theirs, '[');
+    for (first = true; scan_next_element(&mine, first, &value); first = false)
+        if (!scan_next_element(&theirs, first, &others) || !same_value(value, others, depth + 1))
+            return false;
+    return !scan_next_element(&theirs, first, &others);
+}
+
+/*
+ * json_same() of values that so many others are around, each a slice that a reader handed out;
+ * deep inside only their bytes count.
+ */
 static bool
 same_value(Slice one, Slice other, int depth)
 {
-    JsonReader mine = scan_reader(one), theirs = scan_reader(other);
-    Slice key, value, others;
-    bool first = true;
-    char kind;
+    char kind = depth < COMPARED_DEPTH ? one.data[0] : '\0';
 
-    if (!scan_value(&mine, &one) || !scan_finish(&mine) || !scan_value(&theirs, &other) ||
-        !scan_finish(&theirs))
-        return false;
-    mine = scan_reader(one);
-    theirs = scan_reader(other);
-    kind = depth < COMPARED_DEPTH ? one.data[0] : '\0';
     if (kind == '{')
-    {
-        if (!scan_enter(&theirs, '{') || members(one) != members(other))
-            return false;
-        scan_enter(&mine, '{');
-        for (; scan_next_member(&mine, first, &key, &value); first = false)
-            if (!find_same(other, &theirs, key, &others) || !same_value(value, others, depth + 1))
-                return false;
-        return true;
-    }
+        return other.data[0] == '{' && same_object(one, other, depth);
     if (kind == '[')
-    {
-        if (!scan_enter(&theirs, '['))
-            return false;
-        scan_enter(&mine, '[');
-        for (; scan_next_element(&mine, first, &value); first = false)
-            if (!scan_next_element(&theirs, first, &others) ||
-                !same_value(value, others, depth + 1))
-                return false;
-        return !scan_next_element(&theirs, first, &others);
-    }
+        return other.data[0] == '[' && same_array(one, other, depth);
     if (kind == '"')
         return same_string(one, other);
     if (kind == '-' || (kind >= '0' && kind <= '9'))
@@ -612,5 +650,8 @@ same_value(Slice one, Slice other, int depth)
 bool
 json_same(Slice one, Slice other)
 {
-    return same_value(one, other, 0);
+    JsonReader mine = scan_reader(one), theirs = scan_reader(other);
+
+    return scan_value(&mine, &one) && scan_finish(&mine) && scan_value(&theirs, &other) &&
+           scan_finish(&theirs) && same_value(one, other, 0);
 }

@@ -2,6 +2,8 @@
  * client_json.c - the reader of JSON where the other tests do not come by: each byte of a string at
  * each place of a machine word, and what is equal.
  */
+#include <unistd.h>
+
 #include "client.h"
 
 #include "json.h"
@@ -132,6 +134,12 @@ test_same_json(void)
         {"{\"a\":1,\"b\":2}", "{\"a\":1}", false},
         {"{\"a\":1,\"b\":2}", "{\"a\":1,\"c\":2}", false},
         {"{\"b\":1,\"a\":2,\"c\":3}", "{\"c\":3,\"b\":1,\"a\":2}", true},
+        {"{\"ab\":1,\"a\":2,\"\":{\"y\":[],\"x\":0}}", "{\"\":{\"x\":0,\"y\":[]},\"a\":2,\"ab\":1}",
+         true},
+        {"{\"ab\":1,\"a\":2}", "{\"ab\":2,\"a\":1}", false},
+        {"{\"a\":1,\"a\":1}", "{\"a\":1,\"b\":1}", false},
+        {"{\"a\":1,\"a\":1}", "{\"a\":1}", false},
+        {"{}", "{}", true},
         {"{}", "[]", false},
         {"[]", "{}", false},
         {"[1,2]", "[1]", false},
@@ -160,11 +168,38 @@ test_same_json(void)
            "%s %s %s", cases[i].one, cases[i].same ? "is" : "is not", cases[i].other);
 }
 
+/* The members of a large object stand in the opposite order. */
+static void
+test_large_json(void)
+{
+    const int count = 200000;
+    Buffer one = {0}, other = {0};
+
+    for (int i = 0; i < count; i++)
+    {
+        buffer_printf(&one, "%c\"member %d\":%d", i > 0 ? ',' : '{', i, i);
+        buffer_printf(&other, "%c\"member %d\":%d", i > 0 ? ',' : '{', count - 1 - i,
+                      count - 1 - i);
+    }
+    buffer_byte(&one, '}');
+    buffer_byte(&other, '}');
+    alarm(100); /* were each looked for among all others, this would take an hour */
+    ok(json_same((Slice){one.data, one.length}, (Slice){other.data, other.length}),
+       "%d members in another order are the same", count);
+    other.data[other.length - 2] = '1';
+    ok(!json_same((Slice){one.data, one.length}, (Slice){other.data, other.length}),
+       "and not the same when one of them has another value");
+    alarm(0);
+    buffer_free(&one);
+    buffer_free(&other);
+}
+
 int
 main(void)
 {
     test_strings();
     test_depth();
     test_same_json();
+    test_large_json();
     return done();
 }
