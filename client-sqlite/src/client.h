@@ -172,6 +172,9 @@ typedef enum Statement
     SQL_FETCH_AGAIN,
     SQL_HELD_PUT,
     SQL_HELD_GET,
+    SQL_HELD_DECIDED,
+    SQL_HELD_EDIT,
+    SQL_HELD_RESEND,
     SQL_HELD_WHY,
     SQL_HELD_DROP,
     SQL_REJECTED_PUT,
@@ -438,12 +441,16 @@ bool held_get(rowsync *client, const Table *table, const Key *key, RowState *the
               HeldState *state, Buffer *text);
 rowsync_code held_follow(rowsync *client, const Change *change, const RowState *row, Slice sent,
                          bool *held);
+rowsync_code held_decide(rowsync *client, const Table *table, const Key *key,
+                         const RowState *theirs, bool refused);
 rowsync_code held_apply(rowsync *client, Table *table, const Key *key, bool *applied);
 rowsync_code held_retry(rowsync *client);
 
 /* conflict.c */
 rowsync_code conflict_settle(rowsync *client, const Change *change, const RowState *theirs,
                              Slice server_changed);
+rowsync_code keep_overwritten(rowsync *client, const Change *change, const RowState *theirs,
+                              Slice local_payload, int64_t mask);
 rowsync_code take_unedited(rowsync *client, const Change *change, const RowState *theirs);
 rowsync_code queue_again(rowsync *client, const Table *table, const Key *key, int64_t base);
 rowsync_code conflict_meet(rowsync *client, Table *table, const Key *key, const RowState *theirs);

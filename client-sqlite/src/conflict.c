@@ -50,7 +50,7 @@ differs(const Change *change, const RowState *theirs, Slice local_payload, int64
  * Keeps what was written here and is about to be overwritten in the columns of `mask`, so that the
  * app can show it. An edit that says what the server says loses nothing.
  */
-static rowsync_code
+rowsync_code
 keep_overwritten(rowsync *client, const Change *change, const RowState *theirs, Slice local_payload,
                  int64_t mask)
 {
@@ -112,9 +112,7 @@ server_wins(rowsync *client, const Change *change, const RowState *theirs, Slice
 
     if (keep_overwritten(client, change, theirs, local_payload, change->changed) != ROWSYNC_OK ||
         row_take(client, change->table, &change->key, theirs, &refused) != ROWSYNC_OK ||
-        row_drop(client, SQL_HELD_DROP, change->table, &change->key) != ROWSYNC_OK ||
-        (refused &&
-         held_put(client, change->table, &change->key, theirs, HELD_STUCK) != ROWSYNC_OK) ||
+        held_decide(client, change->table, &change->key, theirs, refused) != ROWSYNC_OK ||
         row_drop(client, SQL_REJECTED_DROP, change->table, &change->key) != ROWSYNC_OK)
         return client->code;
     return row_drop(client, SQL_DIRTY_DROP, change->table, &change->key);
@@ -239,9 +237,7 @@ send_around(rowsync *client, const Change *change, const RowState *theirs, Slice
     bool refused;
 
     if (put_around(client, change, theirs, local_payload, mask, &refused) != ROWSYNC_OK ||
-        row_drop(client, SQL_HELD_DROP, change->table, &change->key) != ROWSYNC_OK ||
-        (refused &&
-         held_put(client, change->table, &change->key, theirs, HELD_STUCK) != ROWSYNC_OK))
+        held_decide(client, change->table, &change->key, theirs, refused) != ROWSYNC_OK)
         return client->code;
     return rebase(client, change, theirs->version, mask);
 }

@@ -61,6 +61,32 @@ held_get(rowsync *client, const Table *table, const Key *key, RowState *theirs, 
 }
 
 /*
+ * A conflict of the row is decided and the server's row in place; where that was `refused` it is
+ * held, and with it what is noted of edits taken before.
+ */
+rowsync_code
+held_decide(rowsync *client, const Table *table, const Key *key, const RowState *theirs,
+            bool refused)
+{
+    rowsync_code code = row_drop(client, refused ? SQL_HELD_DECIDED : SQL_HELD_DROP, table, key);
+
+    return code == ROWSYNC_OK && refused ? held_put(client, table, key, theirs, HELD_STUCK) : code;
+}
+
+/* Notes which columns of a row that is held the server took an edit of. */
+static rowsync_code
+note_edit(rowsync *client, const Change *change, int64_t mask, int64_t version)
+{
+    sqlite3_stmt *statement = rs_keyed(client, SQL_HELD_EDIT, change->table, &change->key);
+
+    if (statement == NULL)
+        return client->code;
+    sqlite3_bind_int64(statement, 3, mask);
+    sqlite3_bind_int64(statement, 4, version);
+    return rs_finish(client, statement, "noting an edit of a held row");
+}
+
+/*
  * The server took what was `sent` of a row; `row` has its version then, and its payload where the
  * server told it. Of a row that is stuck nobody has seen here what others wrote: it stays held, as
  * it is there now, and its version that of what is in the table. *held says whether it is so.
@@ -69,6 +95,7 @@ rowsync_code
 held_follow(rowsync *client, const Change *change, const RowState *row, Slice sent, bool *held)
 {
     Buffer text = {0}, payload = {0};
+    int64_t mask = change->op == OP_INSERT ? -1 : change->changed;
     RowState theirs;
     HeldState state;
 
@@ -80,8 +107,7 @@ held_follow(rowsync *client, const Change *change, const RowState *row, Slice se
             theirs.payload = row->payload;
         else
         {
-            payload_around(change->table, theirs.payload, sent,
-                           change->op == OP_INSERT ? -1 : change->changed, &payload);
+            payload_around(change->table, theirs.payload, sent, mask, &payload);
             theirs.payload = (Slice){payload.data, payload.length};
         }
         theirs.version = row->version;
@@ -90,6 +116,8 @@ held_follow(rowsync *client, const Change *change, const RowState *row, Slice se
         else /* which it stays, for the reason that it is */
             held_put(client, change->table, &change->key, &theirs, HELD_EDITED);
     }
+    if (*held && client->code == ROWSYNC_OK)
+        note_edit(client, change, mask, row->version);
     buffer_free(&text);
     buffer_free(&payload);
     return client->code;

@@ -225,6 +225,97 @@ see_effects(Hydration *hydration)
     return client->code;
 }
 
+/*
+ * A row that a server restored from a backup lost, and has not got again: what is here of it is
+ * sent as new. It counts as deleted up to where both logs are the same: a tombstone that the server
+ * has from before the backup is known here, and no conflict (conflict.c). Of a deletion that is
+ * lost with all of its row, nothing is left to be known.
+ */
+static rowsync_code
+take_lost(rowsync *client, Table *table, const Key *key, int64_t shared, bool deleted)
+{
+    bool edited;
+
+    if (has_edits(client, table, key, &edited) != ROWSYNC_OK ||
+        row_drop(client, SQL_VERSION_DROP, table, key) != ROWSYNC_OK || (deleted && !edited))
+        return client->code;
+    if (shared > 0 && shared < INT64_MAX &&
+        row_set_version(client, table, key, shared, true) != ROWSYNC_OK)
+        return client->code;
+    return queue_again(client, table, key, 0);
+}
+
+/*
+ * A row that is held, of a version that the restored server lost. Where there is a row here, the
+ * edits of it that the server had taken since are edits again, beside those that are pending. One
+ * that is in no table, for it had to leave it or never got there, is put there to be sent as new;
+ * what cannot be, is kept.
+ */
+static rowsync_code
+recover_row(rowsync *client, Table *table, const Key *key, int64_t shared)
+{
+    const Change change = {.table = table, .key = *key, .op = OP_INSERT};
+    const RowState none = {.deleted = true};
+    sqlite3_stmt *again = NULL;
+    Buffer text = {0};
+    RowState theirs;
+    HeldState state;
+    int64_t version;
+    bool there = row_there(client, table, key), deleted, edited, refused;
+
+    if (client->code == ROWSYNC_OK && there &&
+        (again = rs_keyed(client, SQL_HELD_RESEND, table, key)) != NULL)
+    {
+        sqlite3_bind_int64(again, 3, shared);
+        rs_finish(client, again, "queueing an edit of a held row");
+    }
+    else if (client->code == ROWSYNC_OK && !there &&
+             has_edits(client, table, key, &edited) == ROWSYNC_OK && !edited &&
+             row_version(client, table, key, &version, &deleted) == ROWSYNC_OK &&
+             (version == 0 || version > shared) &&
+             held_get(client, table, key, &theirs, &state, &text) &&
+             row_put(client, table, key, &theirs, &refused) == ROWSYNC_OK)
+    {
+        if (refused)
+            keep_overwritten(client, &change, &none, theirs.payload, -1);
+        else
+            take_lost(client, table, key, shared, false);
+    }
+    buffer_free(&text);
+    return client->code;
+}
+
+/*
+ * What is held would pass for newer than anything of the log of a restored server, and goes, but
+ * for what only this device may have of it. Edits that a decision was waited for are sent again,
+ * and meet what there is now.
+ */
+static rowsync_code
+forget_held_log(rowsync *client, int64_t shared)
+{
+    sqlite3_stmt *statement = NULL;
+    RowList list = {0};
+    rowsync_code code =
+        rs_prepare(client,
+                   "SELECT table_id, pk FROM main._sync_held WHERE state = 2 AND NOT"
+                   " deleted AND server_version > ?1 ORDER BY server_version",
+                   &statement);
+    int i;
+
+    if (code == ROWSYNC_OK)
+    {
+        sqlite3_bind_int64(statement, 1, shared);
+        code = rows_read(client, statement, &list);
+    }
+    for (i = 0; i < list.count && code == ROWSYNC_OK; i++)
+        code = recover_row(client, list.rows[i].table, &list.rows[i].key, shared);
+    sqlite3_finalize(statement);
+    rows_free(&list);
+    if (code == ROWSYNC_OK)
+        code = capture_fold(client);
+    return code == ROWSYNC_OK ? rs_exec(client, "DELETE FROM main._sync_held") : client->code;
+}
+
 /* The header has come: begins the transaction, and sees how each table is to be filled. */
 static rowsync_code
 prepare_targets(void *context, Snapshot *snapshot)
@@ -239,11 +330,8 @@ prepare_targets(void *context, Snapshot *snapshot)
         return code;
     hydration->begun = true;
     if ((code = see_log(hydration, snapshot)) != ROWSYNC_OK ||
+        (client->restored && (code = forget_held_log(client, hydration->shared)) != ROWSYNC_OK) ||
         (code = see_effects(hydration)) != ROWSYNC_OK)
-        return code;
-    /* What was kept of the log that is gone would pass for newer than anything of this one. Edits
-     * that a decision was waited for are sent again, and meet what there is now. */
-    if (client->restored && (code = rs_exec(client, "DELETE FROM main._sync_held")) != ROWSYNC_OK)
         return code;
     if ((hydration->targets = rs_realloc(NULL, size)) == NULL)
         return rs_nomem(client);
@@ -423,112 +511,116 @@ place_of(const Snapshot *snapshot, const Table *table)
     return i;
 }
 
-/*
- * A row that a server restored from a backup lost, and has not got again: what is here of it is
- * sent as new. It counts as deleted up to where both logs are the same: a tombstone that the server
- * has from before the backup is known here, and no conflict (conflict.c). Of a deletion that is
- * lost with all of its row, nothing is left to be known.
- */
+/* Sees to a row that the snapshot did not have, and that a restored server may have lost. */
 static rowsync_code
-take_lost(rowsync *client, Table *table, const Key *key, int64_t shared, bool deleted)
+settle_lost(const Hydration *hydration, Table *table, const Key *key)
 {
-    bool edited;
+    int64_t version, shared = hydration->shared;
+    bool deleted;
 
-    if (has_edits(client, table, key, &edited) != ROWSYNC_OK ||
-        row_drop(client, SQL_VERSION_DROP, table, key) != ROWSYNC_OK || (deleted && !edited))
-        return client->code;
-    if (shared > 0 && shared < INT64_MAX &&
-        row_set_version(client, table, key, shared, true) != ROWSYNC_OK)
-        return client->code;
-    return queue_again(client, table, key, 0);
+    if (row_version(hydration->client, table, key, &version, &deleted) != ROWSYNC_OK ||
+        (shared < INT64_MAX && version <= shared))
+        return hydration->client->code;
+    return take_lost(hydration->client, table, key, shared, deleted);
 }
 
-/* Sees to a row that the snapshot did not have. */
+/*
+ * Sees to a row that the server does not have any more: it has deleted it, later than whatever is
+ * known of it, or held.
+ */
 static rowsync_code
-settle_row(const Hydration *hydration, Table *table, const Key *key)
+settle_gone(const Hydration *hydration, Table *table, const Key *key)
 {
     rowsync *client = hydration->client;
     rowsync_report ignored = {0};
-    RowState gone = {0, true, {0}};
+    Buffer text = {0};
+    RowState gone = {0}, held = {0};
+    HeldState state;
     int64_t version;
     bool deleted;
 
-    if (row_version(client, table, key, &version, &deleted) != ROWSYNC_OK)
+    if (row_version(client, table, key, &version, &deleted) != ROWSYNC_OK || deleted)
         return client->code;
-    gone.version = version < INT64_MAX ? version + 1 : version;
-    if (client->restored && (hydration->shared == INT64_MAX || version > hydration->shared))
-        return take_lost(client, table, key, hydration->shared, deleted);
-    return deleted ? ROWSYNC_OK : take_row(client, table, key, &gone, &ignored);
+    held_get(client, table, key, &held, &state, &text);
+    buffer_free(&text);
+    if (client->code != ROWSYNC_OK || (held.deleted && held.version > version))
+        return client->code;
+    gone.deleted = true;
+    gone.version = held.version > version ? held.version : version;
+    gone.version += gone.version < INT64_MAX;
+    return take_row(client, table, key, &gone, &ignored);
 }
 
-/* Forgets the rows of a table that are held, and that the server does not have any more. */
+/* Does this to the rows of a table that `sql` gives, by its id and from a key on. */
 static rowsync_code
-forget_held(rowsync *client, const Table *table)
-{
-    Buffer sql = {0};
-    rowsync_code code;
-
-    buffer_printf(
-        &sql,
-        "DELETE FROM main._sync_held AS h WHERE table_id = %lld AND state <> 1 AND NOT deleted"
-        " AND NOT EXISTS (SELECT 1 FROM temp._sync_seen s WHERE s.table_id = h.table_id AND"
-        " s.pk = h.pk)",
-        (long long)table->id);
-    code = sql.failed ? rs_nomem(client) : rs_exec(client, sql.data);
-    buffer_free(&sql);
-    return code;
-}
-
-/*
- * Sees to the rows that the snapshot did not have. They go, but for those with edits; unless a
- * restored server has lost them, which it has where their version is later than its backup.
- */
-static rowsync_code
-settle_unseen(const Hydration *hydration, const Snapshot *snapshot)
+settle_rows(const Hydration *hydration, const Table *table, const char *sql,
+            rowsync_code (*settle)(const Hydration *, Table *, const Key *))
 {
     rowsync *client = hydration->client;
     sqlite3_stmt *statement = NULL;
     RowList list = {0};
     Key last = {0};
-    rowsync_code code =
-        rs_prepare(client,
-                   "SELECT table_id, pk FROM main._sync_version v WHERE table_id = ?1 AND"
-                   " pk > ?2 AND NOT EXISTS (SELECT 1 FROM temp._sync_seen s WHERE"
-                   " s.table_id = v.table_id AND s.pk = v.pk) ORDER BY pk LIMIT 1000",
-                   &statement);
-    int i, j;
+    rowsync_code code = rs_prepare(client, sql, &statement);
+    int i;
 
-    for (i = 0; i < client->table_count && code == ROWSYNC_OK; i++)
+    if (code == ROWSYNC_OK)
     {
-        Table *table = &client->tables[i];
-        int place = place_of(snapshot, table);
-
-        /* The server may have stopped to sync it. */
-        if (place < 0 || hydration->targets[place].plain)
-            continue;
         sqlite3_bind_int64(statement, 1, table->id);
         sqlite3_bind_double(statement, 2, -INFINITY); /* before every key */
-        do
-        {
-            code = rows_read(client, statement, &list);
-            for (j = 0; j < list.count && code == ROWSYNC_OK; j++)
-                code = settle_row(hydration, table, &list.rows[j].key);
-            if (list.count > 0)
-            {
-                /* The list's memory is used again while this is bound. */
-                Key spare = last;
-
-                last = list.rows[list.count - 1].key;
-                list.rows[list.count - 1].key = spare;
-                key_bind(statement, 2, &last);
-            }
-        } while (code == ROWSYNC_OK && list.count > 0);
-        if (code == ROWSYNC_OK)
-            code = forget_held(client, table);
     }
+    do
+    {
+        if (code == ROWSYNC_OK)
+            code = rows_read(client, statement, &list);
+        for (i = 0; i < list.count && code == ROWSYNC_OK; i++)
+            code = settle(hydration, list.rows[i].table, &list.rows[i].key);
+        if (list.count > 0)
+        {
+            /* The list's memory is used again while this is bound. */
+            Key spare = last;
+
+            last = list.rows[list.count - 1].key;
+            list.rows[list.count - 1].key = spare;
+            key_bind(statement, 2, &last);
+        }
+    } while (code == ROWSYNC_OK && list.count > 0);
     sqlite3_finalize(statement);
     rows_free(&list);
     key_free(&last);
+    return client->code;
+}
+
+#define UNSEEN(rows)                                                                               \
+    "SELECT table_id, pk FROM " rows " v WHERE table_id = ?1 AND pk > ?2 AND NOT EXISTS (SELECT"   \
+    " 1 FROM temp._sync_seen s WHERE s.table_id = v.table_id AND s.pk = v.pk) ORDER BY pk"         \
+    " LIMIT 1000"
+
+/*
+ * Sees to the rows that the snapshot did not have. They go, but for those with edits; unless a
+ * restored server has lost them, which it has where their version is later than its backup. Those
+ * come first: they are edits then, of which nothing goes along with a row of another table
+ * unnoticed.
+ */
+static rowsync_code
+settle_unseen(const Hydration *hydration, const Snapshot *snapshot)
+{
+    static const char versions[] = UNSEEN("main._sync_version"), held[] = UNSEEN("main._sync_held");
+    rowsync *client = hydration->client;
+    int i, gone;
+
+    for (gone = !client->restored; gone < 2; gone++)
+        for (i = 0; i < client->table_count && client->code == ROWSYNC_OK; i++)
+        {
+            Table *table = &client->tables[i];
+            int place = place_of(snapshot, table);
+
+            /* The server may have stopped to sync it. */
+            if (place < 0 || hydration->targets[place].plain)
+                continue;
+            settle_rows(hydration, table, versions, gone ? settle_gone : settle_lost);
+            if (gone && client->code == ROWSYNC_OK)
+                settle_rows(hydration, table, held, settle_gone);
+        }
     return client->code;
 }
 

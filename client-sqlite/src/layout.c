@@ -126,7 +126,7 @@ write_new_bits(rowsync *client, const Table *table, Buffer *sql, int *count)
     return client->code;
 }
 
-/* Puts the marks of one of the two tables that have some in terms of the new layout. */
+/* Puts the marks of one of the tables that have some in terms of the new layout. */
 static void
 write_update(const char *marks, const Table *table, const Buffer *mask, Buffer *sql)
 {
@@ -157,6 +157,7 @@ layout_follow(rowsync *client, Table *table)
         for (i = 0; i < table->key_count; i++)
             same_key &= had(table->layout, &table->columns[table->keys[i]]);
         write_old_bits(table, &mask);
+        write_update("main._sync_held", table, &mask, &sql);
         code = write_new_bits(client, table, &mask, &added);
         if (!same_key) /* nothing is as it was */
         {

@@ -22,7 +22,9 @@
  * _sync_held keeps what the server says of a row that could not be applied: because edits of the
  * row are pending (state 0), because the app is to decide (1), or because something local is in the
  * way, such as a missing parent (2): the reason says what. The latest one counts. The version of a
- * row that is stuck stays that of what is in its table, so that edits are made on what was seen.
+ * row that is stuck stays that of what is in its table, so that edits are made on what was seen;
+ * which columns the server took edits of since, the last one with which version, is in `changed`
+ * and `changed_version`.
  *
  * _sync_overwritten has what was written here and lost against the server in a conflict, the last
  * thousand of it.
@@ -67,6 +69,7 @@ static const char schema_sql[] =
     "CREATE TABLE IF NOT EXISTS main._sync_held ("
     " table_id INTEGER NOT NULL, pk NOT NULL, pk_text TEXT NOT NULL, state INTEGER NOT NULL,"
     " server_version INTEGER NOT NULL, deleted INTEGER NOT NULL, payload TEXT, reason TEXT,"
+    " changed INTEGER NOT NULL DEFAULT 0, changed_version INTEGER NOT NULL DEFAULT 0,"
     " PRIMARY KEY (table_id, pk)) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS main._sync_overwritten ("
     " id INTEGER PRIMARY KEY, table_name TEXT NOT NULL, pk_uuid TEXT NOT NULL, op TEXT NOT NULL,"
@@ -174,6 +177,15 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
         " WHERE excluded.server_version >= server_version",
     [SQL_HELD_GET] =
         "SELECT server_version, deleted, payload, state FROM main._sync_held WHERE " ROW_KEY,
+    [SQL_HELD_DECIDED] = "UPDATE main._sync_held SET state = 0 WHERE " ROW_KEY,
+    [SQL_HELD_EDIT] = "UPDATE main._sync_held SET changed = changed | ?3,"
+                      " changed_version = max(changed_version, ?4) WHERE " ROW_KEY,
+    [SQL_HELD_RESEND] =
+        "INSERT INTO main._sync_log (table_id, pk, holds, changed) SELECT table_id, pk, 0,"
+        " CASE WHEN changed_version > ?3 THEN changed ELSE 0 END FROM main._sync_held h "
+        "WHERE " ROW_KEY
+        " AND (changed_version > ?3 OR EXISTS (SELECT 1 FROM main._sync_dirty d WHERE"
+        " d.table_id = h.table_id AND d.pk = h.pk))",
     [SQL_HELD_WHY] =
         "UPDATE main._sync_held SET reason = ?3 WHERE " ROW_KEY " AND reason IS NOT ?3",
     [SQL_HELD_DROP] = "DELETE FROM main._sync_held WHERE " ROW_KEY,

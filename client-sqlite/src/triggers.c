@@ -469,14 +469,30 @@ install(rowsync *client, Table *table, const Script *script)
 static rowsync_code
 check_own(rowsync *client, bool apply, bool *stale)
 {
-    int result = sqlite3_table_column_metadata(client->db, "main", "_sync_held", "reason", NULL,
-                                               NULL, NULL, NULL, NULL);
+    static const struct
+    {
+        const char *column, *add;
+    } later[] = {
+        {"reason", "ALTER TABLE main._sync_held ADD COLUMN reason TEXT"},
+        {"changed", "ALTER TABLE main._sync_held ADD COLUMN changed INTEGER NOT NULL DEFAULT 0"},
+        {"changed_version",
+         "ALTER TABLE main._sync_held ADD COLUMN changed_version INTEGER NOT NULL DEFAULT 0"}};
+    size_t i;
 
-    if (result != SQLITE_ERROR)
-        return result == SQLITE_OK ? ROWSYNC_OK : rs_fail_sqlite(client, "looking at its tables");
-    *stale = true;
-    return apply ? rs_exec(client, "ALTER TABLE main._sync_held ADD COLUMN reason TEXT")
-                 : ROWSYNC_OK;
+    for (i = 0; i < sizeof(later) / sizeof(*later) && client->code == ROWSYNC_OK; i++)
+    {
+        int result = sqlite3_table_column_metadata(client->db, "main", "_sync_held",
+                                                   later[i].column, NULL, NULL, NULL, NULL, NULL);
+
+        if (result == SQLITE_OK)
+            continue;
+        if (result != SQLITE_ERROR)
+            return rs_fail_sqlite(client, "looking at its tables");
+        *stale = true;
+        if (apply)
+            rs_exec(client, later[i].add);
+    }
+    return client->code;
 }
 
 /* Makes the log wide enough for the rows of every table; with `apply` false it only says whether.

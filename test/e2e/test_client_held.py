@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from client_parts import everything, key
+from client_parts import add_user, everything, key
 
 MEMO = """
 CREATE TABLE business.memo (id uuid PRIMARY KEY, a text, b text, done boolean NOT NULL DEFAULT false);
@@ -98,6 +98,37 @@ def test_a_decision_on_a_held_row(devices, how, result):
     assert [(row["a"], row["b"]) for row in held(phone)] == [result]
 
 
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("how,left", [("server", 0), ("client", 1)])
+def test_a_row_is_deleted_and_forgotten_while_a_decision_is_waited_for(device, database, how, left, known):
+    """The server's side is then that it is gone, not what it was when the conflict came."""
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    phone.run("track", "users", "--schema", "business", "--policy", "manual")
+    add_user(tablet, "ann", "tablet@sync.example")
+    tablet.sync()
+    if known:
+        phone.sync()
+        for name in ("once", "theirs"):
+            tablet.rows("UPDATE users SET name = ?", (name,))
+            tablet.sync()
+        phone.rows("UPDATE users SET name = 'mine'")
+    else:
+        add_user(phone, "ann", "phone@sync.example")
+    assert phone.sync(check=False)["conflicts"] == 1
+    tablet.rows("DELETE FROM users")
+    tablet.sync()
+    database.rows("SELECT rowsync.prune(interval '0', interval '0')")
+    phone.run("hydrate", check=False)
+    assert phone.rows("SELECT server_deleted, server_payload FROM _sync_conflict") == [(1, None)]
+    phone.run("resolve", "users", key("ann"), "--policy", how)
+    assert len(phone.rows("SELECT * FROM users")) == left
+    for one in (phone, tablet):
+        assert one.sync()["pending"] == 0
+        assert one.run("verify", "--server").returncode == 0
+    assert everything(phone) == everything(tablet)
+    assert database.value("SELECT count(*) FROM business.users") == left
+
+
 @pytest.mark.parametrize("policy,left", [("client", 0), ("merge", 1)])
 def test_a_held_row_is_deleted_here(devices, policy, left):
     phone, tablet = devices(policy)
@@ -141,7 +172,8 @@ def test_a_held_row_is_told_of(devices):
     told = phone.run("verify", "--server", check=False)
     assert (told.returncode, f"1 of the server's rows cannot be stored here: memo {ROW} ({reason})"
             in told.stderr) == (3, True), told.stderr
-    phone.rows("ALTER TABLE _sync_held DROP COLUMN reason")
+    for column in ("reason", "changed", "changed_version"):
+        phone.rows(f"ALTER TABLE _sync_held DROP COLUMN {column}")
     assert phone.run("sync", check=False).returncode == 3
     assert phone.rows("SELECT reason FROM _sync_held") == [(reason,)]
     write(tablet, a="2")

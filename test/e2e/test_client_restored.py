@@ -3,6 +3,7 @@
 import json
 import subprocess
 import tempfile
+import uuid
 
 import pytest
 from client_parts import add_user, everything, key, name_of
@@ -384,4 +385,121 @@ def test_a_conflict_that_stands_while_the_server_is_restored(device, database, b
         phone.sync()
     assert name_of(phone, "ann") == row
     assert database.rows("SELECT name FROM business.users") == [(row,)]
+    assert phone.run("verify", "--server").returncode == 0
+
+
+MEMO = """
+CREATE TABLE business.memo (id uuid PRIMARY KEY, a text, b text, done boolean NOT NULL DEFAULT false);
+SELECT rowsync.register_table('business.memo');
+GRANT SELECT, INSERT, UPDATE, DELETE ON business.memo TO business_gateway"""
+
+
+@pytest.fixture
+def memos(device, database):
+    """`memos("client")`: a phone whose table is stricter than the server's, and a tablet, with a row that both have."""
+    for statement in MEMO.split(";"):
+        database.rows(statement)
+
+    def make(policy):
+        phone, tablet = device("ann", "phone"), device("ann", "tablet")
+        for one, check in ((phone, " CHECK (length(a) < 3)"), (tablet, "")):
+            one.rows(f"CREATE TABLE memo (id TEXT PRIMARY KEY NOT NULL, a TEXT{check}, b TEXT, done INTEGER DEFAULT 0)")
+            one.run("track", "memo", "--schema", "business", "--policy", policy)
+        phone.rows("INSERT INTO memo VALUES (?, '1', 'x', 0)", (key("m"),))
+        for one in (phone, tablet):
+            one.sync()
+        return phone, tablet
+    return make
+
+
+def write(one, columns):
+    """The app edits all memos, and the device syncs."""
+    one.rows(f"UPDATE memo SET {columns}")
+    return one.sync(check=False)
+
+
+@pytest.mark.parametrize("pending", [False, True])
+@pytest.mark.parametrize("policy", ["client", "merge"])
+def test_an_edit_of_a_held_row_that_the_server_took_and_lost(memos, database, backup, policy, pending):
+    """It is sent again, alone; edits that the backup has are not, and nothing of others beside it."""
+    phone, tablet = memos(policy)
+    write(tablet, "a = 'long'")
+    assert write(phone, "done = 1")["held"] == 1
+    tablet.sync()
+    restore = backup()
+    write(phone, "b = 'mine'")
+    if pending:
+        phone.rows("UPDATE memo SET b = 'more'")
+    restore()
+    database.rows("SET rowsync.scope = 'ann'")
+    database.rows("UPDATE business.memo SET a = 'longer'")
+    assert phone.sync(check=False)["held"] == 1
+    assert database.rows("SELECT a, b, done FROM business.memo") == [
+        ("longer", "more" if pending else "mine", True)]
+    assert phone.rows("SELECT payload FROM _sync_overwritten") == []
+    database.rows("UPDATE business.memo SET a = '2'")
+    for one in (phone, tablet):
+        one.sync()
+    assert phone.rows("SELECT * FROM memo") == tablet.rows("SELECT * FROM memo")
+    for one in (phone, tablet):
+        assert one.run("verify", "--server").returncode == 0
+
+
+def test_a_held_row_that_nobody_edited_here(memos, database, backup):
+    """What others wrote, and lost, is not sent from here, over what they wrote after the restore."""
+    phone, tablet = memos("client")
+    restore = backup()
+    write(tablet, "a = 'long', b = 'lost'")
+    phone.sync(check=False)
+    restore()
+    database.rows("SET rowsync.scope = 'ann'")
+    database.rows("UPDATE business.memo SET b = 'new'")
+    phone.sync()
+    assert database.rows("SELECT a, b FROM business.memo") == phone.rows("SELECT a, b FROM memo") == [("1", "new")]
+
+
+@pytest.mark.parametrize("freed", [False, True])
+def test_a_held_row_that_is_in_no_table(memos, database, backup, freed):
+    """The phone cannot store it, and the restored server has lost it: it is sent as new once it can, else kept."""
+    phone, tablet = memos("server")
+    restore = backup()
+    tablet.rows("INSERT INTO memo VALUES (?, 'long', 'new', 0)", (key("new"),))
+    tablet.sync()
+    assert phone.sync(check=False)["held"] == 1
+    if freed:
+        phone.app.executescript("""DROP VIEW _sync_pending; CREATE TABLE two (id TEXT PRIMARY KEY NOT NULL, a TEXT, b TEXT,
+            done INTEGER DEFAULT 0); INSERT INTO two SELECT * FROM memo; DROP TABLE memo; ALTER TABLE two RENAME TO memo""")
+    restore()
+    phone.sync()
+    assert [b for b, in database.rows("SELECT b FROM business.memo ORDER BY b")] == ["new"] * freed + ["x"]
+    assert [json.loads(payload)["b"] for payload, in phone.rows("SELECT payload FROM _sync_overwritten")] == (
+        [] if freed else ["new"])
+    tablet.sync()
+    phone.sync(check=False)
+    assert len(tablet.rows("SELECT * FROM memo")) == 2
+
+
+@pytest.mark.parametrize("policy", ["server", "client"])
+def test_a_lost_row_whose_parent_was_deleted_since_the_restore(device, database, backup, policy):
+    """The review is known to the phone alone, and cannot be sent without its file, which takes it along: it is kept."""
+    phone = device("ann", "phone")
+    for table in ("files", "file_reviews"):
+        phone.run("track", table, "--schema", "business", "--policy", policy)
+    ids = {name: uuid.uuid5(uuid.NAMESPACE_URL, name).bytes for name in ("gone", "kept", "lost", "sent")}
+    for name in ("gone", "kept"):
+        phone.rows("INSERT INTO files VALUES (?, ?, x'')", (ids[name], name))
+    phone.sync()
+    restore = backup()
+    for name, file in (("lost", "gone"), ("sent", "kept")):
+        phone.rows("INSERT INTO file_reviews VALUES (?, ?, ?)", (ids[name], ids[file], name))
+    phone.sync()
+    restore()
+    database.rows("SET rowsync.scope = 'ann'")
+    database.rows("DELETE FROM business.files WHERE name = 'gone'")
+    for _ in range(2):
+        phone.sync()
+    assert database.rows("SELECT review FROM business.file_reviews") == phone.rows(
+        "SELECT review FROM file_reviews") == [("sent",)]
+    assert [(op, json.loads(payload)["review"]) for op, payload in phone.rows(
+        "SELECT op, payload FROM _sync_overwritten")] == [("INSERT", "lost")]
     assert phone.run("verify", "--server").returncode == 0

@@ -11,7 +11,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         answer_with(rowsync_push,
                     data[0] % 2 == 0 ? ""
                                      : "UPDATE _sync_table SET policy = 2; INSERT INTO _sync_held"
-                                       " VALUES (1, 'l', 'l', 0, 9, 0, '{\"a\":4}', NULL)",
+                                       " VALUES (1, 'l', 'l', 0, 9, 0, '{\"a\":4}', NULL, 0, 0)",
                     200, 1 + data[0], data + 1, size - 1);
     return 0;
 }

@@ -213,7 +213,7 @@ test_resolve_what_cannot_go(void)
     {
         snprintf(text, sizeof(text),
                  "UPDATE users SET name = 'mine' WHERE id = 'a'; INSERT INTO drafts VALUES %s;"
-                 "INSERT INTO _sync_held VALUES (1, 'a', 'a', 1, 12, 1, NULL, NULL)",
+                 "INSERT INTO _sync_held VALUES (1, 'a', 'a', 1, 12, 1, NULL, NULL, 0, 0)",
                  drafts[i]);
         fresh(text);
         ok(rowsync_resolve(client, "users", "a", ROWSYNC_SERVER_WINS) == ROWSYNC_OK,
@@ -293,7 +293,7 @@ test_taken_along_later(void)
     rowsync_track_options options = {.policy = ROWSYNC_MANUAL};
 
     fresh("UPDATE notes SET t = 'mine'; INSERT INTO lines VALUES ('m', 'x');"
-          "INSERT INTO _sync_held VALUES (2, 'x', 'x', 1, 11, 1, NULL, NULL)");
+          "INSERT INTO _sync_held VALUES (2, 'x', 'x', 1, 11, 1, NULL, NULL, 0, 0)");
     rowsync_track(client, "notes", &options);
     ok(pull(PAGE("12", CHANGE("12", "users", "a", "true", "null")), NULL) == ROWSYNC_OK &&
            report.conflicts == 1,

@@ -52,11 +52,12 @@ main(void)
     app(db, "INSERT INTO _sync_rejected (table_id, pk, pk_text, change_id, op, base_version,"
             " changed, reason, message, payload, rejected_at) SELECT table_id, 'b', 'b', 1,"
             " 'INSERT', 0, -1, 'constraint', 'no b', '{}', 'now' FROM _sync_table");
-    app(db,
-        "INSERT INTO _sync_held SELECT table_id, 'a', 'a', 1, 7, 0, '{\"id\":\"a\"}',"
-        " NULL FROM _sync_table UNION ALL SELECT table_id, 'c', 'c', 2, 8, 0, '{\"id\":\"c\"}',"
-        " 'CHECK' FROM _sync_table UNION ALL SELECT table_id, 'd', 'd', 0, 9, 0, '{}', NULL FROM"
-        " _sync_table");
+    app(db, "INSERT INTO _sync_held SELECT table_id, 'a', 'a', 1, 7, 0, '{\"id\":\"a\"}',"
+            " NULL, 0, 0 FROM _sync_table UNION ALL SELECT table_id, 'c', 'c', 2, 8, 0, "
+            "'{\"id\":\"c\"}',"
+            " 'CHECK', 0, 0 FROM _sync_table UNION ALL SELECT table_id, 'd', 'd', 0, 9, 0, '{}', "
+            "NULL, 0, 0 FROM"
+            " _sync_table");
     app(db, "INSERT INTO _sync_overwritten VALUES (1, 'note', 'e', 'UPDATE', 3, 4, '{}', 'then')");
     is(list(client, ROWSYNC_LIST_REJECTED, 9),
        "table_name=note pk=b op=INSERT reason=constraint message=no b details=NULL payload={}"

@@ -11,7 +11,7 @@ static const char stuck[] =
     "INSERT INTO memo VALUES ('r', '1', 'x', 'y'); DELETE FROM _sync_log;"
     "INSERT INTO _sync_version VALUES (1, 'r', 5, 0); INSERT INTO _sync_held VALUES (1, 'r', 'r', "
     "2,"
-    " 8, 0, '{\"id\":\"r\",\"a\":\"long\",\"b\":\"x\",\"c\":\"y\"}', 'before')";
+    " 8, 0, '{\"id\":\"r\",\"a\":\"long\",\"b\":\"x\",\"c\":\"y\"}', 'before', 0, 0)";
 static const char state[] =
     "SELECT a, b, c, (SELECT server_version FROM _sync_version), (SELECT server_version || payload"
     " || reason FROM _sync_held), (SELECT base_version || ' ' || changed FROM _sync_dirty) FROM"
