@@ -221,6 +221,8 @@ append_changes(DownloadPage *page)
 static void
 note_progress(DownloadPage *page)
 {
+    int64 read = Min(page->after, page->scope.head);
+
     if (RecoveryInProgress() || XactReadOnly || page->scope.scope_id == 0)
         return;
     if (page->source.source_no == 0)
@@ -229,15 +231,14 @@ note_progress(DownloadPage *page)
 
         scope_lock(page->scope.scope_id, &locked);
         PushActiveSnapshot(GetTransactionSnapshot());
-        source_find_or_create(page->scope.scope_id, page->source_id, &page->source);
+        source_find_or_create(page->scope.scope_id, page->source_id, read, &page->source);
         PopActiveSnapshot();
     }
     else if (page->after > page->source.last_download ||
              TIMESTAMP_IS_NOBEGIN(page->source.last_seen) ||
              TimestampDifferenceExceeds(page->source.last_seen, GetCurrentTimestamp(),
                                         SEEN_INTERVAL_MS))
-        source_update(page->scope.scope_id, page->source_id, Min(page->after, page->scope.head), 0,
-                      0, false);
+        source_update(page->scope.scope_id, page->source_id, read, 0, 0, false);
 }
 
 /* Finds the scope and refuses a cursor that the history no longer reaches. */

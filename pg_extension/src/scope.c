@@ -383,9 +383,12 @@ highest_source_no(int64 scope_id)
     return highest;
 }
 
-/* The same, creating the source where there is none. The scope must be locked. */
+/*
+ * The same, creating the source where there is none, as one that has read up to `last_download`. The
+ * scope must be locked.
+ */
 void
-source_find_or_create(int64 scope_id, const char *source_id, Source *source)
+source_find_or_create(int64 scope_id, const char *source_id, int64 last_download, Source *source)
 {
     Store store;
     StoreRow *row;
@@ -395,11 +398,12 @@ source_find_or_create(int64 scope_id, const char *source_id, Source *source)
         return;
     memset(source, 0, sizeof(*source));
     source->source_no = highest_source_no(scope_id) + 1;
+    source->last_download = last_download;
     source->last_seen = now;
     store_open(&store, REL_SOURCE, REL_SOURCE_ID, RowExclusiveLock);
     row = store_insert(&store);
     row->values[SOURCE_SCOPE - 1] = Int64GetDatum(scope_id);
-    row->values[SOURCE_LAST_DOWNLOAD - 1] = Int64GetDatum(0);
+    row->values[SOURCE_LAST_DOWNLOAD - 1] = Int64GetDatum(last_download);
     row->values[SOURCE_LAST_CHANGE_ID - 1] = Int64GetDatum(0);
     row->values[SOURCE_LAST_UPLOAD - 1] = Int64GetDatum(0);
     row->values[SOURCE_FIRST_SEEN - 1] = TimestampTzGetDatum(now);

@@ -68,7 +68,8 @@ void scope_require_snapshots(void);
 void scope_forget(void);
 
 bool source_find(int64 scope_id, const char *source_id, Source *source);
-void source_find_or_create(int64 scope_id, const char *source_id, Source *source);
+void source_find_or_create(int64 scope_id, const char *source_id, int64 last_download,
+                           Source *source);
 bool source_has_pruned(int64 scope_id, const char *source_id, int64 source_change_id);
 void source_update(int64 scope_id, const char *source_id, int64 last_download, int64 last_change_id,
                    int64 last_upload, bool wait);

@@ -372,7 +372,7 @@ run(Upload *upload)
     upload_resolve(upload);
     scope_lock(scope_find_or_create(upload->user_id), &upload->scope);
     PushActiveSnapshot(GetTransactionSnapshot());
-    source_find_or_create(upload->scope.scope_id, upload->source_id, &upload->source);
+    source_find_or_create(upload->scope.scope_id, upload->source_id, 0, &upload->source);
     if (!knows_this_log(upload))
     {
         refuse_all(upload, REASON_INTERNAL_ERROR,

@@ -50,7 +50,7 @@ COMMENT ON COLUMN rowsync.source_lag.scope IS 'The user';
 COMMENT ON COLUMN rowsync.source_lag.source_id IS 'The installation: the token''s did';
 COMMENT ON COLUMN rowsync.source_lag.first_seen IS 'Its first request';
 COMMENT ON COLUMN rowsync.source_lag.last_seen IS 'Its latest request, to the minute; -infinity after forget_source';
-COMMENT ON COLUMN rowsync.source_lag.last_download IS 'It has read the change log up to here';
+COMMENT ON COLUMN rowsync.source_lag.last_download IS 'It has read the change log up to here, as its latest request told';
 COMMENT ON COLUMN rowsync.source_lag.changes_behind IS 'Changes of others in the log that it has not read. Counts them: name a scope on a large database';
 
 CREATE OR REPLACE VIEW rowsync.scope_status AS

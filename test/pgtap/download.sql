@@ -4,7 +4,7 @@
 CREATE SCHEMA other;
 CREATE TABLE other.things (id text PRIMARY KEY);
 SELECT rowsync.register_table('other.things') > 0 AS registered \gset
-SELECT plan(47);
+SELECT plan(51);
 
 SELECT is(rowsync.download('ann', 'phone'), '{"changes":[],"has_more":false,"next_after":0,"window_until":0,"floor":0,"epoch":0,"last_upload":0,"head":0}',
           'a user whom nobody knows yet');
@@ -112,6 +112,10 @@ SELECT is(page('dee', 'reader', 4), '> 4/4', 'a poll');
 SELECT is((SELECT last_download FROM rowsync.source WHERE source_id = 'reader'), 4::bigint, 'says that the page before was applied');
 SELECT is(page('dee', 'reader', 1, 1), '2 INSERT b2, > 2/4 more', 'reading back');
 SELECT is((SELECT last_download FROM rowsync.source WHERE source_id = 'reader'), 4::bigint, 'forgets nothing');
+SELECT is(page('dee', 'cloned', 4), '> 4/4', 'a first request after a snapshot');
+SELECT is((SELECT last_download FROM rowsync.source WHERE source_id = 'cloned'), 4::bigint, 'says up to where that went');
+SELECT is(page('dee', 'boaster', 9), '> 9/9', 'and one that has read what is not there');
+SELECT is((SELECT last_download FROM rowsync.source WHERE source_id = 'boaster'), 4::bigint, 'has read all that is');
 BEGIN READ ONLY;
 SELECT is(page('dee', 'nobody', 3), '4 INSERT b4, > 4/4', 'a read-only transaction, as on a standby');
 COMMIT;
