@@ -384,8 +384,8 @@ highest_source_no(int64 scope_id)
 }
 
 /*
- * The same, creating the source where there is none, as one that has read up to `last_download`. The
- * scope must be locked.
+ * The same, creating the source where there is none, as one that has read up to `last_download`.
+ * The scope must be locked.
  */
 void
 source_find_or_create(int64 scope_id, const char *source_id, int64 last_download, Source *source)

@@ -249,3 +249,36 @@ def test_a_table_that_is_registered_again(database, device, how):
         assert one.rows("SELECT * FROM item ORDER BY 1") == here
     assert bob.rows("SELECT * FROM item") == [("given", "old")]
     assert database.rows("SELECT * FROM rowsync.verify()") == []
+
+
+def test_removed_and_installed_again(database, device):
+    """Nothing of rowsync is left on the server; installed again, nothing of the devices is lost."""
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    add = "INSERT INTO users (id, name, email) VALUES (?, ?, ?)"
+    keys = [f"550e8400-e29b-41d4-a716-44665544000{n}" for n in range(3)]
+    phone.rows(add, (keys[0], "Ann", "a"))
+    for one in (phone, tablet):
+        one.sync()
+    phone.rows(add, (keys[1], "Bea", "b"))
+    registered = [name for (name,) in database.rows("SELECT table_name::text FROM rowsync.table_status")]
+    (steps,) = re.findall(r"```sql\n(SELECT rowsync.unregister_table.*?)```", DOCS, re.DOTALL)
+    database.psql("-c", steps)
+    assert database.rows("SELECT name FROM business.users") == [("Ann",)]
+    for catalog, name in (("pg_class", "relname"), ("pg_proc", "proname"), ("pg_trigger", "tgname"),
+                          ("pg_event_trigger", "evtname"), ("pg_namespace", "nspname")):
+        assert database.rows(f"SELECT {name} FROM {catalog} WHERE {name} LIKE '%rowsync%'") == []
+    assert phone.run("sync", check=False).returncode == 1
+    assert phone.status()["pending"] == 1
+
+    database.rows("CREATE EXTENSION rowsync")
+    database.rows("SELECT rowsync.grant_gateway('business_gateway')")
+    for name in registered:
+        database.rows(f"SELECT rowsync.register_table('{name}')")
+    database.rows("UPDATE business.users SET _rowsync_scope = 'ann'")
+    tablet.rows(add, (keys[2], "Cy", "c"))
+    for one in (phone, tablet, phone):
+        one.sync()
+    for one in (phone, tablet):
+        assert one.rows("SELECT name FROM users ORDER BY 1") == [("Ann",), ("Bea",), ("Cy",)]
+        one.run("verify", "--server")
+    assert database.rows("SELECT * FROM rowsync.verify()") == []
