@@ -2,7 +2,7 @@
  * loadable.c - the library as an extension of SQLite, for every language that can load one:
  *
  *     SELECT rowsync_init();
- *     SELECT rowsync_track('notes');                 -- also: schema, policy
+ *     SELECT rowsync_track('notes');                 -- also: schema, policy, local columns
  *     SELECT rowsync_attach('https://…', 'ann');     -- also: source
  *     SELECT rowsync_token('eyJ…');
  *     SELECT rowsync_sync();                         -- a report as JSON
@@ -105,15 +105,78 @@ read_policy(sqlite3_context *context, const char *name, rowsync_policy *policy)
     return false;
 }
 
-/* rowsync_track(table [, schema [, policy]]) */
+/*
+ * Reads names of columns, one or a JSON array of them, each ended by NUL, into `out`; an empty name
+ * is none. False with an error set where it is neither, or for want of memory.
+ */
+static bool
+read_names(sqlite3_context *context, const char *text, Buffer *out)
+{
+    JsonReader reader = scan_reader((Slice){text, strlen(text)});
+    Buffer name = {0};
+    Slice element;
+    bool right = true;
+
+    if (text[strspn(text, " \t\r\n")] != '[')
+        buffer_append(out, text, *text != '\0' ? strlen(text) + 1 : 0);
+    else if ((right = scan_enter(&reader, '[')))
+    {
+        for (bool first = true; right && scan_next_element(&reader, first, &element); first = false)
+        {
+            buffer_clear(&name);
+            right =
+                scan_string(element, &name) && name.length > 0 && strlen(name.data) == name.length;
+            buffer_append(out, buffer_string(&name), name.length + 1);
+        }
+        right = right && scan_finish(&reader);
+    }
+    if (out->failed || name.failed)
+        sqlite3_result_error_nomem(context);
+    else if (!right)
+        sqlite3_result_error(
+            context, "rowsync: the local columns are one name or a JSON array of names", -1);
+    right = right && !out->failed && !name.failed;
+    buffer_free(&name);
+    return right;
+}
+
+/* The names in such a buffer, ended by NULL, for rs_free(); NULL for want of memory. */
+static const char **
+list_names(const Buffer *names)
+{
+    const char **list = rs_realloc(NULL, (names->length + 1) * sizeof(*list));
+    int count = 0;
+
+    if (list == NULL)
+        return NULL;
+    for (size_t at = 0; at < names->length; at += strlen(names->data + at) + 1)
+        list[count++] = names->data + at;
+    list[count] = NULL;
+    return list;
+}
+
+/* rowsync_track(table [, schema [, policy [, local]]]) */
 static void
 sql_track(sqlite3_context *context, int count, sqlite3_value **values)
 {
     rowsync *client = client_of(context);
     rowsync_track_options options = {argument(count, values, 1), ROWSYNC_KEEP_POLICY, NULL};
+    const char *local = argument(count, values, 3), **columns = NULL;
+    Buffer names = {0};
 
-    if (client != NULL && read_policy(context, argument(count, values, 2), &options.policy))
-        finish(context, client, rowsync_track(client, argument(count, values, 0), &options));
+    if (client != NULL && read_policy(context, argument(count, values, 2), &options.policy) &&
+        (local == NULL || read_names(context, local, &names)))
+    {
+        if (local != NULL && (columns = list_names(&names)) == NULL)
+            sqlite3_result_error_nomem(context);
+        else
+        {
+            options.local_columns = columns;
+            finish(context, client, rowsync_track(client, argument(count, values, 0), &options));
+        }
+    }
+    rs_free(columns);
+    buffer_free(&names);
 }
 
 /* rowsync_untrack(table [, force]) */
@@ -371,7 +434,7 @@ sqlite3_rowsync_init(sqlite3 *db, char **message, const sqlite3_api_routines *ap
         void (*call)(sqlite3_context *, int, sqlite3_value **);
         int least, most; /* arguments */
     } functions[] = {
-        {"rowsync_init", sql_init, 0, 0},       {"rowsync_track", sql_track, 1, 3},
+        {"rowsync_init", sql_init, 0, 0},       {"rowsync_track", sql_track, 1, 4},
         {"rowsync_untrack", sql_untrack, 1, 2}, {"rowsync_attach", sql_attach, 2, 3},
         {"rowsync_detach", sql_detach, 0, 1},   {"rowsync_token", sql_token, 1, 1},
         {"rowsync_sync", sql_sync, 0, 1},       {"rowsync_push", sql_push, 0, 1},

@@ -53,7 +53,11 @@ check_local(rowsync *client, const Table *table, const char *const *columns)
     {
         if (sqlite3_table_column_metadata(client->db, "main", table->name, *columns, NULL, NULL,
                                           NULL, NULL, NULL) != SQLITE_OK)
-            return rs_fail(client, ROWSYNC_SCHEMA, "Name a column of the table.",
+            return rs_fail(client, ROWSYNC_SCHEMA,
+                           strchr(*columns, ',') == NULL
+                               ? "Name a column of the table."
+                               : "Name columns one by one: in SQL in a JSON array, on the command"
+                                 " line by a --local for each.",
                            "Table \"%s\" has no column \"%s\" to keep local.", table->name,
                            *columns);
         for (i = 0; i < table->key_count; i++)

@@ -580,7 +580,10 @@ def test_a_column_that_only_the_device_has_is_explained(device):
     phone.app.execute("ALTER TABLE users ADD colour TEXT")
     add = "INSERT INTO users VALUES (?, ?, ?, 1, 1, 'red')"
     phone.rows(add, (ANN, "Ann", "a@cli"))
-    assert f"`rowsync track {phone.path} TABLE --local COLUMN`" in said(phone, "sync", code=3)
+    hint = said(phone, "sync", code=3)
+    assert f"`rowsync track {phone.path} TABLE --local COLUMN`" in hint
+    assert "the fourth argument of the SQL function" in hint
+    assert "--local for each" in complaint(phone, "track", "users", "--local", "colour,name")
     said(phone, "track", "users", "--local", "colour")
     said(phone, "requeue")
     assert phone.sync()["statuses"] == {"applied": 1}

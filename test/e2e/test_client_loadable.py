@@ -137,6 +137,31 @@ def test_verify_and_untrack(app):
         connection.execute("SELECT rowsync_track('note', 'public', 'best')").fetchall()
 
 
+def test_columns_stay_on_the_device(app, gateway):
+    phone = app("phone.db")
+    phone.executescript(SCHEMA)
+    phone.execute("""ALTER TABLE users ADD draft TEXT""")
+    phone.execute("""ALTER TABLE users ADD "a,[b" TEXT""")
+    phone.execute("SELECT rowsync_init()")
+    phone.execute("SELECT rowsync_track('users', 'business', NULL, ?)", ('["draft", "a,[b"]',))
+    phone.execute("SELECT rowsync_attach(?, 'ann', 'phone')", (gateway.url,))
+    phone.execute("SELECT rowsync_token(?)", (gateway.token("ann", "phone"),))
+    phone.execute("INSERT INTO users VALUES ('550e8400-e29b-41d4-a716-446655440000', 'Ann', 'a', 1, 1,"
+                  " 'x', 'y')")
+    assert report(phone)["uploaded"] == 1
+    for given, kept in ((("public",), ["a,[b", "draft"]), (("public", "merge"), ["a,[b", "draft"]),
+                        (("public", None, None), ["a,[b", "draft"]), ((None, None, ""), []),
+                        ((None, None, "a,[b"), ["a,[b"]), ((None, None, " [ ]"), [])):
+        phone.execute(f"SELECT rowsync_track('users'{', ?' * len(given)})", given)
+        assert sorted(json.loads(phone.execute("SELECT local_columns FROM _sync_table").fetchone()[0])
+                      ) == kept
+    for wrong in ("[", '["draft"', '["draft"] x', "[1]", '["draft", null]', '[""]', '["draft\\u0000"]'):
+        with pytest.raises(sqlite3.OperationalError, match="are one name or a JSON array of names"):
+            phone.execute("SELECT rowsync_track('users', NULL, NULL, ?)", (wrong,)).fetchall()
+    with pytest.raises(sqlite3.OperationalError, match="no column .draft,name. .*in a JSON array"):
+        phone.execute("SELECT rowsync_track('users', NULL, NULL, 'draft,name')").fetchall()
+
+
 def test_the_sqlite_shell_loads_it(tmp_path):
     done = subprocess.run(["sqlite3", tmp_path / "shell.db", f".load {EXTENSION}",
                            "SELECT rowsync_init()", "SELECT rowsync_status()"],

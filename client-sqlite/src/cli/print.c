@@ -379,7 +379,9 @@ print_remedies(const Session *session)
                " AND message LIKE '%has no column%'",
                NULL) > 0)
         printf("The server's table lacks a column: add it there, or keep it here by"
-               " `rowsync track %s TABLE --local COLUMN`; then `rowsync requeue`.\n",
+               " `rowsync track %s TABLE --local COLUMN`, with --local for those that stay here"
+               " already (in an app: local_columns of rowsync_track(), the fourth argument of the"
+               " SQL function); then `rowsync requeue`.\n",
                session->arguments->file);
 }
 
