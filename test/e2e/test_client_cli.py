@@ -712,6 +712,36 @@ def test_watch_begins_without_a_server_and_ends_where_none_is_rowsync(device, st
     assert done.returncode == 1 and json.loads(done.stdout)["error"]["code"] == "auth"
 
 
+def test_output_that_cannot_be_written_is_a_failure(device):
+    phone = device("ann", "phone")
+    for option in ([], ["--json"]):
+        with open("/dev/full", "w", encoding="ascii") as full:
+            done = subprocess.run([rig.device.BINARY, "status", phone.path, *option],
+                                  env=phone.environment(), stdout=full, stderr=subprocess.PIPE,
+                                  text=True, check=False)
+        assert done.returncode == 1 and done.stderr.startswith(
+            "rowsync: Standard output cannot be written.\n  What the command did is done"), done
+
+
+def test_json_is_json_whatever_was_given(device, tmp_path):
+    phone = device("ann", "phone")
+    bare = os.fsencode(tmp_path) + b"/\xff\xc3\xa9\xe2\x82.db"
+
+    def answer(*arguments, code):
+        done = subprocess.run([rig.device.BINARY, *arguments, "--json"],
+                              env=phone.environment(), capture_output=True, check=False)
+        assert done.returncode == code, done
+        return json.loads(done.stdout.decode())
+
+    wanted = "/\ufffd\u00e9\ufffd\ufffd.db"
+    assert wanted in answer("status", bare, code=1)["error"]["message"]
+    assert wanted in answer("init", bare, code=0)["done"]
+    attached = answer("attach", bare, "--url", phone.url, "--user", b"\xff", code=0)
+    assert attached["user"] == "\ufffd" and attached["source"], attached
+    assert answer("status", bare, code=0)["user"] == "\ufffd"
+    assert answer("sync", phone.path, "--batch-size", "x", code=2)["error"]["code"] == "usage"
+
+
 def test_watch_tells_once_what_waits(device):
     phone, tablet = device("ann", "phone"), device("ann", "tablet")
     add_user(phone, "Nobody", "no-uuid")

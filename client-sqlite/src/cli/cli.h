@@ -118,6 +118,7 @@ void say(const Session *session, json_t *members, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 void put_plain(FILE *stream, const char *text);
 void print_json(json_t *object);
+json_t *json_text(const char *text);
 const char *plural(int64_t count);
 json_t *query_rows(const Session *session, const char *sql);
 int print_rows(const Session *session, const char *sql, const char *value, int *count);

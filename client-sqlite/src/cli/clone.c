@@ -231,8 +231,8 @@ fill(Session *session, const json_t *tables, const char *user, const char *sourc
     snprintf(named, sizeof(named), "%.290s, source %.290s", state.user_id, state.source_id);
     /* What the state tells goes with the client that put_in_place() closes. */
     members =
-        json_pack("{s:i, s:I, s:s, s:s}", "tables", count, "rows", (json_int_t)report.downloaded,
-                  "user", state.user_id, "source", state.source_id);
+        json_pack("{s:i, s:I, s:o, s:o}", "tables", count, "rows", (json_int_t)report.downloaded,
+                  "user", json_text(state.user_id), "source", json_text(state.source_id));
     if (put_in_place(session, target) != EXIT_DONE)
     {
         json_decref(members);

@@ -72,8 +72,9 @@ say_tracked(const Session *session, const char *name)
 
         pending = sqlite3_column_int64(row, 2);
         say(session,
-            json_pack("{s:s, s:s, s:s, s:I}", "table", name, "server", server, "policy",
-                      (const char *)sqlite3_column_text(row, 3), "pending", (json_int_t)pending),
+            json_pack("{s:o, s:o, s:s, s:I}", "table", json_text(name), "server", json_text(server),
+                      "policy", (const char *)sqlite3_column_text(row, 3), "pending",
+                      (json_int_t)pending),
             "tracking %s as %s on the server; in conflicts %s; %lld row%s to upload", name, server,
             (const char *)sqlite3_column_text(row, 1), (long long)pending, plural(pending));
     }
@@ -118,7 +119,7 @@ run_untrack(Session *session)
     {
         if (rowsync_untrack(session->client, arguments->rest[i], arguments->force) != ROWSYNC_OK)
             return failed(session);
-        say(session, json_pack("{s:s}", "table", arguments->rest[i]),
+        say(session, json_pack("{s:o}", "table", json_text(arguments->rest[i])),
             "%s is not tracked any more; its rows stay", arguments->rest[i]);
     }
     return EXIT_DONE;
@@ -154,8 +155,8 @@ run_attach(Session *session)
         rowsync_get_state(session->client, &state) != ROWSYNC_OK)
         return failed(session);
     say(session,
-        json_pack("{s:s, s:s, s:s}", "url", state.url, "user", state.user_id, "source",
-                  state.source_id),
+        json_pack("{s:o, s:o, s:o}", "url", json_text(state.url), "user", json_text(state.user_id),
+                  "source", json_text(state.source_id)),
         "attached to %s as %s, source %s", state.url, state.user_id, state.source_id);
     return EXIT_DONE;
 }
@@ -196,12 +197,13 @@ run_status(Session *session)
     if (rowsync_get_state(session->client, &state) != ROWSYNC_OK)
         return failed(session);
     if (session->arguments->json)
-        print_json(json_pack("{s:s?, s:s?, s:s?, s:I, s:I, s:I, s:I, s:b, s:i, s:I, s:o*}", "url",
-                             state.url, "user", state.user_id, "source", state.source_id, "pending",
-                             (json_int_t)state.pending, "conflicts", (json_int_t)state.conflicts,
-                             "rejected", (json_int_t)state.rejected, "head", (json_int_t)state.head,
-                             "hydrated", state.hydrated, "tables", state.tables, "held",
-                             (json_int_t)state.held, "by_table", query_rows(session, by_table)));
+        print_json(json_pack("{s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:b, s:i, s:I, s:o*}", "url",
+                             json_text(state.url), "user", json_text(state.user_id), "source",
+                             json_text(state.source_id), "pending", (json_int_t)state.pending,
+                             "conflicts", (json_int_t)state.conflicts, "rejected",
+                             (json_int_t)state.rejected, "head", (json_int_t)state.head, "hydrated",
+                             state.hydrated, "tables", state.tables, "held", (json_int_t)state.held,
+                             "by_table", query_rows(session, by_table)));
     else
     {
         if (state.url == NULL)

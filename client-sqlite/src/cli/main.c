@@ -230,8 +230,13 @@ main(int argc, char **argv)
     command = *rest != NULL ? find_command(*rest) : NULL;
     arguments.command = command != NULL ? command->name : NULL;
     if (result < -1)
+    {
+        /* What follows the wrong option has not been read. */
+        for (i = 1; i < argc; i++)
+            arguments.json |= strcmp(argv[i], "--json") == 0;
         result = usage(&session, "%s: %s", poptBadOption(context, POPT_BADOPTION_NOALIAS),
                        poptStrerror(result));
+    }
     else if (show_version)
         result = printf("rowsync %s\n", ROWSYNC_VERSION) < 0;
     else if (*rest != NULL && command == NULL)
@@ -247,5 +252,9 @@ main(int argc, char **argv)
         result = run(&session, &arguments, command, options, given, rest + 1);
     poptFreeContext(context);
     free_options(options);
+    if ((fflush(stdout) != 0 || ferror(stdout)) && result != EXIT_USAGE)
+        result =
+            complain(&session, "output", "Standard output cannot be written.",
+                     "What the command did is done; `rowsync status` shows where things stand.");
     return result;
 }

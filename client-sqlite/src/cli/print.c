@@ -27,6 +27,21 @@ print_json(json_t *object)
     json_decref(object);
 }
 
+/* A text as a JSON string, with U+FFFD for what JSON cannot have: bytes that are no UTF-8. */
+json_t *
+json_text(const char *text)
+{
+    Buffer plain = {0};
+    json_t *string;
+
+    if (text == NULL)
+        return json_null();
+    buffer_utf8(&plain, text, strlen(text));
+    string = json_stringn(buffer_string(&plain), plain.length);
+    buffer_free(&plain);
+    return string;
+}
+
 /* The ending of a noun for so many. */
 const char *
 plural(int64_t count)
@@ -47,8 +62,8 @@ int
 complain(const Session *session, const char *code, const char *message, const char *hint)
 {
     if (session->arguments->json)
-        print_json(json_pack("{s:{s:s, s:s, s:s}}", "error", "code", code, "message", message,
-                             "hint", hint != NULL ? hint : ""));
+        print_json(json_pack("{s:{s:s, s:o, s:o}}", "error", "code", code, "message",
+                             json_text(message), "hint", json_text(hint != NULL ? hint : "")));
     fprintf(stderr, "%srowsync:%s ", style(stderr, STYLE_BAD), style(stderr, STYLE_PLAIN));
     put_plain(stderr, message);
     fputs(hint != NULL && *hint != '\0' ? "\n  " : "\n", stderr);
@@ -166,7 +181,7 @@ say(const Session *session, json_t *members, const char *format, ...)
     va_end(values);
     if (session->arguments->json)
     {
-        json_t *object = json_pack("{s:s}", "done", text);
+        json_t *object = json_pack("{s:o}", "done", json_text(text));
 
         json_object_update(object, members);
         print_json(object);
@@ -282,10 +297,9 @@ rows_as_json(sqlite3_stmt *statement, int *count)
             for (char *letter = name; *letter != '\0'; letter++)
                 *letter = (char)tolower((unsigned char)*letter);
             json_object_set_new(row, name,
-                                text == NULL ? json_null()
-                                : sqlite3_column_type(statement, i) == SQLITE_INTEGER
+                                sqlite3_column_type(statement, i) == SQLITE_INTEGER
                                     ? json_integer(sqlite3_column_int64(statement, i))
-                                    : json_string(text));
+                                    : json_text(text));
         }
         json_array_append_new(rows, row);
     }

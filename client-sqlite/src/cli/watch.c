@@ -105,7 +105,8 @@ note_heard(Watcher *watcher)
         return;
     if (!watcher->watched)
         tell(watcher, "watching", STYLE_GOOD,
-             json_pack("{s:s, s:s}", "url", watcher->url, "source", watcher->source),
+             json_pack("{s:o, s:o}", "url", json_text(watcher->url), "source",
+                       json_text(watcher->source)),
              "watching %s as source %s; Ctrl-C ends it", watcher->url, watcher->source);
     else if (watcher->lost)
         tell(watcher, "connected", STYLE_GOOD, NULL, "connected again");
@@ -174,7 +175,7 @@ tell_lost(Watcher *watcher, rowsync_code code, const rowsync_response *response,
         snprintf(reason, sizeof(reason), "The server was not reached: %s.", response->message);
     code = watcher->failed ? rowsync_error(watcher->session->client) : ROWSYNC_NETWORK;
     tell(watcher, code == ROWSYNC_BUSY ? "busy" : "lost", STYLE_BAD,
-         json_pack("{s:s, s:I}", "reason", reason, "next_try_ms", (json_int_t)pause),
+         json_pack("{s:o, s:I}", "reason", json_text(reason), "next_try_ms", (json_int_t)pause),
          "%s, next try in %.1f s: %s",
          code == ROWSYNC_BUSY ? "no sync"
          : watcher->watched   ? "connection lost"
