@@ -367,16 +367,53 @@ extern "C"
 
     /*
      * Hands each row of a list to `callback`, in autocommit mode or in the app's transaction. The
-     * callback may read by the connection, and must not write or call the library. Columns:
-     * PENDING op, table_name, pk, base_version, payload; CONFLICTS table_name, pk, base_version,
-     * op, local_payload, server_version, server_deleted, server_payload (a payload is NULL on the
-     * side that deleted the row; both are written as in rowsync_conflict); REJECTED table_name, pk,
-     * op, reason, message, details (JSON), payload, rejected_at; HELD table_name, pk, reason (why
-     * the tables here cannot take the row, in SQLite's words where it has some), server_version,
-     * server_deleted, server_payload; OVERWRITTEN table_name, pk, op, base_version, server_version
-     * (the one that won), payload (the row as it was here, NULL where it was deleted),
-     * overwritten_at. Payloads are in the form of the wire. `pk` is what rowsync_resolve(),
-     * rowsync_requeue() and rowsync_discard() take.
+     * callback may read by the connection, and must not write or call the library. The columns of a
+     * list, each a text or NULL:
+     *
+     * PENDING: op, table_name, pk, base_version, payload.
+     * CONFLICTS: table_name, pk, base_version, op, local_payload, server_version, server_deleted,
+     *   server_payload. A payload is NULL on the side that deleted the row; both are written as in
+     *   rowsync_conflict.
+     * REJECTED: table_name, pk, op, reason, message, details, payload, rejected_at.
+     * HELD: table_name, pk, reason, server_version, server_deleted, server_payload.
+     * OVERWRITTEN: table_name, pk, op, base_version, server_version (the one that won), payload
+     *   (the row as it was here, NULL where it was deleted), overwritten_at.
+     *
+     * op is INSERT, UPDATE or DELETE. `pk` is what rowsync_resolve(), rowsync_requeue() and
+     * rowsync_discard() take. Payloads are JSON objects in the form of the wire. server_deleted is
+     * 0 or 1, a time is in UTC (2026-01-31T09:30:00.000Z), and base_version 0 that of a row which
+     * the server has not told of.
+     *
+     * The reason of a REJECTED change, and what its details have, a JSON object or NULL. error is
+     * the message again, sqlstate PostgreSQL's code where it was PostgreSQL that refused:
+     *
+     *   fk_missing          a row that it refers to is not on the server yet. Still pending, sent
+     *                       again with every push. missing: an array of "schema.table:pk"; empty,
+     *                       with constraint, where a default or trigger made the reference
+     *   internal_error      a fault of the server. Still pending, as above. error, sqlstate
+     *   bad_payload         a value that the server cannot take, or a column that it does not have:
+     *                       error, and column where one is to blame; no details where the library
+     *                       refused it itself (text that is no UTF-8, a change too large to send)
+     *   constraint          a constraint of the server's table stands against it: error, sqlstate,
+     *                       and constraint (its name) where it has one
+     *   forbidden           the user must not write this row, or the key is taken: error
+     *   unregistered_table  the server syncs no such table: error
+     *   parent_deleted      the server has deleted the row that it refers to; it was taken out of
+     *                       its table, and its content is in payload. No details
+     *
+     * A server newer than this library may give others, which are dead letters too.
+     *
+     * The reason of a HELD row is SQLite's words for the constraint that stands against it, such as
+     * "UNIQUE constraint failed: users.email", or what the app's trigger says by RAISE(); or one
+     * of:
+     *
+     *   FOREIGN KEY constraint failed: a row that it refers to is not here
+     *   FOREIGN KEY constraint failed: a row that stays here refers to it
+     *   a trigger or an ON CONFLICT IGNORE of the table passed it over
+     *   an edit of a row that would go along waits for a decision
+     *   a row that the server deleted took it along
+     *
+     * or NULL, in a database that an earlier version has left, until it is tried again.
      */
     rowsync_code rowsync_list(rowsync *client, rowsync_list_kind which,
                               rowsync_list_callback callback, void *context);
