@@ -97,8 +97,9 @@ typedef struct Table
     sqlite3_stmt *statements[TABLE_STATEMENTS];
     /* The upsert for the columns that the last downloaded row had, and which those are. */
     sqlite3_stmt *upsert;
-    bool updates; /* it has columns to write besides the key */
-    int *shape;   /* for each member of the payload its column, or -1 */
+    sqlite3_stmt *update; /* where rows that are there need one: see upsert_misjudges() */
+    bool updates;         /* it has columns to write besides the key */
+    int *shape;           /* for each member of the payload its column, or -1 */
     Slice *shape_names;
     Buffer shape_text;
     int shape_count;
@@ -291,6 +292,7 @@ sqlite3_stmt *table_statement(rowsync *client, Table *table, TableStatement whic
 /* fields.c */
 void sql_field(Buffer *sql, const char *alias, const char *column);
 void sql_key(Buffer *sql, const Table *table, const char *alias);
+void sql_row_is(Buffer *sql, const Table *table, const char *alias, int first);
 void sql_match(Buffer *sql, const Table *table, const char *key);
 void sql_literals(Buffer *sql, const char *layout);
 void sql_blob_text(Buffer *sql, const char *hex, bool uuid);

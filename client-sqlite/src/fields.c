@@ -18,6 +18,21 @@ sql_field(Buffer *sql, const char *alias, const char *column)
     buffer_name(sql, column);
 }
 
+/* "a" = ?1 AND "b" = ?2 … for the key columns, from the parameter `first` on. */
+void
+sql_row_is(Buffer *sql, const Table *table, const char *alias, int first)
+{
+    int i;
+
+    for (i = 0; i < table->key_count; i++)
+    {
+        buffer_text(sql, i > 0 ? " AND " : "");
+        buffer_text(sql, alias);
+        buffer_name(sql, table->columns[table->keys[i]].name);
+        buffer_printf(sql, " = ?%d", first + i);
+    }
+}
+
 /* An expression for a BLOB as text: a uuid's canonical form where it may be one, else \x and hex.
  */
 void

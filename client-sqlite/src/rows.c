@@ -97,6 +97,63 @@ column_of(const Table *table, Slice name, Buffer *scratch)
 }
 
 /*
+ * May the upsert be refused for columns that it leaves out, though the row is there and has them?
+ * SQLite looks at a NOT NULL without a default, and at a CHECK, before it comes to the conflict.
+ */
+static bool
+upsert_misjudges(rowsync *client, const Table *table)
+{
+    sqlite3_stmt *statement = NULL;
+    bool found = false;
+    int i;
+
+    if (rs_prepare(client,
+                   "SELECT c.name FROM main.sqlite_schema m, pragma_table_info(m.name, 'main') c"
+                   " WHERE m.type = 'table' AND m.name = ?1 AND c.pk = 0 AND (m.sql LIKE '%check%'"
+                   " OR c.\"notnull\" AND coalesce(c.dflt_value, 'NULL') = 'NULL' COLLATE NOCASE)",
+                   &statement) != ROWSYNC_OK)
+        return false;
+    sqlite3_bind_text(statement, 1, table->name, -1, SQLITE_STATIC);
+    while (!found && rs_row(client, statement))
+    {
+        found = true;
+        for (i = 0; i < table->shape_count && found; i++)
+            found = table->shape[i] < 0 ||
+                    strcmp(table->columns[table->shape[i]].name, rs_text(statement, 0)) != 0;
+    }
+    sqlite3_finalize(statement);
+    return found;
+}
+
+/* Prepares an UPDATE with the parameters of the upsert, for rows that are there. */
+static rowsync_code
+prepare_update(rowsync *client, Table *table, const Buffer *updates)
+{
+    const char *key = table->columns[table->keys[0]].name;
+    Buffer sql = {0};
+
+    buffer_text(&sql, "UPDATE OR ABORT main.");
+    buffer_name(&sql, table->name);
+    buffer_text(&sql, " SET ");
+    if (updates->length > 0)
+        buffer_append(&sql, updates->data, updates->length);
+    else
+    {
+        buffer_name(&sql, key);
+        buffer_text(&sql, " = ");
+        buffer_name(&sql, key);
+    }
+    buffer_text(&sql, " WHERE ");
+    sql_row_is(&sql, table, "", table->shape_count + 1);
+    if (sql.failed)
+        rs_nomem(client);
+    else
+        rs_prepare(client, sql.data, &table->update);
+    buffer_free(&sql);
+    return client->code;
+}
+
+/*
  * Prepares the upsert for the members of this payload. Parameters: one for each member, those that
  * stand for no column unused, then the key columns.
  */
@@ -110,7 +167,8 @@ take_shape(rowsync *client, Table *table, Slice payload)
     int i, members = 0;
 
     sqlite3_finalize(table->upsert);
-    table->upsert = NULL;
+    sqlite3_finalize(table->update);
+    table->upsert = table->update = NULL;
     table->shape_count = 0;
     scan_enter(&reader, '{');
     while (scan_next_member(&reader, members == 0, &name, &value))
@@ -162,8 +220,7 @@ take_shape(rowsync *client, Table *table, Slice payload)
         buffer_printf(&values, ", ?%d", i + 1);
         buffer_text(&updates, updates.length > 0 ? ", " : "");
         buffer_name(&updates, column);
-        buffer_text(&updates, " = excluded.");
-        buffer_name(&updates, column);
+        buffer_printf(&updates, " = ?%d", i + 1);
     }
     buffer_printf(&sql, ") VALUES (%s) ON CONFLICT (", buffer_string(&values));
     for (i = 0; i < table->key_count; i++)
@@ -182,16 +239,24 @@ take_shape(rowsync *client, Table *table, Slice payload)
         code = rs_prepare(client, sql.data, &table->upsert);
     if (code == ROWSYNC_OK)
         table->shape_count = members;
+    if (code == ROWSYNC_OK && upsert_misjudges(client, table))
+        prepare_update(client, table, &updates);
+    if (client->code != ROWSYNC_OK) /* it would be used without */
+    {
+        sqlite3_finalize(table->upsert);
+        table->upsert = NULL;
+    }
     buffer_free(&sql);
     buffer_free(&values);
     buffer_free(&updates);
     buffer_free(&scratch);
-    return code;
+    return client->code;
 }
 
-/* Binds the payload and the key to the upsert. */
+/* Binds the payload and the key to the upsert, or to the update. */
 static int
-bind_row(const Table *table, const Key *key, Slice payload, Buffer *scratch)
+bind_row(const Table *table, sqlite3_stmt *statement, const Key *key, Slice payload,
+         Buffer *scratch)
 {
     JsonReader reader = scan_reader(payload);
     Slice name, value;
@@ -200,9 +265,8 @@ bind_row(const Table *table, const Key *key, Slice payload, Buffer *scratch)
     scan_enter(&reader, '{');
     for (i = 0; result == SQLITE_OK && scan_next_member(&reader, i == 0, &name, &value); i++)
         if (table->shape[i] >= 0)
-            result =
-                value_bind(table->upsert, i + 1, &table->columns[table->shape[i]], value, scratch);
-    return result == SQLITE_OK ? key_bind_columns(table, table->upsert, table->shape_count + 1, key)
+            result = value_bind(statement, i + 1, &table->columns[table->shape[i]], value, scratch);
+    return result == SQLITE_OK ? key_bind_columns(table, statement, table->shape_count + 1, key)
                                : result;
 }
 
@@ -302,9 +366,12 @@ row_put(rowsync *client, Table *table, const Key *key, const RowState *state, bo
         if (!same_shape(table, state->payload) &&
             take_shape(client, table, state->payload) != ROWSYNC_OK)
             return client->code;
-        statement = table->upsert;
+        statement =
+            table->update != NULL && row_there(client, table, key) ? table->update : table->upsert;
+        if (client->code != ROWSYNC_OK)
+            return client->code;
         sqlite3_reset(statement);
-        out.result = bind_row(table, key, state->payload, &client->scratch);
+        out.result = bind_row(table, statement, key, state->payload, &client->scratch);
     }
     if (out.result != SQLITE_OK)
         row_outcome(client, table, out.result);

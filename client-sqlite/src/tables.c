@@ -20,6 +20,7 @@ table_free(Table *table)
     for (i = 0; i < TABLE_STATEMENTS; i++)
         sqlite3_finalize(table->statements[i]);
     sqlite3_finalize(table->upsert);
+    sqlite3_finalize(table->update);
     rs_free(table->shape);
     rs_free(table->shape_names);
     buffer_free(&table->shape_text);
@@ -349,21 +350,6 @@ table_by_id(rowsync *client, int64_t id)
     return NULL;
 }
 
-/* "a" = ?1 AND "b" = ?2 … for the key columns, from the parameter `first` on. */
-static void
-append_row_is(Buffer *sql, const Table *table, const char *alias, int first)
-{
-    int i;
-
-    for (i = 0; i < table->key_count; i++)
-    {
-        buffer_text(sql, i > 0 ? " AND " : "");
-        buffer_text(sql, alias);
-        buffer_name(sql, table->columns[table->keys[i]].name);
-        buffer_printf(sql, " = ?%d", first + i);
-    }
-}
-
 /*
  * SELECT 0 OR EXISTS (…) …: does a table that is not tracked refer to the row, in a way that
  * forbids to delete it? Such rows are not the library's to take out.
@@ -395,7 +381,7 @@ append_clings(rowsync *client, Buffer *sql, const Table *table)
             buffer_text(sql, " c JOIN main.");
             buffer_name(sql, table->name);
             buffer_text(sql, " p WHERE ");
-            append_row_is(sql, table, "p.", 1);
+            sql_row_is(sql, table, "p.", 1);
         }
         buffer_text(sql, " AND ");
         sql_field(sql, "c", rs_text(statement, 2));
@@ -435,7 +421,7 @@ append_pending(Buffer *sql, const Table *table, bool row)
     buffer_text(sql, row ? " FROM main." : " FROM main._sync_dirty d LEFT JOIN main.");
     buffer_name(sql, table->name);
     buffer_text(sql, row ? " t WHERE " : " t ON ");
-    append_row_is(sql, table, "t.", 2);
+    sql_row_is(sql, table, "t.", 2);
     if (!row)
         buffer_printf(sql, " WHERE d.table_id = %lld AND d.pk = ?1", (long long)table->id);
 }
@@ -490,7 +476,7 @@ table_statement(rowsync *client, Table *table, TableStatement which)
             buffer_text(&sql, which == TABLE_THERE ? "SELECT 1 FROM main." : "DELETE FROM main.");
             buffer_name(&sql, table->name);
             buffer_text(&sql, " WHERE ");
-            append_row_is(&sql, table, "", 1);
+            sql_row_is(&sql, table, "", 1);
         }
         if (sql.failed)
             rs_nomem(client);

@@ -98,6 +98,35 @@ def test_a_decision_on_a_held_row(devices, how, result):
     assert [(row["a"], row["b"]) for row in held(phone)] == [result]
 
 
+@pytest.mark.parametrize("keep", [[], ["--local", "gone"]], ids=["left", "local"])
+def test_a_column_that_the_server_drops(devices, device, database, keep):
+    """It is NOT NULL here: rows that are there go on, both ways; only new ones cannot come."""
+    old, new = device("ann", "old"), device("ann", "new")
+    old.rows(HERE % ", gone TEXT NOT NULL")
+    new.rows(HERE % "")
+    database.rows("ALTER TABLE business.memo ADD gone text")
+    old.run("track", "memo", "--schema", "business")
+    old.rows("INSERT INTO memo (id, a, gone) VALUES (?, '1', 'kept')", (ROW,))
+    old.sync()
+    database.rows("ALTER TABLE business.memo DROP COLUMN gone")
+    if keep:
+        old.run("track", "memo", *keep)
+    new.run("track", "memo", "--schema", "business")
+    new.sync()
+    write(new, a="2")
+    old.sync()
+    assert old.rows("SELECT a, gone FROM memo") == [("2", "kept")]
+    write(old, a="3")
+    new.sync()
+    write(new, b="x")
+    old.run("hydrate")
+    assert old.rows("SELECT a, b, gone FROM memo") == [("3", "x", "kept")]
+    new.rows("INSERT INTO memo (id, a) VALUES (?, 'new')", (key("n"),))
+    new.sync()
+    assert old.run("sync", check=False).returncode == 3
+    assert old.rows("SELECT reason FROM _sync_held") == [("NOT NULL constraint failed: memo.gone",)]
+
+
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("how,left", [("server", 0), ("client", 1)])
 def test_a_row_is_deleted_and_forgotten_while_a_decision_is_waited_for(device, database, how, left, known):

@@ -56,11 +56,15 @@ push(const char *status)
     rowsync_push(client, &options, &report);
 }
 
-/* Pulls nothing, which tries again what is held. */
+/* Pulls this, or nothing, which tries again what is held. */
 static void
-pull(void)
+pull(const char *changes)
 {
-    script.answers[0] = "{\"changes\":[],\"has_more\":false,\"next_after\":9,\"window_until\":9}";
+    static char page[2048];
+
+    snprintf(page, sizeof(page),
+             "{\"changes\":[%s],\"has_more\":false,\"next_after\":9,\"window_until\":9}", changes);
+    script.answers[0] = page;
     script.count = 1;
     script.asked = 0;
     rowsync_pull(client, NULL, NULL);
@@ -100,7 +104,7 @@ test_edit(rowsync_policy policy)
        "1,mine,y,5,9{\"id\":\"r\",\"a\":\"long\",\"b\":\"mine\",\"c\":\"y\"}" CHECK ",NULL",
        "taken: it is held with the edit");
     app(db, "PRAGMA ignore_check_constraints = ON");
-    pull();
+    pull("");
     is(rows(db, state), "long,mine,y,9,NULL,NULL", "and comes with it");
     close_client(client, db);
 }
@@ -147,10 +151,10 @@ test_told(void)
     is(rows(db, "SELECT a, b, (SELECT count(*) FROM _sync_edited), (SELECT state || reason FROM"
                 " _sync_held) FROM memo"),
        "1,mine,0,2" CHECK, "of a row that was not held too");
-    pull();
+    pull("");
     is(rows(db, "SELECT count(*) FROM _sync_held"), "1", "as long as it cannot be stored");
     app(db, "PRAGMA ignore_check_constraints = ON");
-    pull();
+    pull("");
     is(rows(db, state), "longer,MINE,y,9,NULL,NULL", "then it comes");
     close_client(client, db);
 
@@ -165,6 +169,56 @@ test_told(void)
     close_client(client, db);
 }
 
+#define PART(version, pk, payload)                                                                 \
+    "{\"schema\":\"public\",\"table\":\"part\",\"pk\":\"" pk "\",\"server_version\":" version      \
+    ",\"deleted\":false,\"payload\":" payload "}"
+
+/*
+ * Columns that the server has not, or no more: what they ask of a new row is not asked of one that
+ * is there.
+ */
+static void
+test_left_out(void)
+{
+    static const char *const local[] = {"gone", NULL};
+    static const struct
+    {
+        const char *what, *create, *sent, *there, *reason;
+        bool keep;
+    } cases[] = {
+        {"NOT NULL", "a TEXT, gone TEXT NOT NULL", "\"a\":\"new\"", "new,1",
+         "NOT NULL constraint failed: part.gone", false},
+        {"NOT NULL, local", "a TEXT, gone TEXT NOT NULL", "\"a\":\"new\"", "new,1",
+         "NOT NULL constraint failed: part.gone", true},
+        {"NOT NULL, as all of the server's columns", "a TEXT, gone TEXT NOT NULL DEFAULT NULL",
+         "\"id\":\"r\"", "old,1", "NOT NULL constraint failed: part.gone", true},
+        {"a CHECK", "a TEXT, gone TEXT, CONSTRAINT any CHECK (a IS NOT NULL OR gone IS NOT NULL)",
+         "\"a\":null", "NULL,1", "CHECK constraint failed: any", true},
+    };
+    rowsync_track_options track = {0};
+    char text[1024];
+    size_t i;
+
+    for (i = 0; i < sizeof(cases) / sizeof(*cases); i++)
+    {
+        fresh("", ROWSYNC_SERVER_WINS);
+        snprintf(text, sizeof(text), "CREATE TABLE part (id TEXT PRIMARY KEY NOT NULL, %s)",
+                 cases[i].create);
+        app(db, text);
+        track.local_columns = cases[i].keep ? local : NULL;
+        rowsync_track(client, "part", &track);
+        app(db, "INSERT INTO part VALUES ('r', 'old', '1'); DELETE FROM _sync_log; INSERT INTO"
+                " _sync_version VALUES (2, 'r', 5, 0); UPDATE _sync_client_info SET hydrated = 2");
+        snprintf(text, sizeof(text), PART("6", "r", "{%s}") "," PART("7", "s", "{%s}"),
+                 cases[i].sent, cases[i].sent);
+        pull(text);
+        is(rows(db, "SELECT a, gone FROM part"), cases[i].there, cases[i].what);
+        snprintf(text, sizeof(text), "s,%s", cases[i].reason);
+        is(rows(db, "SELECT pk, reason FROM _sync_held"), text, "a new row is held, and says why");
+        close_client(client, db);
+    }
+}
+
 int
 main(void)
 {
@@ -172,5 +226,6 @@ main(void)
     test_edit(ROWSYNC_MERGE);
     test_edit_again();
     test_told();
+    test_left_out();
     return done();
 }
