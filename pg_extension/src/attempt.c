@@ -173,6 +173,7 @@ note_parent(Upload *upload, SyncedTable *table, const SyncedReference *reference
     StringInfoData text;
     JsonMember *members;
     int nmembers;
+    int wrong;
     const char *error = NULL;
 
     initStringInfo(&text);
@@ -193,7 +194,7 @@ note_parent(Upload *upload, SyncedTable *table, const SyncedReference *reference
         parts[i] = &members[i].value;
     unchecked->parent.values = palloc(reference->nkeys * sizeof(Datum));
     if (!rowkey_from_values(unchecked->parent.table, parts, unchecked->parent.values,
-                            &unchecked->parent.key, &error))
+                            &unchecked->parent.key, &error, &wrong))
         elog(ERROR, "could not read a key: %s", error);
     upload->unchecked = lappend(upload->unchecked, unchecked);
     MemoryContextSwitchTo(old);

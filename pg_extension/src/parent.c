@@ -28,6 +28,7 @@ change_add_parent(Change *change, const SyncedReference *reference, SyncedTable 
 {
     Parent *added = &change->parents[change->nparents];
     const char *error = NULL;
+    int wrong;
 
     for (int i = 0; i < parent->nkeys; i++)
     {
@@ -35,10 +36,10 @@ change_add_parent(Change *change, const SyncedReference *reference, SyncedTable 
             return true;
     }
     added->values = palloc(parent->nkeys * sizeof(Datum));
-    if (!rowkey_from_values(parent, parts, added->values, &added->key, &error))
+    if (!rowkey_from_values(parent, parts, added->values, &added->key, &error, &wrong))
     {
-        change_refuse(change, REASON_BAD_PAYLOAD, error,
-                      change->table->columns[reference->columns[0]].name);
+        change_refuse_value(change, change->table->columns[reference->columns[wrong]].name,
+                            parts[wrong], error);
         return false;
     }
     added->table = parent;

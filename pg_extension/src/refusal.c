@@ -38,6 +38,9 @@ enum
 /* Longest message that rowsync.refusal keeps, in bytes. */
 #define MAX_MESSAGE 500
 
+/* Longest part of a value that a message shows, in bytes. */
+#define MAX_VALUE 60
+
 /* The name of a reason on the wire. */
 const char *
 refusal_reason(InvalidReason reason)
@@ -56,6 +59,37 @@ change_refuse(Change *change, InvalidReason reason, const char *message, const c
     change->sqlstate[0] = '\0';
     change->constraint = NULL;
     change->missing = NULL;
+}
+
+/* Appends a value for people, cut where it is long. */
+static void
+append_shown(StringInfo out, const JsonValue *value)
+{
+    const char *quote = value->kind == JSON_STRING ? "\"" : "";
+    int len = pg_mbcliplen(value->text, value->len, MAX_VALUE);
+
+    appendStringInfo(out, "%s%.*s%s%s", quote, len, value->text, len < value->len ? "..." : "",
+                     quote);
+}
+
+/* What a message begins with that is about a column's value. */
+static char *
+about_column(const char *column)
+{
+    return strcmp(column, KEY_OF_CHANGE) == 0 ? "key" : psprintf("column \"%s\"", column);
+}
+
+/* Refuses a change for a value that its column cannot be; `expected` says what it can. */
+void
+change_refuse_value(Change *change, const char *column, const JsonValue *value,
+                    const char *expected)
+{
+    StringInfoData message;
+
+    initStringInfo(&message);
+    appendStringInfo(&message, "%s: %s, not ", about_column(column), expected);
+    append_shown(&message, value);
+    change_refuse(change, REASON_BAD_PAYLOAD, message.data, column);
 }
 
 /*
@@ -106,7 +140,10 @@ change_refuse_error(Change *change, ErrorData *error)
     const char *column = change->converting;
 
     if (change->converting != NULL)
+    {
         reason = REASON_BAD_PAYLOAD;
+        message = psprintf("%s: %s", about_column(change->converting), message);
+    }
     else if (error->sqlerrcode == ERRCODE_FOREIGN_KEY_VIOLATION && change->request->op != 'D' &&
              is_own_table(change, error))
     {
@@ -117,7 +154,8 @@ change_refuse_error(Change *change, ErrorData *error)
              is_part_of(change->table->key_index, error->schema_name, error->constraint_name))
     {
         /* In this scope the key is free, or the change would be an update. */
-        change_refuse(change, REASON_FORBIDDEN, "this row is not yours to write", NULL);
+        change_refuse(change, REASON_FORBIDDEN,
+                      "this key is not yours to use: give the row another one", NULL);
         return;
     }
     else if (error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
@@ -145,10 +183,35 @@ table_of(const Change *change)
     return change->table != NULL ? change->table->table_id : 0;
 }
 
-/* Adds the refusals of one table for one reason, of which change is the last. */
-static void
-note_refusals(Upload *upload, Store *store, const Change *change, int64 count)
+/*
+ * What changes of tables that do not sync were told, and before them others: each table once, the
+ * new ones first. They share a line, for a device may invent any number of names.
+ */
+static char *
+gather_tables(Change *const *refused, int64 count, const char *before)
 {
+    StringInfoData out;
+
+    initStringInfo(&out);
+    for (int64 i = 0; i < count && out.len <= MAX_MESSAGE; i++)
+    {
+        const char *message = refused[i]->message;
+
+        CHECK_FOR_INTERRUPTS();
+        if (strstr(out.data, message) == NULL && strstr(before, message) == NULL)
+            appendStringInfo(&out, "%s%s", out.len > 0 ? "; " : "", message);
+    }
+    if (out.len > 0 && *before != '\0')
+        appendStringInfoString(&out, "; ");
+    appendStringInfoString(&out, before);
+    return out.data;
+}
+
+/* Adds the refusals of one table for one reason. */
+static void
+note_refusals(Upload *upload, Store *store, Change *const *refused, int64 count)
+{
+    const Change *change = refused[count - 1];
     Datum values[REFUSAL_NATTS];
     const char *reason = reason_names[change->reason];
     const char *message = change->missing != NULL
@@ -169,6 +232,9 @@ note_refusals(Upload *upload, Store *store, const Change *change, int64 count)
     values[REFUSAL_LAST - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
     values[REFUSAL_FIRST - 1] =
         known ? store_value(store, REFUSAL_FIRST) : values[REFUSAL_LAST - 1];
+    if (change->reason == REASON_UNREGISTERED_TABLE)
+        message = gather_tables(
+            refused, count, known ? TextDatumGetCString(store_value(store, REFUSAL_MESSAGE)) : "");
     if (known)
         count += DatumGetInt64(store_value(store, REFUSAL_REFUSED));
     values[REFUSAL_REFUSED - 1] = Int64GetDatum(count);
@@ -227,7 +293,7 @@ upload_note_refusals(Upload *upload)
         if (i < count && table_of(refused[i]) == table_of(refused[first]) &&
             refused[i]->reason == refused[first]->reason)
             continue;
-        note_refusals(upload, &store, refused[i - 1], i - first);
+        note_refusals(upload, &store, refused + first, i - first);
         first = i;
     }
     store_close(&store);

@@ -64,7 +64,7 @@ convert(Change *change)
             value_from_json(&column->codec, change->given[i], &change->apply.nulls[i], &error);
         if (error != NULL)
         {
-            change_refuse(change, REASON_BAD_PAYLOAD, error, column->name);
+            change_refuse_value(change, column->name, change->given[i], error);
             return false;
         }
         change->apply.columns = bms_add_member(change->apply.columns, i);
@@ -93,8 +93,8 @@ take_key(Change *change, const Datum *named)
         {
             if (change->apply.nulls[i])
             {
-                change_refuse(change, REASON_BAD_PAYLOAD, "a key column cannot be null",
-                              table->columns[i].name);
+                change_refuse_value(change, table->columns[i].name, change->given[i],
+                                    "expected a value");
                 return false;
             }
             sent[k] = change->apply.values[i];
@@ -157,10 +157,10 @@ resolve_change(Change *change)
     change->apply.columns = NULL;
     change->nparents = 0;
     change->rewritten = false;
-    change->converting = "pk";
+    change->converting = KEY_OF_CHANGE;
     if (!rowkey_parse(table, &request->pk, named, &change->key, &error))
     {
-        change_refuse(change, REASON_BAD_PAYLOAD, error, "pk");
+        change_refuse_value(change, KEY_OF_CHANGE, &request->pk, error);
         return;
     }
     change->converting = NULL;

@@ -116,7 +116,7 @@ parse_part(const SyncedTable *table, int i, const JsonValue *part, Datum *value,
         json.kind = JSON_BOOL;
     *value = value_from_json(codec, &json, &isnull, error);
     if (*error == NULL && isnull)
-        *error = "a key has no null";
+        *error = "expected a value";
     return *error == NULL;
 }
 
@@ -132,7 +132,7 @@ rowkey_parse(const SyncedTable *table, const JsonValue *pk, Datum *values, RowKe
     {
         if (pk->kind != JSON_STRING)
         {
-            *error = "pk must be a string";
+            *error = "expected a string";
             return false;
         }
         if (!parse_part(table, 0, pk, &values[0], error))
@@ -147,7 +147,7 @@ rowkey_parse(const SyncedTable *table, const JsonValue *pk, Datum *values, RowKe
         if ((pk->kind != JSON_ARRAY && pk->kind != JSON_STRING) ||
             !request_parse_array(pk->text, pk->len, &parts, &nparts) || nparts != table->nkeys)
         {
-            *error = "pk must be an array with one value for each key column";
+            *error = "expected an array with one value for each key column";
             return false;
         }
         for (int i = 0; i < nparts; i++)
@@ -159,7 +159,7 @@ rowkey_parse(const SyncedTable *table, const JsonValue *pk, Datum *values, RowKe
     *key = rowkey_pack(table, values);
     if (key->len > ROWSYNC_MAX_KEY)
     {
-        *error = "pk is longer than 2000 bytes";
+        *error = "expected at most 2000 bytes";
         return false;
     }
     return true;
@@ -167,11 +167,12 @@ rowkey_parse(const SyncedTable *table, const JsonValue *pk, Datum *values, RowKe
 
 /*
  * The key that column values of a payload name, in key order: a row's own key, or its parent's.
- * values and errors as with rowkey_parse.
+ * values and errors as with rowkey_parse; *wrong is the part that does not fit, the first where it
+ * is all of them.
  */
 bool
 rowkey_from_values(const SyncedTable *table, const JsonValue *const *parts, Datum *values,
-                   RowKey *key, const char **error)
+                   RowKey *key, const char **error, int *wrong)
 {
     bool isnull;
 
@@ -180,14 +181,18 @@ rowkey_from_values(const SyncedTable *table, const JsonValue *const *parts, Datu
         values[i] =
             value_from_json(&table->columns[table->keys[i]].codec, parts[i], &isnull, error);
         if (*error == NULL && isnull)
-            *error = "a key has no null";
+            *error = "expected a value";
         if (*error != NULL)
+        {
+            *wrong = i;
             return false;
+        }
     }
     *key = rowkey_pack(table, values);
     if (key->len > ROWSYNC_MAX_KEY)
     {
-        *error = "a key is longer than 2000 bytes";
+        *error = "expected at most 2000 bytes";
+        *wrong = 0;
         return false;
     }
     return true;

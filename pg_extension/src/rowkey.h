@@ -40,7 +40,7 @@ struct JsonValue;
 RowKey rowkey_pack(const struct SyncedTable *table, const Datum *values);
 RowKey rowkey_from_slot(const struct SyncedTable *table, TupleTableSlot *slot);
 bool rowkey_from_values(const struct SyncedTable *table, const struct JsonValue *const *parts,
-                        Datum *values, RowKey *key, const char **error);
+                        Datum *values, RowKey *key, const char **error, int *wrong);
 bool rowkey_parse(const struct SyncedTable *table, const struct JsonValue *pk, Datum *values,
                   RowKey *key, const char **error);
 bool rowkey_is_packed(const struct SyncedTable *table, RowKey key);

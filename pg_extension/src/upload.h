@@ -62,7 +62,7 @@ typedef struct Change
     ApplyRow apply;
     const JsonValue **given; /* by column index: the value that was sent, or NULL */
     bool rewritten;          /* what goes out may be otherwise than what came */
-    const char *converting;  /* the column whose value is being read */
+    const char *converting;  /* the column whose value is being read, or KEY_OF_CHANGE */
     int nparents;
     Parent *parents;
     int nwaits;
@@ -128,7 +128,10 @@ typedef struct Attempt
 } Attempt;
 
 /* refusal.c */
+#define KEY_OF_CHANGE "pk" /* stands for a column where the key of a change is at fault */
 void change_refuse(Change *change, InvalidReason reason, const char *message, const char *column);
+void change_refuse_value(Change *change, const char *column, const JsonValue *value,
+                         const char *expected);
 void change_refuse_error(Change *change, ErrorData *error);
 const char *refusal_reason(InvalidReason reason);
 void upload_note_refusals(Upload *upload);

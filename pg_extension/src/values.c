@@ -532,7 +532,9 @@ integer_datum(const ValueCodec *codec, const JsonValue *json, const char **error
     else if (codec->kind == VALUE_INT2 && value >= PG_INT16_MIN && value <= PG_INT16_MAX)
         return Int16GetDatum((int16)value);
     else
-        *error = "number is out of the range of the column";
+        *error = codec->kind == VALUE_INT2
+                     ? "expected a whole number from -32768 to 32767"
+                     : "expected a whole number from -2147483648 to 2147483647";
     return (Datum)0;
 }
 
@@ -591,7 +593,7 @@ input_text(const ValueCodec *codec, const JsonValue *json, const char **error)
         case VALUE_NUMERIC:
             if (json->kind == JSON_NUMBER || json->kind == JSON_STRING)
                 return pstrdup(json->text);
-            *error = "expected a string with the digits of a number";
+            *error = "expected a number";
             return NULL;
         case VALUE_JSON:
         case VALUE_JSONB:
@@ -617,7 +619,7 @@ input_text(const ValueCodec *codec, const JsonValue *json, const char **error)
 
             if (bytes == NULL)
             {
-                *error = "expected base64";
+                *error = "expected bytes as base64";
                 return NULL;
             }
             return DatumGetCString(DirectFunctionCall1(byteaout, PointerGetDatum(bytes)));
@@ -625,7 +627,7 @@ input_text(const ValueCodec *codec, const JsonValue *json, const char **error)
         default:
             if (json->kind == JSON_STRING)
                 return pstrdup(json->text);
-            *error = "expected a string";
+            *error = "expected a text";
             return NULL;
     }
 }
@@ -662,7 +664,7 @@ value_from_json(ValueCodec *codec, const JsonValue *json, bool *isnull, const ch
             case VALUE_TEXT:
                 if (json->kind == JSON_STRING)
                     return PointerGetDatum(cstring_to_text_with_len(json->text, json->len));
-                *error = "expected a string";
+                *error = "expected a text";
                 return (Datum)0;
             case VALUE_UUID:
             {
@@ -680,7 +682,7 @@ value_from_json(ValueCodec *codec, const JsonValue *json, bool *isnull, const ch
 
                 if (bytes != NULL)
                     return PointerGetDatum(bytes);
-                *error = "expected base64";
+                *error = "expected bytes as base64";
                 return (Datum)0;
             }
             case VALUE_BOOL:

@@ -20,4 +20,4 @@ COMMENT ON COLUMN rowsync.refusal.last_refused IS 'When the last one was';
 COMMENT ON COLUMN rowsync.refusal.table_id IS 'Of which table; 0: of none that is registered';
 COMMENT ON COLUMN rowsync.refusal.source_no IS 'Who sent the last one';
 COMMENT ON COLUMN rowsync.refusal.reason IS 'As devices are told it';
-COMMENT ON COLUMN rowsync.refusal.message IS 'What the last one was told, and which rows it missed, at most 500 bytes of it';
+COMMENT ON COLUMN rowsync.refusal.message IS 'What the last one was told, and which rows it missed; of tables that are not registered, each that was told of, the latest first; at most 500 bytes of it';

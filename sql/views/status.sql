@@ -97,10 +97,10 @@ SELECT s.name AS scope, t.relid AS table_name, f.reason, f.refused, f.first_refu
   LEFT JOIN rowsync.source AS d USING (scope_id, source_no);
 COMMENT ON VIEW rowsync.refusal_count IS 'How many changes of devices were refused, by user, table and reason. Devices keep those that are refused for good as dead letters';
 COMMENT ON COLUMN rowsync.refusal_count.scope IS 'The user';
-COMMENT ON COLUMN rowsync.refusal_count.table_name IS 'The table; null if it is not registered';
+COMMENT ON COLUMN rowsync.refusal_count.table_name IS 'The table; null for those that are not registered, which last_message names';
 COMMENT ON COLUMN rowsync.refusal_count.reason IS 'As devices are told it: forbidden is most often a GRANT that was forgotten; fk_missing and internal_error are for the time being';
 COMMENT ON COLUMN rowsync.refusal_count.refused IS 'So often; a change that is sent again counts again';
 COMMENT ON COLUMN rowsync.refusal_count.first_refused IS 'When the first one was';
 COMMENT ON COLUMN rowsync.refusal_count.last_refused IS 'When the last one was';
 COMMENT ON COLUMN rowsync.refusal_count.last_source_id IS 'Who sent the last one';
-COMMENT ON COLUMN rowsync.refusal_count.last_message IS 'What the last one was told';
+COMMENT ON COLUMN rowsync.refusal_count.last_message IS 'What the last one was told; of tables that are not registered, each that was told of, the latest first';

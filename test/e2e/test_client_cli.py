@@ -440,7 +440,7 @@ def test_a_clone_of_a_wrong_schema_or_path(device):
 def test_a_refused_key_is_named_as_the_column_is(device):
     phone = device("ann", "phone")
     add_user(phone, key="no uuid")
-    assert "users no uuid, column id: " in said(phone, "sync", code=3)
+    assert "users no uuid: key: expected a uuid, not " in said(phone, "sync", code=3)
     assert re.search(r"users +no uuid +INSERT +bad_payload +id ", said(phone, "rejected", code=3))
 
 

@@ -29,8 +29,8 @@ SELECT is(replace(replace(told(18, 'INSERT', 'posts', 'p1', 0, '{"title":"X","au
           replace(replace(told(19, 'INSERT', 'posts', 'p1', 0, '{"title":"X","author_id":"x1"}'), '19', 'N'), 'x1', 'PARENT'), 'a reference');
 SELECT is(fault(answer('ann', 'phone', change(18, 'INSERT', 'posts', 'p1', 0, '{"title":"X","author_id":"b1"}'))),
           'fk_missing | a row that this change refers to is not there yet | {"missing": ["app.users:b1"]}', 'which names the parent and no more');
-SELECT is(fault(answer('ann', 'phone', change(20, 'INSERT', 'users', 'b1', 0, '{"name":"Mine"}'))), 'forbidden | this row is not yours to write', 'the very key of a row of bob''s cannot be taken');
-SELECT is(fault(answer('ann', 'phone', change(21, 'UPDATE', 'users', 'b1', 0, '{"name":"Mine"}'))), 'forbidden | this row is not yours to write', 'nor by an UPDATE that would insert');
+SELECT is(fault(answer('ann', 'phone', change(20, 'INSERT', 'users', 'b1', 0, '{"name":"Mine"}'))), 'forbidden | this key is not yours to use: give the row another one', 'the very key of a row of bob''s cannot be taken');
+SELECT is(fault(answer('ann', 'phone', change(21, 'UPDATE', 'users', 'b1', 0, '{"name":"Mine"}'))), 'forbidden | this key is not yours to use: give the row another one', 'nor by an UPDATE that would insert');
 SELECT is(fault(answer('ann', 'phone', change(22, 'INSERT', 'users', 'a2', 0, '{"name":"A","email":"bob@b"}'))) !~ 'bob|b1', true, 'a unique value that is taken does not say by whom');
 SELECT matches(up('ann', 'phone', change(23, 'INSERT', 'users', 'a2', 0, '{"name":"A","_rowsync_scope":"bob"}')), '^23 applied \d+', 'a device may name a scope');
 SELECT is((SELECT _rowsync_scope FROM app.users WHERE id = 'a2'), 'ann', 'but it is its own that is written');

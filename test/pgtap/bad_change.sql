@@ -54,32 +54,32 @@ SELECT is(bad('"schema":"app","table":"users; DROP TABLE app.users","op":"INSERT
 SELECT is(bad('"schema":"app","table":"' || repeat('u', 100) || '","op":"INSERT","pk":"x","payload":{}'),
           'unregistered_table | table app.' || repeat('u', 100) || ' does not sync', 'an overlong name');
 
-SELECT is(bad_kind('"abc"', '{}'), 'bad_payload | expected a uuid | {"column": "pk"}', 'pk that is no uuid');
-SELECT is(bad_kind('""', '{}'), 'bad_payload | expected a uuid | {"column": "pk"}', 'empty pk');
-SELECT is(bad_kind('7', '{}'), 'bad_payload | pk must be a string | {"column": "pk"}', 'pk a number');
-SELECT is(bad_kind('null', '{}'), 'bad_payload | pk must be a string | {"column": "pk"}', 'pk null');
-SELECT is(bad_kind('{}', '{}'), 'bad_payload | pk must be a string | {"column": "pk"}', 'pk an object');
+SELECT is(bad_kind('"abc"', '{}'), 'bad_payload | key: expected a uuid, not "abc" | {"column": "pk"}', 'pk that is no uuid');
+SELECT is(bad_kind('""', '{}'), 'bad_payload | key: expected a uuid, not "" | {"column": "pk"}', 'empty pk');
+SELECT is(bad_kind('7', '{}'), 'bad_payload | key: expected a string, not 7 | {"column": "pk"}', 'pk a number');
+SELECT is(bad_kind('null', '{}'), 'bad_payload | key: expected a string, not null | {"column": "pk"}', 'pk null');
+SELECT is(bad_kind('{}', '{}'), 'bad_payload | key: expected a string, not {} | {"column": "pk"}', 'pk an object');
 SELECT is(bad_kind(:good, '{"id":"00000000-0000-0000-0000-000000000000"}'),
           'bad_payload | pk and payload name different rows | {"column": "id"}', 'pk and payload disagree');
-SELECT is(bad_kind(:good, '{"id":null}'), 'bad_payload | a key column cannot be null | {"column": "id"}',
+SELECT is(bad_kind(:good, '{"id":null}'), 'bad_payload | column "id": expected a value, not null | {"column": "id"}',
           'the payload''s key is null');
-SELECT is(bad_kind(:good, '{"n":"7"}'), 'bad_payload | expected a number | {"column": "n"}', 'a string for an integer');
+SELECT is(bad_kind(:good, '{"n":"7"}'), 'bad_payload | column "n": expected a number, not "7" | {"column": "n"}', 'a string for an integer');
 SELECT is(bad_kind(:good, '{"n":1.5}'),
-          'bad_payload | expected a whole number of at most 64 bits | {"column": "n"}', '1.5 for an integer');
+          'bad_payload | column "n": expected a whole number of at most 64 bits, not 1.5 | {"column": "n"}', '1.5 for an integer');
 SELECT is(bad_kind(:good, '{"n":2147483648}'),
-          'bad_payload | number is out of the range of the column | {"column": "n"}', 'an integer too large');
-SELECT is(bad_kind(:good, '{"n":true}'), 'bad_payload | expected a number | {"column": "n"}', 'true for an integer');
-SELECT is(bad_kind(:good, '{"n":{}}'), 'bad_payload | expected a number | {"column": "n"}', 'an object for an integer');
-SELECT is(bad_kind(:good, '{"flag":2}'), 'bad_payload | expected true or false | {"column": "flag"}', '2 for a boolean');
-SELECT is(bad_kind(:good, '{"flag":"true"}'), 'bad_payload | expected true or false | {"column": "flag"}',
+          'bad_payload | column "n": expected a whole number from -2147483648 to 2147483647, not 2147483648 | {"column": "n"}', 'an integer too large');
+SELECT is(bad_kind(:good, '{"n":true}'), 'bad_payload | column "n": expected a number, not true | {"column": "n"}', 'true for an integer');
+SELECT is(bad_kind(:good, '{"n":{}}'), 'bad_payload | column "n": expected a number, not {} | {"column": "n"}', 'an object for an integer');
+SELECT is(bad_kind(:good, '{"flag":2}'), 'bad_payload | column "flag": expected true or false, not 2 | {"column": "flag"}', '2 for a boolean');
+SELECT is(bad_kind(:good, '{"flag":"true"}'), 'bad_payload | column "flag": expected true or false, not "true" | {"column": "flag"}',
           'a string for a boolean');
-SELECT is(bad_kind(:good, '{"data":"a"}'), 'bad_payload | expected base64 | {"column": "data"}', 'no base64');
-SELECT is(bad_kind(:good, '{"data":"\\xabc"}'), 'bad_payload | expected base64 | {"column": "data"}', 'odd hex');
+SELECT is(bad_kind(:good, '{"data":"a"}'), 'bad_payload | column "data": expected bytes as base64, not "a" | {"column": "data"}', 'no base64');
+SELECT is(bad_kind(:good, '{"data":"\\xabc"}'), 'bad_payload | column "data": expected bytes as base64, not "\xabc" | {"column": "data"}', 'odd hex');
 SELECT is(bad_kind(:good, '{"amount":"a lot"}'),
-          'bad_payload | invalid input syntax for type numeric: "a lot" | {"column": "amount", "sqlstate": "22P02"}',
+          'bad_payload | column "amount": invalid input syntax for type numeric: "a lot" | {"column": "amount", "sqlstate": "22P02"}',
           'no numeric');
 SELECT is(bad_kind(:good, '{"amount":[]}'),
-          'bad_payload | expected a string with the digits of a number | {"column": "amount"}',
+          'bad_payload | column "amount": expected a number, not [] | {"column": "amount"}',
           'an array for a numeric');
 SELECT is(bad_kind(:good, '{"colour":1}'), 'bad_payload | table app.kinds has no column "colour" | {"column": "colour"}',
           'unknown column');
@@ -92,19 +92,19 @@ SELECT is(bad('"schema":"app","table":"users","op":"INSERT","pk":"x","payload":{
 SELECT is(bad('"schema":"app","table":"users","op":"INSERT","pk":"x","payload":{"name":"\ude00\ud83d"}'),
           'bad_payload | a string has half of a surrogate pair, which is no character', 'its halves the wrong way round');
 SELECT is(bad('"schema":"app","table":"users","op":"INSERT","pk":"' || repeat('k', 2001) || '","payload":{"name":"x"}'),
-          'bad_payload | pk is longer than 2000 bytes | {"column": "pk"}', 'an overlong pk');
+          'bad_payload | key: expected at most 2000 bytes, not "kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk..." | {"column": "pk"}', 'an overlong pk');
 SELECT is(bad('"schema":"app","table":"posts","op":"INSERT","pk":"x","payload":{"author_id":"' || repeat('k', 3000) || '","title":"x"}'),
-          'bad_payload | a key is longer than 2000 bytes | {"column": "author_id"}', 'a reference to an overlong key');
+          'bad_payload | column "author_id": expected at most 2000 bytes, not "kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk..." | {"column": "author_id"}', 'a reference to an overlong key');
 SELECT is(bad('"schema":"app","table":"pairs","op":"INSERT","pk":"x","payload":{}'),
-          'bad_payload | pk must be an array with one value for each key column | {"column": "pk"}',
+          'bad_payload | key: expected an array with one value for each key column, not "x" | {"column": "pk"}',
           'a plain pk for a key of two columns');
 SELECT is(bad('"schema":"app","table":"pairs","op":"INSERT","pk":"[1]","payload":{}'),
-          'bad_payload | pk must be an array with one value for each key column | {"column": "pk"}',
+          'bad_payload | key: expected an array with one value for each key column, not "[1]" | {"column": "pk"}',
           'too few values in a pk');
 SELECT is(bad('"schema":"app","table":"pairs","op":"INSERT","pk":"[1,null]","payload":{}'),
-          'bad_payload | a key has no null | {"column": "pk"}', 'null in a pk');
+          'bad_payload | key: expected a value, not "[1,null]" | {"column": "pk"}', 'null in a pk');
 SELECT is(bad('"schema":"app","table":"pairs","op":"INSERT","pk":["x","y"],"payload":{}'),
-          'bad_payload | expected a whole number of at most 64 bits | {"column": "pk"}', 'a word for an integer in a pk');
+          'bad_payload | key: expected a whole number of at most 64 bits, not ["x","y"] | {"column": "pk"}', 'a word for an integer in a pk');
 
 -- The others of the batch are not touched by any of it.
 SELECT is(up('ann', 'phone',

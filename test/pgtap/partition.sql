@@ -29,8 +29,8 @@ SELECT is(up('ann', 'phone', change(1, 'INSERT', 'guest', 'g1', 0, '{"event":1,"
 SELECT is((SELECT string_agg(payload, ' ' ORDER BY seq) FROM rowsync.change_log WHERE table_id = 2),
           '{"id":1,"day":"2026-01-05","note":"x","kind":"k"} {"id":1,"day":"2026-02-05","note":"y","kind":null}', 'travel alike');
 SELECT is(up('ann', 'phone', change(5, 'UPDATE', 'event', '[1,"2026-02-05"]', 0, '{"note":"z"}'), change(6, 'UPDATE', 'event', '[1,"2026-01-05"]', 0, '{"kind":null}')) ~ '^5 applied \d, 6 applied \d$', true, 'UPDATE');
-SELECT is(fault(answer('bob', 'phone', change(1, 'INSERT', 'event', '[1,"2026-01-05"]', 0, '{"note":"x"}'))), 'forbidden | this row is not yours to write', 'a key that another user has');
-SELECT is(fault(answer('bob', 'phone', change(1, 'INSERT', 'event', '[1,"2026-02-05"]', 0, '{"note":"x"}'))), 'forbidden | this row is not yours to write', 'two levels down');
+SELECT is(fault(answer('bob', 'phone', change(1, 'INSERT', 'event', '[1,"2026-01-05"]', 0, '{"note":"x"}'))), 'forbidden | this key is not yours to use: give the row another one', 'a key that another user has');
+SELECT is(fault(answer('bob', 'phone', change(1, 'INSERT', 'event', '[1,"2026-02-05"]', 0, '{"note":"x"}'))), 'forbidden | this key is not yours to use: give the row another one', 'two levels down');
 SELECT is(fault(answer('ann', 'phone', change(7, 'INSERT', 'event', '[2,"2026-02-05"]', 0, '{"note":null}'))),
           'constraint | null value in column "note" of relation "event_2_rest" violates not-null constraint | {"column": "note", "sqlstate": "23502"}', 'NOT NULL');
 SELECT is(fault(answer('ann', 'phone', change(8, 'INSERT', 'event', '[2,"2026-04-05"]', 0, '{"note":"x"}'))),

@@ -1,7 +1,7 @@
 -- What was refused is counted, and what a source has not read is told without what it has sent.
 \ir include/helpers.sql
 \ir include/app.sql
-SELECT plan(13);
+SELECT plan(18);
 CREATE VIEW counted AS SELECT concat_ws(' ', scope, coalesce(table_name::text, '-'), reason, refused, last_source_id) COLLATE "default" AS line FROM rowsync.refusal_count;
 
 SELECT is(up('ann', 'phone', change(1, 'INSERT', 'users', 'u1', 0, '{"name":"A"}')), '1 applied 1', 'nothing is refused');
@@ -23,6 +23,15 @@ SELECT ok(first_refused < last_refused AND last_message LIKE 'null value in colu
   FROM rowsync.refusal_count WHERE scope = 'ann' AND reason = 'constraint';
 SELECT results_eq($$SELECT last_message FROM rowsync.refusal_count WHERE reason IN ('fk_missing', 'unregistered_table') ORDER BY 1$$,
                   ARRAY['a row that this change refers to is not there yet: ["app.users:u9"]', 'table app.nothing does not sync'], 'what it missed');
+SELECT is(up('ann', 'phone', change(20, 'INSERT', 'other', 'n1', 0, '{}'), change(21, 'INSERT', 'nothing', 'n2', 0, '{}'), change(22, 'INSERT', 'other', 'n3', 0, '{}')),
+          '20 invalid unregistered_table, 21 invalid unregistered_table, 22 invalid unregistered_table', 'more tables that do not sync');
+SELECT is((SELECT concat_ws(' ', refused, last_message) FROM rowsync.refusal_count WHERE reason = 'unregistered_table'),
+          '4 table app.other does not sync; table app.nothing does not sync', 'are all named, each once');
+SELECT count(up('ann', 'phone', change(30 + n, 'INSERT', 'invented' || n, 'n', 0, '{}'))) AS invented FROM generate_series(1, 40) AS n \gset
+SELECT ok(length(last_message) <= 500 AND last_message LIKE 'table app.invented40 does not sync; table app.invented39 %', 'as far as there is room, the latest first')
+  FROM rowsync.refusal_count WHERE reason = 'unregistered_table';
+SELECT is(up('ann', 'phone', change(80, 'INSERT', 'users', 'u80', 0, '{"name":"X","age":"' || repeat('é', 100) || '"}')), '80 invalid bad_payload', 'a long value');
+SELECT is((SELECT last_message FROM rowsync.refusal_count WHERE scope = 'ann' AND reason = 'bad_payload'), 'column "age": expected a number, not "' || repeat('é', 30) || '..."', 'is cut');
 
 -- A right that was forgotten.
 CREATE ROLE tap_refused;

@@ -36,11 +36,11 @@ SELECT is(up('ann', 'phone', change(4, 'UPDATE', 'users', 'hers', :users, '{"age
 
 -- INSERT cannot hide that the key is taken; it says nothing more.
 SELECT is(answer('eve', 'e', change(1, 'INSERT', 'users', 'hers', 0, '{"name":"E"}')) #> '{statuses,0}',
-          '{"source_change_id":1,"status":"invalid","message":"this row is not yours to write",
-            "invalid":{"reason":"forbidden","details":{"error":"this row is not yours to write"}}}'::jsonb, 'INSERT of her key is forbidden');
+          '{"source_change_id":1,"status":"invalid","message":"this key is not yours to use: give the row another one",
+            "invalid":{"reason":"forbidden","details":{"error":"this key is not yours to use: give the row another one"}}}'::jsonb, 'INSERT of her key is forbidden');
 SELECT is(answer('eve', 'e', change(2, 'UPDATE', 'users', 'hers', 0, '{"name":"E"}')) #> '{statuses,0}',
-          '{"source_change_id":2,"status":"invalid","message":"this row is not yours to write",
-            "invalid":{"reason":"forbidden","details":{"error":"this row is not yours to write"}}}'::jsonb, 'UPDATE on version 0 is an INSERT');
+          '{"source_change_id":2,"status":"invalid","message":"this key is not yours to use: give the row another one",
+            "invalid":{"reason":"forbidden","details":{"error":"this key is not yours to use: give the row another one"}}}'::jsonb, 'UPDATE on version 0 is an INSERT');
 SELECT is(up('eve', 'e', change(3, 'DELETE', 'users', 'hers', 0), change(4, 'INSERT', 'users', 'hers', 0, '{"name":"E"}')),
           '3 applied 1, 4 invalid forbidden', 'DELETE and INSERT');
 SELECT is(fault(answer('eve', 'e', change(5, 'INSERT', 'users', 'mine', 0, '{"name":"E","email":"ann@x"}'))),

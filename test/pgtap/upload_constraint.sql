@@ -79,10 +79,10 @@ SELECT is(room('{"outside_code":"none"}'),
           'fk_missing | a row that this change refers to is not there yet'
           ' | {"missing": [], "constraint": "rooms_outside_code_fkey"}', 'a reference to a table that does not sync');
 SELECT is(room('{"name":"too long"}'),
-          'bad_payload | value too long for type character varying(5) | {"column": "name", "sqlstate": "22001"}',
+          'bad_payload | column "name": value too long for type character varying(5) | {"column": "name", "sqlstate": "22001"}',
           'a value too long for its column');
 SELECT is(room('{"slot":"[6,5)"}'),
-          'bad_payload | range lower bound must be less than or equal to range upper bound'
+          'bad_payload | column "slot": range lower bound must be less than or equal to range upper bound'
           ' | {"column": "slot", "sqlstate": "22000"}', 'what the type''s input function refuses');
 SELECT is(room('{"mood":"raise"}'), 'constraint | not in this mood | {"sqlstate": "P0001"}', 'raised by a trigger');
 SELECT is(room('{"mood":"code"}'), 'constraint | no way | {"sqlstate": "PT403"}', 'raised under a code of its own');
@@ -126,14 +126,14 @@ ALTER TABLE app.tints DROP CONSTRAINT n_or_c;
 
 -- Domains, enums, arrays.
 SELECT is(fault(answer('ann', 'phone', change(201, 'INSERT', 'tints', 't1', 0, '{"n":3}'))),
-          'bad_payload | value for domain app.even violates check constraint "even_check"'
+          'bad_payload | column "n": value for domain app.even violates check constraint "even_check"'
           ' | {"column": "n", "sqlstate": "23514", "constraint": "even_check"}', 'a domain');
 SELECT is(fault(answer('ann', 'phone', change(202, 'INSERT', 'tints', 't2', 0, '{"c":"blue"}'))),
-          'bad_payload | invalid input value for enum app.colour: "blue" | {"column": "c", "sqlstate": "22P02"}', 'an enum');
+          'bad_payload | column "c": invalid input value for enum app.colour: "blue" | {"column": "c", "sqlstate": "22P02"}', 'an enum');
 SELECT is(fault(answer('ann', 'phone', change(203, 'INSERT', 'tints', 't3', 0, '{"ids":"{1,x}"}'))),
-          'bad_payload | invalid input syntax for type integer: "x" | {"column": "ids", "sqlstate": "22P02"}', 'an array');
+          'bad_payload | column "ids": invalid input syntax for type integer: "x" | {"column": "ids", "sqlstate": "22P02"}', 'an array');
 SELECT is(fault(answer('ann', 'phone', change(204, 'INSERT', 'tints', 't4', 0, '{"n":"4"}'))),
-          'bad_payload | expected a number | {"column": "n"}', 'a domain over integer wants a number');
+          'bad_payload | column "n": expected a number, not "4" | {"column": "n"}', 'a domain over integer wants a number');
 SELECT is(up('ann', 'phone', change(205, 'INSERT', 'tints', 't5', 0, '{"n":3}'),
                              change(206, 'INSERT', 'tints', 't6', 0, '{"n":4,"c":"red","ids":"{1,2}"}'),
                              change(207, 'INSERT', 'tints', 't7', 0, '{"c":"blue"}')) ~

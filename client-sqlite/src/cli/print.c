@@ -465,7 +465,6 @@ static void
 print_refusals(const Session *session, int64_t rejected)
 {
     static const char sql[] = "SELECT t.table_name || ' ' || r.pk_text ||"
-                              " coalesce(', column ' || " REFUSED_COLUMN ", '') ||"
                               " ': ' || coalesce(" MISSING_PARENT ", r.message, '') ||"
                               " ' (' || r.reason || ')'"
                               " FROM main._sync_rejected r JOIN main._sync_table t USING (table_id)"
