@@ -212,7 +212,7 @@ rowsync_detach(rowsync *client, int force)
         code = rs_exec(client,
                        "DELETE FROM main._sync_dirty; DELETE FROM main._sync_version;"
                        "DELETE FROM main._sync_held; DELETE FROM main._sync_rejected;"
-                       "DELETE FROM main._sync_overwritten;"
+                       "DELETE FROM main._sync_overwritten; DELETE FROM main._sync_local;"
                        "UPDATE main._sync_client_info SET user_id = NULL, url = NULL, hydrated = 0,"
                        " last_server_seq_seen = 0, current_window_until = 0, epoch = 0,"
                        " epochs = '', last_upload = 0");

@@ -80,6 +80,8 @@ typedef struct Table
     char *name;
     char *schema;
     char *local;       /* JSON array of the columns that stay on the device */
+    char **locals;     /* the names of those that it has, */
+    int local_count;   /* and their number */
     char *layout;      /* JSON array of the columns that travelled when the triggers were made */
     Buffer head;       /* "schema", "table" and the beginning of "op" as a request has them */
     Slice schema_json; /* the two names as they stand there, with quotes and escapes */
@@ -178,6 +180,8 @@ typedef enum Statement
     SQL_HELD_RESEND,
     SQL_HELD_WHY,
     SQL_HELD_DROP,
+    SQL_LOCAL_ANY,
+    SQL_LOCAL_DROP,
     SQL_REJECTED_PUT,
     SQL_OVERWRITTEN_PUT,
     SQL_OVERWRITTEN_TRIM,
@@ -447,6 +451,11 @@ rowsync_code held_decide(rowsync *client, const Table *table, const Key *key,
                          const RowState *theirs, bool refused);
 rowsync_code held_apply(rowsync *client, Table *table, const Key *key, bool *applied);
 rowsync_code held_retry(rowsync *client);
+
+/* local.c */
+rowsync_code local_keep(rowsync *client, const Table *table, const Key *key);
+bool local_kept(rowsync *client, const Table *table, const Key *key);
+rowsync_code local_return(rowsync *client, Table *table, const Key *key);
 
 /* conflict.c */
 rowsync_code conflict_settle(rowsync *client, const Change *change, const RowState *theirs,

@@ -172,10 +172,10 @@ foresee(rowsync *client, Effects *effects, bool may_wait, bool *waits)
         if (effects->each[i].gone)
             conflict_waits(client, rows[i].table, &rows[i].key, waits);
     for (i = 0; i < effects->rows.count && !*waits && client->code == ROWSYNC_OK; i++)
-        if (effects->each[i].gone)
-            keep(client, &rows[i]);
-        else
+        if (!effects->each[i].gone)
             remember(client, &rows[i], &effects->each[i]);
+        else if (local_keep(client, rows[i].table, &rows[i].key) == ROWSYNC_OK)
+            keep(client, &rows[i]);
     return client->code;
 }
 

@@ -5,10 +5,11 @@
  * The bits of _sync_dirty.changed count the columns of the layout that was noted when the triggers
  * were made. When it changes, pending marks are put in terms of the new one, and a column that came
  * along is asked of the server for the rows that are there already, which have nothing in it yet.
- * An edit that now has a column more is another one than what may have been sent under its change
- * id, and gets a new one. Had the server taken it (and the answer was lost), nobody else has moved
- * the row since, or the content is the same: it is no conflict with itself. So that it is sent
- * before it meets itself in a snapshot, that comes after the next push.
+ * A new row, and an edit that the app has written such a column of as well, is another one than
+ * what may have been sent under its change id, and gets a new one; any other edit keeps its own, by
+ * which the server knows it again. Had the server taken the row (and the answer was lost), nobody
+ * else has moved it since, or the content is the same: it is no conflict with itself. So that it is
+ * sent before it meets itself in a snapshot, that comes after the next push.
  */
 #include "client.h"
 
@@ -83,8 +84,9 @@ write_old_bits(const Table *table, Buffer *sql)
 }
 
 /*
- * Appends the mask of the columns that came along and that the app has written to, which the old
- * triggers knew nothing of: those that do not have their default. *count is the number of new ones.
+ * Appends the mask of the columns that came along and that the app has written to in the row of a
+ * mark d, which the old triggers knew nothing of: those that do not have their default. *count is
+ * the number of new ones.
  */
 static rowsync_code
 write_new_bits(rowsync *client, const Table *table, Buffer *sql, int *count)
@@ -100,7 +102,7 @@ write_new_bits(rowsync *client, const Table *table, Buffer *sql, int *count)
     *count = 0;
     if (code != ROWSYNC_OK)
         return code;
-    buffer_text(sql, " | coalesce((SELECT 0");
+    buffer_text(sql, "coalesce((SELECT 0");
     for (i = 0; i < table->column_count && client->code == ROWSYNC_OK; i++)
     {
         const Column *column = &table->columns[i];
@@ -141,7 +143,7 @@ write_update(const char *marks, const Table *table, const Buffer *mask, Buffer *
 rowsync_code
 layout_follow(rowsync *client, Table *table)
 {
-    Buffer layout = {0}, mask = {0}, sql = {0};
+    Buffer layout = {0}, mask = {0}, written = {0}, sql = {0};
     rowsync_code code = ROWSYNC_OK;
     int added = 0, i;
     bool same_key = true;
@@ -158,7 +160,8 @@ layout_follow(rowsync *client, Table *table)
             same_key &= had(table->layout, &table->columns[table->keys[i]]);
         write_old_bits(table, &mask);
         write_update("main._sync_held", table, &mask, &sql);
-        code = write_new_bits(client, table, &mask, &added);
+        code = write_new_bits(client, table, &written, &added);
+        buffer_printf(&mask, " | %s", buffer_string(&written));
         if (!same_key) /* nothing is as it was */
         {
             buffer_clear(&mask);
@@ -170,18 +173,19 @@ layout_follow(rowsync *client, Table *table)
             buffer_printf(
                 &sql,
                 "INSERT INTO main._sync_log (table_id, pk, holds, changed) SELECT table_id, pk,"
-                " 0, 0 FROM main._sync_dirty WHERE table_id = %lld; UPDATE main._sync_client_info"
-                " SET hydrated = 3 WHERE hydrated = 2 AND EXISTS (SELECT 1 FROM"
-                " main._sync_version WHERE table_id = %lld);",
-                (long long)table->id, (long long)table->id);
+                " 0, 0 FROM main._sync_dirty d WHERE table_id = %lld AND (changed = -1 OR %s <> 0);"
+                "UPDATE main._sync_client_info SET hydrated = 3 WHERE hydrated = 2 AND"
+                " EXISTS (SELECT 1 FROM main._sync_version WHERE table_id = %lld);",
+                (long long)table->id, buffer_string(&written), (long long)table->id);
     }
     buffer_printf(&sql, "UPDATE main._sync_table SET refill = refill | %d, layout = ",
                   added > 0 ? REFILL_COLUMNS : 0);
     buffer_literal(&sql, buffer_string(&layout));
     buffer_printf(&sql, " WHERE table_id = %lld", (long long)table->id);
     if (code == ROWSYNC_OK)
-        code = sql.failed || mask.failed || layout.failed ? rs_nomem(client)
-                                                          : rs_exec(client, sql.data);
+        code = sql.failed || mask.failed || written.failed || layout.failed
+                   ? rs_nomem(client)
+                   : rs_exec(client, sql.data);
     if (code == ROWSYNC_OK && added > 0)
         code = rs_load_info(client);
     if (code == ROWSYNC_OK)
@@ -193,6 +197,7 @@ layout_follow(rowsync *client, Table *table)
     }
     buffer_free(&layout);
     buffer_free(&mask);
+    buffer_free(&written);
     buffer_free(&sql);
     return code;
 }

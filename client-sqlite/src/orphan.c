@@ -116,6 +116,7 @@ write_query(rowsync *client, const Table *table, Buffer *sql)
             }
             buffer_printf(sql, "%s(%s AND NOT EXISTS (%s))", references++ > 0 ? " OR " : "",
                           buffer_string(&given), buffer_string(&match));
+            sql->failed |= match.failed;
             buffer_clear(&given);
             buffer_clear(&match);
         }
@@ -140,12 +141,13 @@ write_query(rowsync *client, const Table *table, Buffer *sql)
         buffer_text(&given, "t.");
         buffer_name(&given, rs_text(statement, 2));
         buffer_text(&given, " IS NOT NULL");
+        sql->failed |= given.failed || match.failed;
     } while (more);
     sqlite3_finalize(statement);
+    if (sql->failed)
+        rs_nomem(client);
     if (references == 0)
         buffer_clear(sql);
-    if (sql->failed || given.failed || match.failed)
-        rs_nomem(client);
     buffer_free(&given);
     buffer_free(&match);
     return client->code;
@@ -178,7 +180,8 @@ keep(rowsync *client, Table *table, const Key *key)
     const char *problem;
     bool edited, moved, deleted, there;
 
-    if (has_edits(client, table, key, &edited) == ROWSYNC_OK &&
+    if (local_keep(client, table, key) == ROWSYNC_OK &&
+        has_edits(client, table, key, &edited) == ROWSYNC_OK &&
         row_version(client, table, key, &state.version, &deleted) == ROWSYNC_OK &&
         row_payload(client, table, key, &payload, &there))
     {

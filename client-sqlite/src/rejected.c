@@ -106,7 +106,8 @@ discard(rowsync *client, const Change *change, bool *refused)
         return client->code;
     if (!applied && change->base_version == 0)
     {
-        if (row_put(client, change->table, &change->key, &none, refused) != ROWSYNC_OK || *refused)
+        if (row_put(client, change->table, &change->key, &none, refused) != ROWSYNC_OK ||
+            *refused || row_drop(client, SQL_LOCAL_DROP, change->table, &change->key) != ROWSYNC_OK)
             return client->code;
     }
     else if (!applied)

@@ -125,7 +125,8 @@ move_row(rowsync *client, Table *table, const Key *from, const Key *to)
     {
         sqlite3_stmt *statement;
 
-        if ((statement = table_statement(client, table, TABLE_DELETE)) == NULL)
+        if (local_keep(client, table, from) != ROWSYNC_OK ||
+            (statement = table_statement(client, table, TABLE_DELETE)) == NULL)
             return client->code;
         key_bind_columns(table, statement, 1, from);
         return rs_finish(client, statement, "removing a row under its old key");
@@ -158,6 +159,7 @@ move_notes(rowsync *client, const Table *table, const Key *from, const Key *to)
         "UPDATE OR REPLACE main._sync_dirty SET pk = ?3 WHERE table_id = ?1 AND pk = ?2",
         ("UPDATE OR REPLACE main._sync_held SET pk = ?3, pk_text = ?4 WHERE table_id = ?1 AND"
          " pk = ?2"),
+        "UPDATE OR REPLACE main._sync_local SET pk = ?3 WHERE table_id = ?1 AND pk = ?2",
         ("UPDATE OR REPLACE main._sync_rejected SET pk = ?3, pk_text = ?4 WHERE table_id = ?1 AND"
          " pk = ?2")};
     Buffer text = {0};
@@ -203,7 +205,9 @@ key_respell(rowsync *client, Table *table, Slice id, Key *key)
     }
     if (!same_key(key, &to) && move_references(client, table, key, &to) == ROWSYNC_OK &&
         move_row(client, table, key, &to) == ROWSYNC_OK &&
-        move_notes(client, table, key, &to) == ROWSYNC_OK)
+        move_notes(client, table, key, &to) == ROWSYNC_OK &&
+        (!local_kept(client, table, &to) || local_return(client, table, &to) == ROWSYNC_OK) &&
+        client->code == ROWSYNC_OK)
     {
         Key from = *key;
 

@@ -350,8 +350,12 @@ row_put(rowsync *client, Table *table, const Key *key, const RowState *state, bo
 {
     sqlite3_stmt *statement;
     Outcome out = {0};
+    bool kept = local_kept(client, table, key), back;
 
     *refused = false;
+    back = kept && !state->deleted && !row_there(client, table, key);
+    if (client->code != ROWSYNC_OK)
+        return client->code;
     if (state->deleted)
     {
         if ((*refused = clings(client, table, key)))
@@ -390,7 +394,13 @@ row_put(rowsync *client, Table *table, const Key *key, const RowState *state, bo
     sqlite3_clear_bindings(statement);
     if (client->code != ROWSYNC_OK || *refused)
         return client->code;
-    return row_set_version(client, table, key, state->version, state->deleted);
+    if (back)
+        local_return(client, table, key);
+    else if (kept && (!state->deleted || state->version > 0))
+        row_drop(client, SQL_LOCAL_DROP, table, key);
+    return client->code == ROWSYNC_OK
+               ? row_set_version(client, table, key, state->version, state->deleted)
+               : client->code;
 }
 
 /* As row_put(), but a deletion is refused where all of them are to be held. */

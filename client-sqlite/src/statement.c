@@ -26,6 +26,8 @@
  * which columns the server took edits of since, the last one with which version, is in `changed`
  * and `changed_version`.
  *
+ * _sync_local has the columns that stay here of rows that are out of their tables for a while.
+ *
  * _sync_overwritten has what was written here and lost against the server in a conflict, the last
  * thousand of it.
  */
@@ -71,6 +73,9 @@ static const char schema_sql[] =
     " server_version INTEGER NOT NULL, deleted INTEGER NOT NULL, payload TEXT, reason TEXT,"
     " changed INTEGER NOT NULL DEFAULT 0, changed_version INTEGER NOT NULL DEFAULT 0,"
     " PRIMARY KEY (table_id, pk)) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS main._sync_local ("
+    " table_id INTEGER NOT NULL, pk NOT NULL, name TEXT NOT NULL, value,"
+    " PRIMARY KEY (table_id, pk, name)) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS main._sync_overwritten ("
     " id INTEGER PRIMARY KEY, table_name TEXT NOT NULL, pk_uuid TEXT NOT NULL, op TEXT NOT NULL,"
     " base_version INTEGER NOT NULL, server_version INTEGER NOT NULL, payload TEXT,"
@@ -189,6 +194,8 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
     [SQL_HELD_WHY] =
         "UPDATE main._sync_held SET reason = ?3 WHERE " ROW_KEY " AND reason IS NOT ?3",
     [SQL_HELD_DROP] = "DELETE FROM main._sync_held WHERE " ROW_KEY,
+    [SQL_LOCAL_ANY] = "SELECT 1 FROM main._sync_local WHERE " ROW_KEY " LIMIT 1",
+    [SQL_LOCAL_DROP] = "DELETE FROM main._sync_local WHERE " ROW_KEY,
     [SQL_REJECTED_PUT] =
         "INSERT INTO main._sync_rejected (table_id, pk, pk_text, change_id, op, base_version,"
         " changed, reason, message, details, payload, old_row) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7,"

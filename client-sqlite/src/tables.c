@@ -29,6 +29,9 @@ table_free(Table *table)
     rs_free(table->name);
     rs_free(table->schema);
     rs_free(table->local);
+    for (i = 0; i < table->local_count; i++)
+        rs_free(table->locals[i]);
+    rs_free(table->locals);
     rs_free(table->layout);
     buffer_free(&table->head);
 }
@@ -80,9 +83,9 @@ kind_of(const char *type, bool *untyped)
     return KIND_ANY;
 }
 
-/* Is the name an element of a JSON array of strings? */
+/* Is the name an element of a JSON array of strings? False with the error remembered as well. */
 static bool
-has_column_of(const char *json_array, const char *name)
+has_column_of(rowsync *client, const char *json_array, const char *name)
 {
     JsonReader reader = scan_reader((Slice){json_array, strlen(json_array)});
     Buffer text = {0};
@@ -94,9 +97,27 @@ has_column_of(const char *json_array, const char *name)
         {
             buffer_clear(&text);
             found = scan_string(element, &text) && strcasecmp(buffer_string(&text), name) == 0;
+            if (text.failed)
+                rs_nomem(client);
         }
     buffer_free(&text);
     return found;
+}
+
+/* Adds a column that stays on the device. */
+static bool
+add_local(Table *table, const char *name)
+{
+    char **grown =
+        rs_realloc(table->locals, (size_t)(table->local_count + 1) * sizeof(*table->locals));
+
+    if (grown == NULL)
+        return false;
+    table->locals = grown;
+    if ((grown[table->local_count] = rs_copy(name)) == NULL)
+        return false;
+    table->local_count++;
+    return true;
 }
 
 /* Reads the columns and the key of a table. A table that is gone has no columns. */
@@ -125,8 +146,14 @@ load_columns(rowsync *client, Table *table)
         Buffer member = {0};
         Column *grown;
 
-        if (position == 0 && has_column_of(table->local, name))
+        if (position == 0 && has_column_of(client, table->local, name))
+        {
+            if (!add_local(table, name))
+                goto nomem;
             continue;
+        }
+        if (client->code != ROWSYNC_OK)
+            break;
         grown = rs_realloc(table->columns, (size_t)(table->column_count + 1) * sizeof(*grown));
         if (grown == NULL)
             goto nomem;

@@ -173,7 +173,8 @@ rowsync_code
 rowsync_untrack(rowsync *client, const char *table_name, int force)
 {
     static const char *const owned[] = {"_sync_log",  "_sync_dirty",    "_sync_version",
-                                        "_sync_held", "_sync_rejected", "_sync_table"};
+                                        "_sync_held", "_sync_rejected", "_sync_local",
+                                        "_sync_table"};
     Table *table;
     Buffer sql = {0};
     size_t i;

@@ -471,27 +471,36 @@ check_own(rowsync *client, bool apply, bool *stale)
 {
     static const struct
     {
-        const char *column, *add;
-    } later[] = {
-        {"reason", "ALTER TABLE main._sync_held ADD COLUMN reason TEXT"},
-        {"changed", "ALTER TABLE main._sync_held ADD COLUMN changed INTEGER NOT NULL DEFAULT 0"},
-        {"changed_version",
-         "ALTER TABLE main._sync_held ADD COLUMN changed_version INTEGER NOT NULL DEFAULT 0"}};
+        const char *table, *column, *definition; /* none: the table is new */
+    } later[] = {{"_sync_held", "reason", "TEXT"},
+                 {"_sync_held", "changed", "INTEGER NOT NULL DEFAULT 0"},
+                 {"_sync_held", "changed_version", "INTEGER NOT NULL DEFAULT 0"},
+                 {"_sync_local", "value", NULL}};
+    Buffer sql = {0};
     size_t i;
 
     for (i = 0; i < sizeof(later) / sizeof(*later) && client->code == ROWSYNC_OK; i++)
     {
-        int result = sqlite3_table_column_metadata(client->db, "main", "_sync_held",
+        int result = sqlite3_table_column_metadata(client->db, "main", later[i].table,
                                                    later[i].column, NULL, NULL, NULL, NULL, NULL);
 
-        if (result == SQLITE_OK)
-            continue;
-        if (result != SQLITE_ERROR)
-            return rs_fail_sqlite(client, "looking at its tables");
-        *stale = true;
-        if (apply)
-            rs_exec(client, later[i].add);
+        if (result == SQLITE_ERROR)
+        {
+            *stale = true;
+            if (later[i].definition != NULL)
+                buffer_printf(&sql, "ALTER TABLE main.%s ADD COLUMN %s %s;", later[i].table,
+                              later[i].column, later[i].definition);
+            else if (apply)
+                rs_create(client);
+        }
+        else if (result != SQLITE_OK)
+            rs_fail_sqlite(client, "looking at its tables");
     }
+    if (sql.failed)
+        rs_nomem(client);
+    if (client->code == ROWSYNC_OK && apply)
+        rs_exec(client, buffer_string(&sql));
+    buffer_free(&sql);
     return client->code;
 }
 

@@ -85,7 +85,7 @@ def test_a_disk_that_is_full(device, database, journal):
     """The limit for files stands for the disk: writes beyond it fail."""
     phone, tablet = device("ann", "phone"), device("ann", "tablet")
     with phone.transaction():
-        add(phone, "a", 300)
+        add(phone, "a", 600)
     phone.sync()
     tablet.rows(f"PRAGMA journal_mode = {journal}")
     add(tablet, "mine")

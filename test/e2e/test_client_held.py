@@ -208,3 +208,99 @@ def test_a_held_row_is_told_of(devices):
     write(tablet, a="2")
     phone.sync()
     assert phone.run("verify", "--server").returncode == 0
+
+
+@pytest.fixture
+def local(device, database):
+    """A phone with a post whose columns of its own the app has filled, by ann, who is about to go; and the server."""
+    phone = device("ann", "phone")
+    phone.rows("ALTER TABLE posts ADD COLUMN mine TEXT DEFAULT 'default'")
+    phone.rows("ALTER TABLE posts ADD COLUMN n")
+    phone.run("track", "posts", "--schema", "business", "--local", "mine", "--local", "n")
+    add_user(phone, "ann")
+    phone.rows("INSERT INTO posts VALUES (?, ?, 'post', '', 1, 1, 'it''s mine', x'00ff')", (key("post"), key("ann")))
+    phone.sync()
+    database.rows("SET rowsync.scope = 'ann'")
+    return phone
+
+
+LOCAL = [("it's mine", b"\x00\xff")]
+
+
+def move_post(database, author):
+    """The server gives the post to somebody new, and ann goes."""
+    database.rows("INSERT INTO business.users VALUES (%s, %s, %s, 1, 1)", key(author), author, f"{author}@sync.example")
+    database.rows("UPDATE business.posts SET author_id = %s, title = 'moved'", key(author))
+    database.rows("DELETE FROM business.users WHERE name = 'ann'")
+
+
+@pytest.mark.parametrize("meanwhile", [None, "newer", "hydrate", "gone"])
+def test_local_columns_of_a_row_that_waits_for_its_parent(local, database, meanwhile):
+    """They are the device's alone: no newer version and no hydration brings them; a deletion ends them."""
+    local.rows("CREATE TRIGGER no BEFORE INSERT ON users WHEN NEW.name = 'bea' BEGIN SELECT RAISE(ABORT, 'no'); END")
+    move_post(database, "bea")
+    assert local.sync(check=False)["held"] == 2
+    assert local.rows("SELECT * FROM posts") == []
+    if meanwhile == "gone":
+        database.rows("CREATE TABLE kept AS SELECT * FROM business.posts; DELETE FROM business.posts")
+        local.sync(check=False)
+        database.rows("INSERT INTO business.posts SELECT * FROM kept")
+    elif meanwhile:
+        database.rows("UPDATE business.posts SET content = 'newer'")
+        local.run("sync" if meanwhile == "newer" else meanwhile, check=False)
+    local.rows("DROP TRIGGER no")
+    local.sync()
+    assert local.rows("SELECT title, content FROM posts") == database.rows("SELECT title, content FROM business.posts")
+    assert local.rows("SELECT mine, n FROM posts") == ([("default", None)] if meanwhile == "gone" else LOCAL)
+    assert local.rows("SELECT * FROM _sync_local") == local.rows("SELECT * FROM _sync_pending") == []
+    assert local.run("verify", "--server").returncode == 0
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_local_columns_of_a_row_that_another_one_takes_along(local, database, edited):
+    """The post is back with the same sync, or, where an edit of it was given up, with the next."""
+    local.rows("CREATE TRIGGER along AFTER DELETE ON users BEGIN DELETE FROM posts WHERE author_id = OLD.id; END")
+    if edited:
+        local.rows("UPDATE posts SET content = 'edited'")
+    move_post(database, "bea")
+    database.rows("UPDATE business.posts SET content = 'later'")
+    local.run("pull")
+    for _ in range(2):
+        local.sync()
+    assert local.rows("SELECT title, content FROM posts") == [("moved", "later")]
+    assert local.rows("SELECT mine, n FROM posts") == LOCAL
+    assert local.run("verify", "--server").returncode == 0
+
+
+def test_local_columns_of_a_dead_letter(local, database):
+    """An edit whose parent is gone takes its row out; it is made again when that is back."""
+    local.rows("UPDATE posts SET content = 'edited'")
+    database.rows("DELETE FROM business.posts")
+    database.rows("DELETE FROM business.users")
+    local.run("pull", check=False)
+    assert (local.rows("SELECT * FROM posts"), local.status()["rejected"]) == ([], 1)
+    add_user(local, "ann")
+    local.run("requeue")
+    assert local.rows("SELECT content, mine, n FROM posts") == [("edited", *LOCAL[0])]
+
+
+def test_what_a_local_column_refers_to_is_gone(local, database):
+    """The row comes back without it."""
+    local.app.executescript("""CREATE TABLE shelves (id INTEGER PRIMARY KEY); INSERT INTO shelves VALUES (1);
+        ALTER TABLE posts ADD COLUMN shelf INTEGER REFERENCES shelves DEFERRABLE INITIALLY DEFERRED""")
+    local.run("track", "posts", "--local", "mine", "--local", "n", "--local", "shelf")
+    local.app.executescript("""UPDATE posts SET shelf = 1;
+        CREATE TRIGGER no BEFORE INSERT ON users WHEN NEW.name = 'bea' BEGIN SELECT RAISE(ABORT, 'no'); END""")
+    move_post(database, "bea")
+    local.sync(check=False)
+    local.rows("DELETE FROM shelves")
+    local.rows("DROP TRIGGER no")
+    local.sync()
+    assert local.rows("SELECT title, mine, n, shelf FROM posts") == [("moved", *LOCAL[0], None)]
+
+
+def test_a_file_of_an_earlier_version(local):
+    local.rows("DROP TABLE _sync_local")
+    local.sync()
+    assert local.rows("SELECT mine, n FROM posts") == LOCAL
+    assert local.rows("SELECT * FROM _sync_local") == []

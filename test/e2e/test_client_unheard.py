@@ -107,3 +107,22 @@ def test_a_table_that_gets_a_column(device, wire, database, known, other):
     assert sorted(phone.rows("SELECT name, priority FROM categories")) == sorted(
         database.rows("SELECT name, priority FROM business.categories"))
     assert other or phone.rows("SELECT * FROM _sync_overwritten") == []
+
+
+@pytest.mark.parametrize("policy", ["server", "client"])
+def test_an_edit_of_a_table_that_gets_a_column(device, wire, database, policy):
+    """It has the content that it had, and its number: somebody else's edit on top of it stands."""
+    phone, tablet = device("ann", "phone", url=wire.url), device("ann", "tablet")
+    phone.run("track", "categories", "--schema", "business", "--policy", policy)
+    add(phone, "one")
+    phone.sync()
+    phone.rows("UPDATE categories SET name = 'edited'")
+    push_unheard(phone, wire, database)
+    tablet.sync()
+    tablet.rows("UPDATE categories SET name = name || '!'")
+    tablet.sync()
+    database.rows("ALTER TABLE business.categories ADD COLUMN priority integer DEFAULT 0")
+    phone.rows("ALTER TABLE categories ADD COLUMN priority INTEGER DEFAULT 7")
+    assert phone.sync()["overwritten"] == 0
+    assert [name for _, _, name in alike(database, phone, tablet)] == ["edited!"]
+    assert phone.rows("SELECT priority FROM categories") == [(0,)]
