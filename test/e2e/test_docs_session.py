@@ -57,12 +57,17 @@ def session(gateway, database, tmp_path):
     return run
 
 
-def test_the_readme(session):
+def follow_the_readme(session):
+    """Runs the README's example."""
     blocks = section("README.md", "## A real example", "In your own database")
     assert blocks[0][1].startswith("make up") and len(blocks) == 4
     for language, text in blocks[1:]:
         assert language == "sh"
         session(text)
+
+
+def test_the_readme(session):
+    follow_the_readme(session)
 
 
 def test_the_readmes_four_statements(empty_database):
@@ -78,7 +83,10 @@ def test_the_readmes_four_statements(empty_database):
     assert '"status":"applied"' in answer, answer
 
 
-def test_from_nothing_to_a_synced_table(session, database):
+@pytest.mark.parametrize("before", [None, follow_the_readme], ids=["alone", "after the README"])
+def test_from_nothing_to_a_synced_table(session, database, before):
+    if before:
+        before(session)
     blocks = section("docs/client.md", "## From nothing to a synced table", "## Commands")
     assert [language for language, _ in blocks] == ["sql", "sh", "sh", "sh"]
     database.psql("-c", blocks[0][1])
