@@ -196,4 +196,33 @@ scripted(void *context, const rowsync_request *request, rowsync_sink sink, void 
     return sink(sink_context, answer, strlen(answer)) == 0 ? ROWSYNC_OK : ROWSYNC_NOMEM;
 }
 
+/*
+ * A device of ann's: a database with what `sql` creates, whose tables (up to NULL) are tracked as
+ * `track` says.
+ */
+static inline rowsync *
+open_attached(const char *sql, const char *const *tables, const rowsync_track_options *track,
+              const rowsync_options *options, sqlite3 **db)
+{
+    rowsync *client = open_client(sql, options, db);
+
+    for (; *tables != NULL; tables++)
+        rowsync_track(client, *tables, track);
+    rowsync_attach(client, "http://sync.test/", "ann", "phone");
+    rowsync_set_token(client, "t");
+    return client;
+}
+
+/* The same with the script, which begins anew, for a server. `options` without a transport. */
+static inline rowsync *
+open_scripted(const char *sql, const char *const *tables, const rowsync_track_options *track,
+              rowsync_options options, Script *script, sqlite3 **db)
+{
+    const rowsync_transport transport = {script, scripted, NULL};
+
+    memset(script, 0, sizeof(*script));
+    options.transport = &transport;
+    return open_attached(sql, tables, track, &options, db);
+}
+
 #endif

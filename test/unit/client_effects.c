@@ -32,16 +32,11 @@ static rowsync_report report;
 static void
 fresh(const char *more, rowsync_policy policy)
 {
-    rowsync_transport transport = {&script, scripted, NULL};
-    rowsync_options options = {.transport = &transport};
+    static const char *const tracked[] = {"users", NULL};
     rowsync_track_options track = {.policy = policy};
 
-    memset(&script, 0, sizeof(script));
-    client = open_client(sql, &options, &db);
-    rowsync_track(client, "users", NULL);
+    client = open_scripted(sql, tracked, NULL, (rowsync_options){0}, &script, &db);
     rowsync_track(client, "notes", &track);
-    rowsync_attach(client, "http://sync.test", "ann", "phone");
-    rowsync_set_token(client, "t");
     app(db, "UPDATE _sync_client_info SET hydrated = 2");
     app(db, known);
     if (app(db, more) != SQLITE_OK)

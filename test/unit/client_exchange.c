@@ -177,6 +177,7 @@ watch_progress(void *context, const char *phase, int64_t count, int64_t total, i
 static void
 fresh(int pending)
 {
+    static const char *const tracked[] = {"t", NULL};
     rowsync_transport transport = {NULL, serve, NULL};
     rowsync_options options = {
         .transport = &transport, .token = give_token, .progress = watch_progress};
@@ -186,9 +187,8 @@ fresh(int pending)
     tokens_given = waits = 0;
     slept = 0;
     token_given = NULL;
-    client = open_client("CREATE TABLE t (id TEXT PRIMARY KEY, v TEXT)", &options, &db);
-    rowsync_track(client, "t", NULL);
-    rowsync_attach(client, "http://sync.test/", "ann", "phone");
+    client =
+        open_attached("CREATE TABLE t (id TEXT PRIMARY KEY, v TEXT)", tracked, NULL, &options, &db);
     rowsync_set_token(client, "first");
     snprintf(sql, sizeof(sql),
              "UPDATE _sync_client_info SET hydrated = 2; WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL"

@@ -46,17 +46,9 @@ note(void *context, const char *line)
 static void
 fresh(const char *more)
 {
-    static const char *const tables[] = {"users", "notes", "lines", "pins"};
-    rowsync_transport transport = {&script, scripted, NULL};
-    rowsync_options options = {.transport = &transport, .log = note};
-    size_t i;
+    static const char *const tracked[] = {"users", "notes", "lines", "pins", NULL};
 
-    memset(&script, 0, sizeof(script));
-    client = open_client(sql, &options, &db);
-    for (i = 0; i < sizeof(tables) / sizeof(*tables); i++)
-        rowsync_track(client, tables[i], NULL);
-    rowsync_attach(client, "http://sync.test", "ann", "phone");
-    rowsync_set_token(client, "t");
+    client = open_scripted(sql, tracked, NULL, (rowsync_options){.log = note}, &script, &db);
     app(db, "UPDATE _sync_client_info SET hydrated = 2");
     app(db, known);
     app(db, more);

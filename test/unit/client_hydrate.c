@@ -35,15 +35,9 @@ static rowsync_report report;
 static void
 fresh(const char *rows_sql)
 {
-    rowsync_transport transport = {&script, scripted, NULL};
-    rowsync_options options = {.transport = &transport};
+    static const char *const tracked[] = {"users", "posts", NULL};
 
-    memset(&script, 0, sizeof(script));
-    client = open_client(sql, &options, &db);
-    rowsync_track(client, "users", NULL);
-    rowsync_track(client, "posts", NULL);
-    rowsync_attach(client, "http://sync.test", "ann", "phone");
-    rowsync_set_token(client, "t");
+    client = open_scripted(sql, tracked, NULL, (rowsync_options){0}, &script, &db);
     app(db, rows_sql);
 }
 

@@ -24,15 +24,10 @@ static Script script;
 static void
 fresh(const char *more, rowsync_policy policy)
 {
-    rowsync_transport transport = {&script, scripted, NULL};
-    rowsync_options options = {.transport = &transport};
+    static const char *const tracked[] = {"memo", NULL};
     rowsync_track_options track = {"public", policy, NULL};
 
-    memset(&script, 0, sizeof(script));
-    client = open_client(sql, &options, &db);
-    rowsync_track(client, "memo", &track);
-    rowsync_attach(client, "http://sync.test", "ann", "phone");
-    rowsync_set_token(client, "t");
+    client = open_scripted(sql, tracked, &track, (rowsync_options){0}, &script, &db);
     app(db, "UPDATE _sync_client_info SET hydrated = 2");
     app(db, more);
 }

@@ -32,20 +32,22 @@ with_id(const char *answer)
     return out;
 }
 
+/* A device that has what `sql` writes, and so far has nothing to hydrate. */
+static void
+fresh_with(const char *sql, rowsync_policy policy, rowsync_options options)
+{
+    static const char *const tracked[] = {"users", NULL};
+    rowsync_track_options track = {"business", policy, NULL};
+
+    client = open_scripted(users_sql, tracked, &track, options, &script, &db);
+    app(db, "UPDATE _sync_client_info SET hydrated = 2");
+    app(db, sql);
+}
+
 static void
 fresh(const char *sql, rowsync_policy policy)
 {
-    rowsync_transport transport = {&script, scripted, NULL};
-    rowsync_options options = {.transport = &transport};
-    rowsync_track_options track = {"business", policy, NULL};
-
-    memset(&script, 0, sizeof(script));
-    client = open_client(users_sql, &options, &db);
-    rowsync_track(client, "users", &track);
-    rowsync_attach(client, "http://sync.test/", "ann", "phone");
-    rowsync_set_token(client, "t");
-    app(db, "UPDATE _sync_client_info SET hydrated = 2");
-    app(db, sql);
+    fresh_with(sql, policy, (rowsync_options){0});
 }
 
 static rowsync_code
@@ -480,17 +482,9 @@ test_conflict_callback(void)
     for (i = 0; i < sizeof(cases) / sizeof(*cases); i++)
     {
         rowsync_policy answer = cases[i].answer;
-        rowsync_transport transport = {&script, scripted, NULL};
-        rowsync_options options = {.transport = &transport, .conflict = decide, .context = &answer};
-        rowsync_track_options track = {"business", ROWSYNC_CLIENT_WINS, NULL};
 
-        memset(&script, 0, sizeof(script));
-        client = open_client(users_sql, &options, &db);
-        rowsync_track(client, "users", &track);
-        rowsync_attach(client, "http://sync.test/", "ann", "phone");
-        rowsync_set_token(client, "t");
-        app(db, "UPDATE _sync_client_info SET hydrated = 2");
-        app(db, known);
+        fresh_with(known, ROWSYNC_CLIENT_WINS,
+                   (rowsync_options){.conflict = decide, .context = &answer});
         push(THEIRS, "503 {}");
         is(rows(db, "SELECT name, (SELECT count(*) FROM _sync_dirty), (SELECT count(*) FROM"
                     " _sync_overwritten), (SELECT count(*) FROM _sync_conflict) FROM users"),

@@ -30,16 +30,11 @@ fresh_token(void *context, char *token, size_t size)
 static void
 fresh(const char *edits)
 {
-    static const rowsync_transport transport = {&script, scripted, NULL};
-    static const rowsync_options options = {.transport = &transport, .token = fresh_token};
+    static const char *const tracked[] = {"users", "posts", NULL};
 
-    memset(&script, 0, sizeof(script));
     renewals = 0;
-    client = open_client(tables, &options, &db);
-    rowsync_track(client, "users", NULL);
-    rowsync_track(client, "posts", NULL);
-    rowsync_attach(client, "http://sync.test", "ann", "phone");
-    rowsync_set_token(client, "t");
+    client =
+        open_scripted(tables, tracked, NULL, (rowsync_options){.token = fresh_token}, &script, &db);
     app(db, "UPDATE _sync_client_info SET hydrated = 2, last_server_seq_seen = 4, epoch = 1");
     app(db, edits);
 }
@@ -559,6 +554,7 @@ test_endless(void)
         {404, "", depth, 0},
         {302, "", spaces, 0},
     };
+    static const char *const tracked[] = {"users", NULL};
     static const size_t limits[] = {520, 130, 130, 130, 1, 1, 1, 1}; /* MB */
     size_t i;
 
@@ -573,10 +569,7 @@ test_endless(void)
         rowsync_code code;
 
         most_memory = memory;
-        client = open_client(tables, &options, &db);
-        rowsync_track(client, "users", NULL);
-        rowsync_attach(client, "http://sync.test", "ann", "phone");
-        rowsync_set_token(client, "t");
+        client = open_attached(tables, tracked, NULL, &options, &db);
         app(db, "INSERT INTO users VALUES ('mine', 'M', 1)");
         if (i == 0)
             app(db, "UPDATE _sync_client_info SET hydrated = 2");
