@@ -4,7 +4,7 @@
  * There is one place where this is decided: the answer to the upload of the edit. A download that
  * meets a pending edit only keeps what the server says in _sync_held (held.c); should the edit go
  * away for another reason, it is applied from there. The one exception are new rows that the server
- * has already, see conflict_meet().
+ * has already at the first hydration, see conflict_meet().
  */
 #include "client.h"
 
@@ -342,9 +342,24 @@ decide(rowsync *client, const Change *change, const RowState *theirs, Slice loca
     return policy;
 }
 
+/* Is something later than this held of the row? Another process has fetched it meanwhile. */
+static bool
+outdated(rowsync *client, const Change *change, const RowState *theirs)
+{
+    Buffer text = {0};
+    RowState held = {0};
+    HeldState state;
+    bool later = held_get(client, change->table, &change->key, &held, &state, &text) &&
+                 theirs->version > 0 && held.version > theirs->version;
+
+    buffer_free(&text);
+    return later;
+}
+
 /*
- * Decides a conflict that the server answered. Nothing happens where the row was edited since: that
- * edit will meet the conflict again. Inside a transaction with capture off.
+ * Decides a conflict that the server answered. Nothing happens where the row was edited since, or
+ * the server's side of it is outdated: that edit will meet the conflict again. Where both sides say
+ * the same there is nothing to decide, whatever the policy. Inside a transaction with capture off.
  */
 rowsync_code
 conflict_settle(rowsync *client, const Change *change, const RowState *theirs, Slice server_changed)
@@ -357,10 +372,18 @@ conflict_settle(rowsync *client, const Change *change, const RowState *theirs, S
     if (code == ROWSYNC_OK && now.change_id == change->change_id)
     {
         Slice payload = {buffer_string(&local), local.length};
-        rowsync_policy policy = decide(client, &now, theirs, payload);
+        rowsync_policy policy;
 
-        if (client->code == ROWSYNC_OK)
-            code = settle(client, &now, theirs, server_changed, payload, policy);
+        if (outdated(client, change, theirs))
+            client->renewed++;
+        else if (client->code == ROWSYNC_OK)
+        {
+            policy = problem != NULL || differs(&now, theirs, payload, -1)
+                         ? decide(client, &now, theirs, payload)
+                         : ROWSYNC_SERVER_WINS;
+            if (client->code == ROWSYNC_OK)
+                settle(client, &now, theirs, server_changed, payload, policy);
+        }
     }
     buffer_free(&local);
     return client->code;
@@ -453,9 +476,11 @@ conflict_taken(rowsync *client, Table *table, const Key *key)
 }
 
 /*
- * A download brings a row of which an edit is pending. An edit that knew nothing of the server's
- * row (the app was installed again and wrote before its first sync) is decided upon now: the server
- * would take it for a newer one of the same source. Any other waits for the answer to its upload.
+ * A download brings a row of which an edit is pending. In the first hydration an edit that knew
+ * nothing of the server's row (the app was installed again and wrote before its first sync) is
+ * decided upon now: the server would take it for a newer one of the same source. Any other waits
+ * for the answer to its upload. Later on such a row may be this device's own, of which the answer
+ * was lost or is on its way to another process.
  */
 rowsync_code
 conflict_meet(rowsync *client, Table *table, const Key *key, const RowState *theirs)
@@ -468,8 +493,8 @@ conflict_meet(rowsync *client, Table *table, const Key *key, const RowState *the
     buffer_free(&ignored);
     if (code != ROWSYNC_OK)
         return code;
-    if (change.change_id != 0 && change.base_version == 0 && change.op == OP_INSERT &&
-        !theirs->deleted && problem == NULL)
+    if (client->hydrated < 2 && change.change_id != 0 && change.base_version == 0 &&
+        change.op == OP_INSERT && !theirs->deleted && problem == NULL)
         return conflict_settle(client, &change, theirs, (Slice){0});
     return held_put(client, table, key, theirs, HELD_EDITED);
 }

@@ -32,6 +32,7 @@ typedef struct Hydration
     bool begun;      /* the transaction is open */
     Target *targets; /* one for each table of the snapshot */
     int target_count;
+    int64_t seq;    /* of the snapshot */
     int64_t shared; /* of a restored server: up to there its log is the one that was read here */
     sqlite3_stmt *version; /* notes the version of a row that has none */
     bool gentle;    /* what is here may be touched by putting rows: no table is filled plainly */
@@ -174,6 +175,7 @@ see_log(Hydration *hydration, const Snapshot *snapshot)
     if (snapshot->epoch >= 0)
         client->new_epoch = snapshot->epoch;
     client->restored = client->restored && epoch == client->epoch;
+    hydration->seq = snapshot->seq;
     hydration->shared = snapshot_shared(snapshot);
     return ROWSYNC_OK;
 }
@@ -526,7 +528,8 @@ settle_lost(const Hydration *hydration, Table *table, const Key *key)
 
 /*
  * Sees to a row that the server does not have any more: it has deleted it, later than whatever is
- * known of it, or held.
+ * known of it, or held. Unless another process has sent or fetched the row since the snapshot was
+ * taken.
  */
 static rowsync_code
 settle_gone(const Hydration *hydration, Table *table, const Key *key)
@@ -543,10 +546,11 @@ settle_gone(const Hydration *hydration, Table *table, const Key *key)
         return client->code;
     held_get(client, table, key, &held, &state, &text);
     buffer_free(&text);
-    if (client->code != ROWSYNC_OK || (held.deleted && held.version > version))
-        return client->code;
     gone.deleted = true;
     gone.version = held.version > version ? held.version : version;
+    if (client->code != ROWSYNC_OK || (held.deleted && held.version > version) ||
+        (!client->restored && gone.version > hydration->seq))
+        return client->code;
     gone.version += gone.version < INT64_MAX;
     return take_row(client, table, key, &gone, &ignored);
 }

@@ -182,7 +182,7 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
         " WHERE excluded.server_version >= server_version",
     [SQL_HELD_GET] =
         "SELECT server_version, deleted, payload, state FROM main._sync_held WHERE " ROW_KEY,
-    [SQL_HELD_DECIDED] = "UPDATE main._sync_held SET state = 0 WHERE " ROW_KEY,
+    [SQL_HELD_DECIDED] = "UPDATE main._sync_held SET state = 0 WHERE " ROW_KEY " AND state = 1",
     [SQL_HELD_EDIT] = "UPDATE main._sync_held SET changed = changed | ?3,"
                       " changed_version = max(changed_version, ?4) WHERE " ROW_KEY,
     [SQL_HELD_RESEND] =

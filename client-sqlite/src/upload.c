@@ -198,7 +198,10 @@ take_applied(rowsync *client, const Batch *batch, const Change *change, const St
     }
     else if (change->restated && take_restated(client, change, &row) != ROWSYNC_OK)
         return client->code;
-    return round->held ? held_apply(client, change->table, &change->key, &ignored) : ROWSYNC_OK;
+    /* Another process may have asked for a decision, not knowing that this was under way. */
+    if (!round->held || run_keyed(client, SQL_HELD_DECIDED, change, 0, NULL) != ROWSYNC_OK)
+        return client->code;
+    return held_apply(client, change->table, &change->key, &ignored);
 }
 
 /*

@@ -233,6 +233,37 @@ test_snapshot(void)
 }
 
 /* What is put out of the way while rows come in is there afterwards, as it was. */
+/* What another process has sent or fetched after the snapshot was taken is not in it. */
+static void
+test_later_rows(void)
+{
+    fresh("INSERT INTO users VALUES ('old', 'Old', 1), ('new', 'New', 1); DELETE FROM _sync_log;"
+          "INSERT INTO _sync_version VALUES (1, 'old', 45, 0), (1, 'new', 46, 0);"
+          "INSERT INTO _sync_held (table_id, pk, pk_text, state, server_version, deleted, payload,"
+          " reason) VALUES (1, 'then', 'then', 2, 44, 0, '{\"name\":\"Bob\"}', 'r'),"
+          " (1, 'now', 'now', 2, 47, 0, '{\"name\":\"Bob\"}', 'r');"
+          "CREATE TRIGGER no BEFORE INSERT ON users WHEN NEW.name = 'Bob' BEGIN"
+          " SELECT RAISE(ABORT, 'r'); END");
+    ok(pull(HEADER ROWS END, NOTHING_NEW, NULL) == ROWSYNC_OK, "a snapshot of before");
+    is(rows(db, "SELECT group_concat(id), (SELECT group_concat(pk || state) FROM _sync_held) FROM"
+                " (SELECT id FROM users ORDER BY id)"),
+       "a,b,new,now2", "leaves later rows alone, and those that are held");
+    close_client(client, db);
+
+    fresh("INSERT INTO users VALUES ('a', 'Edited', 1); UPDATE _sync_client_info SET hydrated = 2");
+    ok(pull("{\"changes\":[" CHANGE("46", "users", "a",
+                                    "{\"name\":\"Sent\"}") "],\"has_more\":"
+                                                           "false,\"next_after\":"
+                                                           "46,"
+                                                           "\"window_until\":46}",
+            NULL, NULL) == ROWSYNC_OK,
+       "a row comes that is new here, and may have been sent before it was edited");
+    is(rows(db, "SELECT name, (SELECT count(*) FROM _sync_dirty), (SELECT count(*) FROM"
+                " _sync_overwritten) FROM users"),
+       "Edited,1,0", "the answer to the edit will decide");
+    close_client(client, db);
+}
+
 static void
 test_schema_is_put_back(void)
 {
@@ -510,6 +541,7 @@ main(void)
 {
     test_stubborn_tables();
     test_snapshot();
+    test_later_rows();
     test_schema_is_put_back();
     test_digested_keys();
     test_broken();

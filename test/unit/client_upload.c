@@ -496,8 +496,9 @@ test_conflict_callback(void)
         {
             app(db,
                 "UPDATE users SET b = x'00112233445566778899aabbccddeeff'; DELETE FROM _sync_held");
-            push(CONFLICT("\"server_version\":9,\"deleted\":false,\"payload\":{\"b\":"
-                          "\"00112233-4455-6677-8899-AABBCCDDEEFF\",\"n\":\"1.50\"}"),
+            push(CONFLICT(
+                     "\"server_version\":9,\"deleted\":false,\"payload\":{\"name\":"
+                     "\"Theirs\",\"b\":\"00112233-4455-6677-8899-AABBCCDDEEFF\",\"n\":\"1.50\"}"),
                  "503 {}");
             ok(strstr(told, "\"n\":\"1.50\",\"b\":\"00112233-4455-6677-8899-AABBCCDDEEFF\"} {") !=
                    NULL,
@@ -646,6 +647,42 @@ test_two_processes(void)
     ok(push(APPLIED, NULL) == ROWSYNC_OK, "an edit is taken after a later one was refused");
     is(rows(db, "SELECT reason FROM _sync_rejected"), "forbidden",
        "the later one's dead letter stays");
+    close_client(client, db);
+
+    fresh(known, ROWSYNC_SERVER_WINS);
+    script.before = another_process;
+    meanwhile = "INSERT OR IGNORE INTO _sync_held (table_id, pk, pk_text, state, server_version,"
+                " deleted, payload) VALUES (1, 'a', 'a', 0, 12, 0, '{\"name\":\"Later\"}')";
+    ok(push(THEIRS, "503 {}") == ROWSYNC_UNAVAILABLE,
+       "an edit meets a conflict of which another process has fetched more: it is sent again");
+    is(rows(db, "SELECT name, server_version, (SELECT count(*) FROM _sync_dirty) FROM users,"
+                " _sync_held"),
+       "Mine,12,1", "and nothing is decided by what was");
+    push(CONFLICT("\"server_version\":12,\"deleted\":false,\"payload\":{\"name\":\"Later\"}"),
+         NULL);
+    is(rows(db, "SELECT name, v.server_version, (SELECT count(*) FROM _sync_held) FROM users,"
+                " _sync_version v"),
+       "Later,12,0", "until the server says the same");
+    close_client(client, db);
+
+    fresh(known, ROWSYNC_MANUAL);
+    script.before = another_process;
+    meanwhile = "INSERT INTO _sync_held (table_id, pk, pk_text, state, server_version, deleted,"
+                " payload) VALUES (1, 'a', 'a', 1, 8, 0, '{\"name\":\"Theirs\"}')";
+    ok(push(APPLIED, NULL) == ROWSYNC_OK, "an edit is taken that another process asks the app of");
+    is(rows(db, "SELECT name, (SELECT count(*) FROM _sync_dirty), (SELECT count(*) FROM"
+                " _sync_held) FROM users"),
+       "Mine,0,0", "there is nothing to decide then");
+    close_client(client, db);
+
+    fresh(known, ROWSYNC_MANUAL);
+    ok(push(CONFLICT("\"server_version\":9,\"deleted\":false,\"payload\":{\"id\":\"a\","
+                     "\"name\":\"Mine\",\"n\":1.5,\"b\":\"AQ==\"}"),
+            NULL) == ROWSYNC_OK,
+       "what both sides say");
+    is(rows(db, "SELECT server_version, (SELECT count(*) FROM _sync_dirty), (SELECT count(*) FROM"
+                " _sync_held), (SELECT count(*) FROM _sync_overwritten) FROM _sync_version"),
+       "9,0,0,0", "is no conflict that waits");
     close_client(client, db);
 
     fresh(known, ROWSYNC_SERVER_WINS);

@@ -144,14 +144,14 @@ def corpus(_run):
 
 
 def random(_run):
-    """300 rounds of the randomised differential test, with a seed of its own each time."""
+    """The randomised tests, with seeds of their own each time."""
     tally = tap.Tally()
-    text, status = capture([sys.executable, "test/random/differential.py", "--rounds", "300"],
-                           cwd=ROOT)
-    if status == 0:
-        tally.passed += 1
-    else:
-        tally.fail(f"--- test/random, exit status {status}\n{text.rstrip()}")
+    for name, *arguments in (("differential", "--rounds", "300"), ("together", "--worlds", "1")):
+        text, status = capture([sys.executable, f"test/random/{name}.py", *arguments], cwd=ROOT)
+        if status == 0:
+            tally.passed += 1
+        else:
+            tally.fail(f"--- test/random/{name}.py, exit status {status}\n{text.rstrip()}")
     return tally
 
 
