@@ -168,7 +168,7 @@ find(rowsync *client, const Table *table, bool *progress)
 
 /*
  * Notes a row that is taken out. The server's row is held until the parent is there; an edit of
- * this device becomes a dead letter that keeps the row's content.
+ * this device becomes a dead letter that keeps the row's content, and is no conflict any more.
  */
 static rowsync_code
 keep(rowsync *client, Table *table, const Key *key)
@@ -193,8 +193,12 @@ keep(rowsync *client, Table *table, const Key *key)
         }
         else if (change_payload(client, &change, &ignored, true, &problem) == ROWSYNC_OK &&
                  change.change_id != 0)
+        {
             pending_reject(client, &change, state.payload, "parent_deleted",
                            (Slice){message, strlen(message)}, (Slice){0}, &moved);
+            if (client->code == ROWSYNC_OK)
+                row_drop(client, SQL_HELD_DECIDED, table, key);
+        }
     }
     if (client->code == ROWSYNC_OK && (payload.failed || ignored.failed))
         rs_nomem(client);

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from client_parts import add_user, everything, key
+from client_parts import add_post, add_user, everything, key
 
 MEMO = """
 CREATE TABLE business.memo (id uuid PRIMARY KEY, a text, b text, done boolean NOT NULL DEFAULT false);
@@ -156,6 +156,32 @@ def test_a_row_is_deleted_and_forgotten_while_a_decision_is_waited_for(device, d
         assert one.run("verify", "--server").returncode == 0
     assert everything(phone) == everything(tablet)
     assert database.value("SELECT count(*) FROM business.users") == left
+
+
+def test_a_conflict_whose_row_loses_its_parent(device, database):
+    """It is a dead letter then, which `resolve` has no say in: nothing of it is lost."""
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    phone.run("track", "posts", "--schema", "business", "--policy", "manual")
+    add_user(phone, "ann")
+    add_post(phone, "post", "ann")
+    for one in (phone, tablet):
+        one.sync()
+    for one in (tablet, phone):
+        one.rows("UPDATE posts SET content = ?", (one.source,))
+        one.sync(check=False)
+    assert phone.status()["conflicts"] == 1
+    tablet.rows("DELETE FROM posts")
+    tablet.rows("DELETE FROM users")
+    tablet.sync()
+    phone.sync(check=False)
+    assert (phone.status()["conflicts"], phone.status()["rejected"]) == (0, 1)
+    assert "waits for no decision" in phone.run("resolve", "posts", key("post"), "--policy", "server", check=False).stderr
+    assert [json.loads(row)["content"] for row, in phone.rows("SELECT payload FROM _sync_rejected")] == ["phone"]
+    phone.run("discard")
+    for one in (phone, tablet):
+        assert one.sync()["held"] == 0
+        assert one.run("verify", "--server").returncode == 0
+    assert everything(phone) == everything(tablet)
 
 
 @pytest.mark.parametrize("policy,left", [("client", 0), ("merge", 1)])
