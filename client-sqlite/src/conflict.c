@@ -569,7 +569,14 @@ rowsync_resolve(rowsync *client, const char *table_name, const char *pk, rowsync
         buffer_clear(&local);
         if (code == ROWSYNC_OK)
             code = change_payload(client, &change, &local, true, &problem);
-        if (code == ROWSYNC_OK)
+        /* An edit that has become a dead letter stays one, and is not decided upon. */
+        if (code == ROWSYNC_OK && change.change_id == 0)
+        {
+            code = row_drop(client, SQL_HELD_DECIDED, change.table, &change.key);
+            if (code == ROWSYNC_OK)
+                code = held_retry(client);
+        }
+        else if (code == ROWSYNC_OK)
             code = settle(client, &change, &theirs, (Slice){0},
                           (Slice){buffer_string(&local), local.length}, how);
         if (code == ROWSYNC_OK)

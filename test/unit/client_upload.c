@@ -231,6 +231,18 @@ test_conflicts(void)
     ok(rowsync_resolve(client, "users", "a", ROWSYNC_SERVER_WINS) == ROWSYNC_MISUSE, "only once");
     close_client(client, db);
 
+    fresh(known, ROWSYNC_MANUAL);
+    push(THEIRS, NULL);
+    app(db, "INSERT INTO _sync_rejected (table_id, pk, pk_text, change_id, op, base_version,"
+            " changed, reason, payload) SELECT table_id, pk, pk, change_id, 'UPDATE', 7, 1,"
+            " 'parent_deleted', '{}' FROM _sync_dirty; DELETE FROM _sync_dirty");
+    ok(rowsync_resolve(client, "users", "a", ROWSYNC_SERVER_WINS) == ROWSYNC_OK,
+       "a conflict whose edit has become a dead letter");
+    is(rows(db, "SELECT name, (SELECT count(*) FROM _sync_conflict), (SELECT count(*) FROM"
+                " _sync_rejected) FROM users"),
+       "Mine,0,1", "waits no longer, and the dead letter stays");
+    close_client(client, db);
+
     fresh(known, ROWSYNC_SERVER_WINS);
     push(CONFLICT("\"server_version\":0,\"deleted\":true,\"payload\":null"), NULL);
     is(rows(db, "SELECT op, base_version FROM _sync_pending"), "INSERT,0",
