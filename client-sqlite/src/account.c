@@ -56,7 +56,7 @@ rowsync_get_state(rowsync *client, rowsync_state *state)
     state->user_id = client->user_id;
     state->source_id = client->source_id;
     state->head = client->cursor;
-    state->hydrated = client->hydrated == 2;
+    state->hydrated = client->hydrated >= 2;
     state->tables = client->table_count;
     code = rs_counts(client, &counts);
     state->pending = counts.pending;

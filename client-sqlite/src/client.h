@@ -60,7 +60,8 @@ typedef enum TableStatement
 /* What the next snapshot is to see to in a table, and what the last one had to say of it; bits. */
 enum Refill
 {
-    REFILL_COLUMNS = 1,  /* rows lack the server's content of a column that came along */
+    REFILL_COLUMNS =
+        1, /* rows lack the server's content, of a new column or of what was given up */
     REFILL_VERSIONS = 2, /* the versions here are of the table of another schema */
     REFILL_ABSENT = 4    /* the server did not sync a table of that name */
 };
@@ -164,6 +165,7 @@ typedef enum Statement
     SQL_VERSION_MOVE,
     SQL_VERSION_DROP,
     SQL_EDITED,
+    SQL_EDITS,
     SQL_SEEN_PUT,
     SQL_DIRTY_GET,
     SQL_DIRTY_QUEUE,
@@ -173,6 +175,8 @@ typedef enum Statement
     SQL_DIRTY_RENEW,
     SQL_DIRTY_PUT,
     SQL_FETCH_AGAIN,
+    SQL_REFILL,
+    SQL_REFILLED,
     SQL_HELD_PUT,
     SQL_HELD_GET,
     SQL_HELD_DECIDED,
@@ -290,6 +294,7 @@ void tables_free(rowsync *client);
 Table *table_by_name(rowsync *client, Slice schema, Slice name);
 Table *table_by_id(rowsync *client, int64_t id);
 Table *table_here(rowsync *client, const char *name);
+rowsync_code tables_refill(rowsync *client); /* inside a transaction */
 rowsync_code tables_check(rowsync *client);
 sqlite3_stmt *table_statement(rowsync *client, Table *table, TableStatement which);
 
@@ -462,7 +467,7 @@ rowsync_code conflict_settle(rowsync *client, const Change *change, const RowSta
                              Slice server_changed);
 rowsync_code keep_overwritten(rowsync *client, const Change *change, const RowState *theirs,
                               Slice local_payload, int64_t mask);
-rowsync_code take_unedited(rowsync *client, const Change *change, const RowState *theirs);
+rowsync_code take_unedited(rowsync *client, Table *table, const Key *key, const RowState *theirs);
 rowsync_code queue_again(rowsync *client, const Table *table, const Key *key, int64_t base);
 rowsync_code conflict_meet(rowsync *client, Table *table, const Key *key, const RowState *theirs);
 rowsync_code conflict_waits(rowsync *client, Table *table, const Key *key, bool *waits);

@@ -201,26 +201,33 @@ put_around(rowsync *client, const Change *change, const RowState *theirs, Slice 
 }
 
 /*
- * The server's row for an edit that was followed by another one: its columns that are not being
- * edited here are taken over, so that the device does not miss what the server made of them. Where
- * they cannot be stored, the row is held.
+ * The server's row for one with edits, or a dead letter: the columns that these are not about are
+ * taken over, so that the device does not miss what the server made of them. Where they cannot be
+ * stored, the row is held. Where there are no edits, another process has taken the answer in; a
+ * whole row is sent whole.
  */
 rowsync_code
-take_unedited(rowsync *client, const Change *change, const RowState *theirs)
+take_unedited(rowsync *client, Table *table, const Key *key, const RowState *theirs)
 {
-    Change now = *change;
+    const Change change = {.table = table, .key = *key};
+    sqlite3_stmt *edits = rs_keyed(client, SQL_EDITS, table, key);
     Buffer local = {0};
-    const char *problem;
-    bool refused = false;
+    bool any = false, whole = false, there, refused = false;
+    int64_t mask = 0;
 
-    /* Where nothing is pending, another process has taken the answer in; a whole row is sent whole.
-     */
-    if (change_payload(client, &now, &local, true, &problem) == ROWSYNC_OK && now.change_id != 0 &&
-        now.op == OP_UPDATE && now.changed != -1 && problem == NULL)
-        put_around(client, &now, theirs, (Slice){buffer_string(&local), local.length}, now.changed,
+    while (edits != NULL && rs_row(client, edits))
+    {
+        any = true;
+        whole |= sqlite3_column_int64(edits, 0) == 0;
+        mask |= sqlite3_column_int64(edits, 1);
+    }
+    if (edits == NULL || rs_reset(client, edits) != ROWSYNC_OK || !any || whole || mask == -1)
+        return client->code;
+    if (row_payload(client, table, key, &local, &there) && there)
+        put_around(client, &change, theirs, (Slice){buffer_string(&local), local.length}, mask,
                    &refused);
     if (client->code == ROWSYNC_OK && refused)
-        held_put(client, change->table, &change->key, theirs, HELD_STUCK);
+        held_put(client, table, key, theirs, HELD_STUCK);
     buffer_free(&local);
     return client->code;
 }

@@ -71,27 +71,31 @@ has_edits(rowsync *client, const Table *table, const Key *key, bool *edited)
 
 /*
  * Takes in what the server says of a row, unless it is known already. Edits of the row that are
- * pending keep it as it is.
+ * pending keep it as it is. Of a version that is known a table that is to be filled again takes
+ * what is not edited here.
  */
 rowsync_code
 take_row(rowsync *client, Table *table, const Key *key, const RowState *state,
          rowsync_report *report)
 {
     int64_t version;
-    bool edited, deleted, refused;
+    bool edited, deleted, refused, again;
 
-    if (row_version(client, table, key, &version, &deleted) != ROWSYNC_OK ||
-        version >= state->version)
+    if (row_version(client, table, key, &version, &deleted) != ROWSYNC_OK)
         return client->code;
+    again = version == state->version && (table->refill & REFILL_COLUMNS) != 0 && !deleted &&
+            !state->deleted;
+    if (version >= state->version && !again)
+        return ROWSYNC_OK;
     if (has_edits(client, table, key, &edited) != ROWSYNC_OK)
         return client->code;
     if (edited)
-        return conflict_meet(client, table, key, state);
+        return (again ? take_unedited : conflict_meet)(client, table, key, state);
     if (row_take(client, table, key, state, &refused) != ROWSYNC_OK)
         return client->code;
     if (refused)
         return held_put(client, table, key, state, HELD_STUCK);
-    report->downloaded++;
+    report->downloaded += !again;
     return ROWSYNC_OK;
 }
 
@@ -264,6 +268,8 @@ take_pages(rowsync *client, const rowsync_sync_options *options, bool hydrate, E
         page->has_more = true;
         return rs_end(client, code);
     }
+    if (code == ROWSYNC_OK && hydrate)
+        code = tables_refill(client);
     while (code == ROWSYNC_OK && (code = take_page(client, page, report)) == ROWSYNC_OK &&
            page->has_more && rs_orphans(client))
         code = fetch(client, options, page->next_after, page->window_until, hydrate, answer, page);
@@ -283,6 +289,8 @@ take_pages(rowsync *client, const rowsync_sync_options *options, bool hydrate, E
     if (code == ROWSYNC_OK && !page->has_more && page->last_upload > client->last_upload &&
         page->last_upload <= page->window_until)
         code = note_last_upload(client, page->last_upload);
+    if (code == ROWSYNC_OK && hydrate && !page->has_more)
+        code = rs_run(client, SQL_REFILLED);
     if (code == ROWSYNC_OK)
         code = move_cursor(client, page->next_after, page->has_more ? page->window_until : 0,
                            !hydrate         ? client->hydrated

@@ -188,12 +188,10 @@ static rowsync_code
 forget_versions(rowsync *client, const Table *table)
 {
     Buffer sql = {0};
-    int64_t other = 0;
-    rowsync_code code = query_int(
-        client, "SELECT refill & 2 FROM main._sync_table WHERE table_id = ?1", table->id, &other);
+    rowsync_code code;
 
-    if (code != ROWSYNC_OK || other == 0)
-        return code;
+    if ((table->refill & REFILL_VERSIONS) == 0)
+        return ROWSYNC_OK;
     buffer_printf(&sql,
                   "DELETE FROM main._sync_version WHERE table_id = %lld AND deleted;"
                   "UPDATE main._sync_version SET server_version = 0 WHERE table_id = %lld",
@@ -331,7 +329,8 @@ prepare_targets(void *context, Snapshot *snapshot)
     if ((code = rs_begin(client)) != ROWSYNC_OK)
         return code;
     hydration->begun = true;
-    if ((code = see_log(hydration, snapshot)) != ROWSYNC_OK ||
+    if ((code = tables_refill(client)) != ROWSYNC_OK ||
+        (code = see_log(hydration, snapshot)) != ROWSYNC_OK ||
         (client->restored && (code = forget_held_log(client, hydration->shared)) != ROWSYNC_OK) ||
         (code = see_effects(hydration)) != ROWSYNC_OK)
         return code;
@@ -426,29 +425,6 @@ take_restored(rowsync *client, Table *table, const Key *key, const RowState *sta
     return held_put(client, table, key, state, HELD_STUCK);
 }
 
-/*
- * A row of a table that got columns since it was filled. Where its version is known, and so nothing
- * else new, the row is written all the same, but for what is edited here.
- */
-static rowsync_code
-take_refilled(rowsync *client, Table *table, const Key *key, const RowState *state,
-              rowsync_report *report)
-{
-    const Change change = {.table = table, .key = *key};
-    int64_t version;
-    bool deleted, edited, refused;
-
-    if (row_version(client, table, key, &version, &deleted) != ROWSYNC_OK)
-        return client->code;
-    if (version != state->version || deleted)
-        return take_row(client, table, key, state, report);
-    if (has_edits(client, table, key, &edited) != ROWSYNC_OK || edited)
-        return client->code == ROWSYNC_OK ? take_unedited(client, &change, state) : client->code;
-    if (row_put(client, table, key, state, &refused) != ROWSYNC_OK || !refused)
-        return client->code;
-    return held_put(client, table, key, state, HELD_STUCK);
-}
-
 /* Takes the row at hand in as a download would be. */
 static rowsync_code
 take_in(Hydration *hydration, const Snapshot *snapshot, int number, int64_t version)
@@ -476,8 +452,7 @@ take_in(Hydration *hydration, const Snapshot *snapshot, int number, int64_t vers
     code = client->restored
                ? take_restored(client, source->table, &snapshot->key, &state, hydration->shared,
                                hydration->report)
-               : ((source->table->refill & REFILL_COLUMNS) != 0 ? take_refilled : take_row)(
-                     client, source->table, &snapshot->key, &state, hydration->report);
+               : take_row(client, source->table, &snapshot->key, &state, hydration->report);
     if (code != ROWSYNC_OK || hydration->targets[number].plain)
         return code;
     if ((seen = rs_keyed(client, SQL_SEEN_PUT, source->table, &snapshot->key)) == NULL)

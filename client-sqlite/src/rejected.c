@@ -39,37 +39,46 @@ typedef enum LetterColumn
     LETTER_CHANGED,
     LETTER_OLD_ROW,
     LETTER_PAYLOAD,
-    LETTER_GONE /* nobody here has deleted the row: its going would be no deletion to send */
+    LETTER_GONE,  /* nobody here has deleted the row: its going would be no deletion to send */
+    LETTER_DELETE /* it is a deletion that was refused */
 } LetterColumn;
 
 /*
- * Makes the row of a dead letter again where it went with one that the server deleted. *refused
- * where it cannot be stored, or still has no parent.
+ * Puts the row of a dead letter in its table, as one of that version. *refused where it cannot be
+ * stored, or has no parent: then nothing has changed.
  */
+static rowsync_code
+put_letter(rowsync *client, const Change *change, sqlite3_stmt *letter, int64_t version,
+           bool *refused)
+{
+    RowState row = {version, false, {0}};
+
+    row.payload = (Slice){(const char *)sqlite3_column_text(letter, LETTER_PAYLOAD),
+                          (size_t)sqlite3_column_bytes(letter, LETTER_PAYLOAD)};
+    *refused = row.payload.length == 0 || row.payload.data[0] != '{';
+    if (*refused || rs_run(client, SQL_SAVE) != ROWSYNC_OK ||
+        row_put(client, change->table, &change->key, &row, refused) != ROWSYNC_OK)
+        return client->code;
+    *refused |= rs_orphans(client);
+    if (*refused)
+        rs_run(client, SQL_UNDO);
+    return client->code == ROWSYNC_OK ? rs_run(client, SQL_RELEASE) : client->code;
+}
+
+/* Makes the row of a dead letter again where it went with one that the server deleted. */
 static rowsync_code
 make_again(rowsync *client, const Change *change, sqlite3_stmt *letter, bool *refused)
 {
-    RowState row = {0};
     int64_t version;
     bool deleted;
 
     if (row_there(client, change->table, &change->key) || client->code != ROWSYNC_OK ||
         !sqlite3_column_int(letter, LETTER_GONE))
         return client->code;
-    row.payload = (Slice){(const char *)sqlite3_column_text(letter, LETTER_PAYLOAD),
-                          (size_t)sqlite3_column_bytes(letter, LETTER_PAYLOAD)};
-    *refused = row.payload.length == 0 || row.payload.data[0] != '{';
-    if (*refused ||
-        row_version(client, change->table, &change->key, &version, &deleted) != ROWSYNC_OK ||
-        rs_run(client, SQL_SAVE) != ROWSYNC_OK ||
-        row_put(client, change->table, &change->key, &row, refused) != ROWSYNC_OK)
+    if (row_version(client, change->table, &change->key, &version, &deleted) != ROWSYNC_OK ||
+        put_letter(client, change, letter, 0, refused) != ROWSYNC_OK || *refused || version != 0)
         return client->code;
-    *refused |= rs_orphans(client);
-    if (*refused)
-        rs_run(client, SQL_UNDO);
-    else if (version == 0)
-        row_drop(client, SQL_VERSION_DROP, change->table, &change->key);
-    return client->code == ROWSYNC_OK ? rs_run(client, SQL_RELEASE) : client->code;
+    return row_drop(client, SQL_VERSION_DROP, change->table, &change->key);
 }
 
 /* Puts the mark of a dead letter back on its row. *refused where there is no row to put it on. */
@@ -92,34 +101,68 @@ requeue(rowsync *client, const Change *change, sqlite3_stmt *letter, bool *refus
 }
 
 /*
- * Gives a dead letter up: the row becomes what the server last said, or goes where the server never
- * had it. *refused where it cannot go, because of a row that refers to it.
+ * Has the rows of the table written again by the snapshot that comes after the next push, also
+ * those whose version is known. Reading by the log begins anew for that.
  */
 static rowsync_code
-discard(rowsync *client, const Change *change, bool *refused)
+fetch_again(rowsync *client, const Table *table)
+{
+    sqlite3_stmt *statement;
+
+    if (rs_exec(client, "UPDATE main._sync_client_info SET hydrated = CASE WHEN hydrated < 2 THEN 0"
+                        " ELSE 3 END") != ROWSYNC_OK ||
+        (statement = rs_statement(client, SQL_REFILL)) == NULL)
+        return client->code;
+    sqlite3_bind_int(statement, 1, REFILL_COLUMNS);
+    sqlite3_bind_int64(statement, 2, table->id);
+    return rs_finish(client, statement, "having a table filled again");
+}
+
+/*
+ * Gives up a change of a row that the server has, whose content is not at hand: it is fetched. The
+ * row keeps its version, so that edits made until then are on that. One that was deleted is put
+ * back as it was.
+ */
+static rowsync_code
+give_back(rowsync *client, const Change *change, sqlite3_stmt *letter, int64_t version)
+{
+    bool there = row_there(client, change->table, &change->key), refused;
+
+    if (client->code == ROWSYNC_OK && !there && sqlite3_column_int(letter, LETTER_DELETE) &&
+        put_letter(client, change, letter, version, &refused) == ROWSYNC_OK)
+        there = !refused;
+    if (client->code != ROWSYNC_OK || fetch_again(client, change->table) != ROWSYNC_OK ||
+        (there && version > 0))
+        return client->code;
+    return there ? row_set_version(client, change->table, &change->key, 0, false)
+                 : row_drop(client, SQL_VERSION_DROP, change->table, &change->key);
+}
+
+/*
+ * Gives a dead letter up, with what was edited since: the row becomes what the server last said, or
+ * goes where the server does not have it. *refused where it cannot go, because of a row that refers
+ * to it.
+ */
+static rowsync_code
+discard(rowsync *client, const Change *change, sqlite3_stmt *letter, bool *refused)
 {
     const RowState none = {0, true, {0}};
-    bool applied;
+    int64_t version;
+    bool applied, deleted;
 
     *refused = false;
-    if (held_apply(client, change->table, &change->key, &applied) != ROWSYNC_OK)
+    if (held_apply(client, change->table, &change->key, &applied) != ROWSYNC_OK ||
+        row_version(client, change->table, &change->key, &version, &deleted) != ROWSYNC_OK)
         return client->code;
-    if (!applied && change->base_version == 0)
+    if (!applied && (change->base_version == 0 || deleted))
     {
-        if (row_put(client, change->table, &change->key, &none, refused) != ROWSYNC_OK ||
-            *refused || row_drop(client, SQL_LOCAL_DROP, change->table, &change->key) != ROWSYNC_OK)
-            return client->code;
+        if (row_put(client, change->table, &change->key, &none, refused) == ROWSYNC_OK && !*refused)
+            row_drop(client, SQL_LOCAL_DROP, change->table, &change->key);
     }
     else if (!applied)
-    {
-        /* The server's content is not at hand: it comes with the next hydration, which finds the
-         * row to be of no version yet, or removes it where it is gone there. */
-        if (rs_exec(client, "UPDATE main._sync_client_info SET hydrated = 3 WHERE hydrated = 2") !=
-                ROWSYNC_OK ||
-            row_drop(client, SQL_VERSION_DROP, change->table, &change->key) != ROWSYNC_OK ||
-            row_set_version(client, change->table, &change->key, 0, false) != ROWSYNC_OK)
-            return client->code;
-    }
+        give_back(client, change, letter, version);
+    if (client->code != ROWSYNC_OK || *refused)
+        return client->code;
     return row_drop(client, SQL_DIRTY_DROP, change->table, &change->key);
 }
 
@@ -137,7 +180,8 @@ walk(rowsync *client, const char *table_name, const char *pk, bool again, int64_
         client,
         "SELECT r.table_id, r.pk, r.base_version, r.changed, r.old_row, r.payload, r.op <> 'DELETE'"
         " AND NOT EXISTS (SELECT 1 FROM main._sync_dirty d WHERE d.table_id = r.table_id AND"
-        " d.pk = r.pk) FROM main._sync_rejected r JOIN main._sync_table t USING (table_id)"
+        " d.pk = r.pk), r.op = 'DELETE' FROM main._sync_rejected r JOIN main._sync_table t USING "
+        "(table_id)"
         " WHERE (?1 IS NULL OR t.table_name = ?1) AND (?2 IS NULL OR pk_text = ?2)"
         " ORDER BY r.change_id",
         &statement);
@@ -161,7 +205,7 @@ walk(rowsync *client, const char *table_name, const char *pk, bool again, int64_
             continue;
         if (change.table->exists)
             code = again ? requeue(client, &change, statement, &refused)
-                         : discard(client, &change, &refused);
+                         : discard(client, &change, statement, &refused);
         *left += refused;
         if (code == ROWSYNC_OK && !refused)
             code = row_drop(client, SQL_REJECTED_DROP, change.table, &change.key);

@@ -144,6 +144,8 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
     [SQL_VERSION_DROP] = "DELETE FROM main._sync_version WHERE " ROW_KEY,
     [SQL_EDITED] = "SELECT EXISTS (SELECT 1 FROM main._sync_dirty WHERE " ROW_KEY ")"
                    " OR EXISTS (SELECT 1 FROM main._sync_rejected WHERE " ROW_KEY ")",
+    [SQL_EDITS] = "SELECT base_version, changed FROM main._sync_dirty WHERE " ROW_KEY
+                  " UNION ALL SELECT base_version, changed FROM main._sync_rejected WHERE " ROW_KEY,
     [SQL_SEEN_PUT] = "INSERT OR IGNORE INTO temp._sync_seen VALUES (?1, ?2)",
     [SQL_DIRTY_GET] =
         "SELECT d.change_id, d.base_version, d.changed | coalesce(r.changed, 0), d.old_row,"
@@ -172,6 +174,8 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
                         " AND EXISTS (SELECT 1 FROM main._sync_version v WHERE server_version = 0"
                         " AND NOT EXISTS (SELECT 1 FROM main._sync_held h"
                         " WHERE h.table_id = v.table_id AND h.pk = v.pk))",
+    [SQL_REFILL] = "UPDATE main._sync_table SET refill = refill | ?1 WHERE table_id = ?2",
+    [SQL_REFILLED] = "UPDATE main._sync_table SET refill = refill & ~1",
     [SQL_HELD_PUT] =
         "INSERT INTO main._sync_held (table_id, pk, pk_text, state, server_version, deleted,"
         " payload, reason) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (table_id, pk)"

@@ -321,6 +321,25 @@ tables_load(rowsync *client)
     return code;
 }
 
+/* Reads anew what a hydration is to see to: another process may have noted it. */
+rowsync_code
+tables_refill(rowsync *client)
+{
+    sqlite3_stmt *statement = NULL;
+    rowsync_code code =
+        rs_prepare(client, "SELECT table_id, refill FROM main._sync_table", &statement);
+
+    while (code == ROWSYNC_OK && rs_row(client, statement))
+    {
+        Table *table = table_by_id(client, sqlite3_column_int64(statement, 0));
+
+        if (table != NULL)
+            table->refill = sqlite3_column_int(statement, 1);
+    }
+    sqlite3_finalize(statement);
+    return client->code;
+}
+
 /* Refuses to go on where a tracked table is no longer one that can be synced. */
 rowsync_code
 tables_check(rowsync *client)

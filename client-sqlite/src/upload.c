@@ -185,7 +185,7 @@ take_applied(rowsync *client, const Batch *batch, const Change *change, const St
     if (cleared == 0)
         return move_edited(client, change, row.version) == ROWSYNC_OK && told && !row.deleted &&
                        change->op != OP_DELETE
-                   ? take_unedited(client, change, &row)
+                   ? take_unedited(client, change->table, &change->key, &row)
                    : client->code;
     if (told && !held)
     {

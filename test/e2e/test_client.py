@@ -450,6 +450,54 @@ def test_a_refused_change_can_be_given_up(device):
     assert everything(phone) == everything(tablet)
 
 
+def test_an_edit_after_what_was_given_up_is_one_of_its_columns(device):
+    """Nobody else touched the row: nothing of it is a conflict, and nothing that was given up is left."""
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    for one, name in ((phone, "first"), (tablet, "second")):
+        add_user(one, name)
+        one.sync()
+    update = "UPDATE users SET {} WHERE id = ?"
+    phone.rows(update.format("email = 'second@sync.example', updated_at = 2"), (key("first"),))
+    assert phone.sync(check=False)["rejected"] == 1
+    assert "the next sync fetches what the server has" in phone.run("discard").stdout
+    assert json.loads(phone.run("status", "--json", check=False).stdout)["hydrated"] is True
+    phone.rows(update.format("name = 'changed'"), (key("first"),))
+    assert [row["op"] for row in json.loads(phone.run("diff", "--json").stdout)] == ["UPDATE"]
+    report = phone.sync()
+    assert (report["uploaded"], report["overwritten"]) == (1, 0)
+    tablet.sync()
+    assert everything(phone) == everything(tablet)
+    assert phone.rows("SELECT name, email, updated_at FROM users WHERE id = ?", (key("first"),)) == [
+        ("changed", "first@sync.example", 1)]
+    assert phone.run("verify", "--server").returncode == 0
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_refused_deletion_is_given_up(device, database, gone):
+    """The row comes back at once; should the server have deleted it meanwhile, it goes for good."""
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    add_user(phone, "first")
+    phone.sync()
+    tablet.sync()
+    database.rows("CREATE FUNCTION business.no() RETURNS trigger LANGUAGE plpgsql AS"
+                  " $$BEGIN RAISE check_violation; END$$")
+    database.rows("CREATE TRIGGER no BEFORE DELETE ON business.users FOR EACH ROW"
+                  " EXECUTE FUNCTION business.no()")
+    phone.rows("DELETE FROM users")
+    assert phone.sync(check=False)["rejected"] == 1
+    database.rows("DROP TRIGGER no ON business.users")
+    if gone:
+        tablet.rows("DELETE FROM users")
+        tablet.sync()
+    phone.run("discard")
+    assert name_of(phone, "first") == "first"
+    phone.sync()
+    tablet.sync()
+    assert len(phone.rows("SELECT * FROM users")) == (0 if gone else 1)
+    assert everything(phone) == everything(tablet)
+    assert phone.run("verify", "--server").returncode == 0
+
+
 def test_text_that_the_server_cannot_hold_is_refused_by_itself(device, database):
     """NUL is refused by the server, what is not UTF-8 before it leaves; the others go through."""
     phone = device("ann", "phone")

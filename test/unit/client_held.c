@@ -137,10 +137,15 @@ test_followers(void)
     close_client(client, db);
 }
 
+#define TWO_USERS                                                                                  \
+    SNAPSHOT("[0,1,\"a\",\"A\"]\n[0,2,\"b\",\"B\"]\n",                                             \
+             "\"rows\":2,\"digest\":\"5fa1c97e4c126fb5379dfa0ac0c48866\"")
+
 /* What was edited and is given up is fetched again. */
 static void
 test_discard(void)
 {
+    rowsync_state state;
     int64_t found = 9;
 
     fresh("UPDATE users SET name = 'mine'");
@@ -148,12 +153,116 @@ test_discard(void)
     refuse("users", "b", "UPDATE", "2");
     ok(rowsync_discard(client, NULL, NULL) == ROWSYNC_OK, "edits are given up");
     ok(rowsync_verify(client, 0, &found) == ROWSYNC_OK && found == 0, "and no changes unseen");
+    ok(rowsync_get_state(client, &state) == ROWSYNC_OK && state.hydrated,
+       "all rows have arrived before");
     ok(pull(SNAPSHOT("[0,1,\"a\",\"A\"]\n",
                      "\"rows\":1,\"digest\":\"9486b0a7808eaee06d0df611728520e7\""),
             PAGE("30", "")) == ROWSYNC_OK,
        "the next sync takes a snapshot");
     is(rows(db, "SELECT id, name FROM users"), "a,A",
        "which has what the server has, and not what it deleted meanwhile");
+    is(rows(db, "SELECT refill, hydrated FROM _sync_table, _sync_client_info LIMIT 1"), "0,2",
+       "once");
+    close_client(client, db);
+}
+
+/* What is edited after something was given up is an edit of the row that the server has. */
+static void
+test_edit_after_discard(void)
+{
+    fresh("ALTER TABLE users ADD COLUMN n INTEGER");
+    rowsync_verify(client, 0, NULL);
+    app(db, "UPDATE _sync_client_info SET hydrated = 2; UPDATE _sync_table SET refill = 0;"
+            "UPDATE users SET name = 'refused' WHERE id = 'a'");
+    refuse("users", "a", "UPDATE", "1");
+    rowsync_discard(client, "users", "a");
+    app(db, "UPDATE users SET n = 5 WHERE id = 'a'");
+    is(rows(db, "SELECT op, pk_uuid, d.base_version, changed FROM _sync_pending JOIN _sync_dirty d"
+                " ON pk = pk_uuid"),
+       "UPDATE,a,1,2", "it is of its columns alone, on the row's version");
+    ok(pull(TWO_USERS, PAGE("30", "")) == ROWSYNC_OK, "a snapshot comes");
+    is(rows(db, "SELECT id, name, n FROM users ORDER BY id"), "a,A,5|b,B,NULL",
+       "the edit stays, what was given up goes");
+    close_client(client, db);
+
+    /* As above, and the edit is refused too. */
+    fresh("ALTER TABLE users ADD COLUMN n INTEGER");
+    rowsync_verify(client, 0, NULL);
+    app(db, "UPDATE _sync_client_info SET hydrated = 2; UPDATE _sync_table SET refill = 0;"
+            "UPDATE users SET name = 'refused' WHERE id = 'a'");
+    refuse("users", "a", "UPDATE", "1");
+    rowsync_discard(client, "users", "a");
+    app(db, "UPDATE users SET n = 5 WHERE id = 'a'");
+    refuse("users", "a", "UPDATE", "1");
+    app(db, "UPDATE _sync_rejected SET changed = 2");
+    pull(TWO_USERS, PAGE("30", ""));
+    is(rows(db, "SELECT name, n, (SELECT count(*) FROM _sync_rejected) FROM users WHERE id = 'a'"),
+       "A,5,1", "also where the edit is refused by then");
+    close_client(client, db);
+}
+
+/* Another handle, opened before, takes the snapshot. */
+static void
+test_discard_elsewhere(void)
+{
+    rowsync *other;
+
+    fresh("UPDATE users SET name = 'refused' WHERE id = 'a'");
+    refuse("users", "a", "UPDATE", "1");
+    rowsync_open(db, NULL, &other);
+    ok(rowsync_discard(other, NULL, NULL) == ROWSYNC_OK, "another process gives it up");
+    pull(TWO_USERS, PAGE("30", ""));
+    is(rows(db, "SELECT id, name FROM users ORDER BY id"), "a,A|b,B", "and this one fetches it");
+    rowsync_close(other);
+    close_client(client, db);
+}
+
+/* A gateway without snapshots is read from the start. */
+static void
+test_discard_by_the_log(void)
+{
+    fresh("UPDATE users SET name = 'refused' WHERE id = 'a'");
+    refuse("users", "a", "UPDATE", "1");
+    rowsync_discard(client, NULL, NULL);
+    pull("404 {}", PAGE("12", CHANGE("1", "users", "a", "false", "{\"name\":\"A\"}")));
+    is(rows(db, "SELECT name, refill, hydrated FROM users, _sync_table t, _sync_client_info WHERE"
+                " users.id = 'a' AND table_id = 1"),
+       "A,0,2", "the log has it");
+    close_client(client, db);
+}
+
+/* A deletion that is given up. */
+static void
+test_discard_deletion(void)
+{
+    static const char here[] = "SELECT (SELECT group_concat(id || n) FROM lines), (SELECT"
+                               " group_concat(pk || server_version) FROM _sync_version WHERE"
+                               " table_id = 3), (SELECT hydrated FROM _sync_client_info)";
+    int64_t found = 9;
+
+    fresh("DELETE FROM lines");
+    refuse("lines", "l", "DELETE", "4");
+    app(db, "UPDATE _sync_rejected SET payload = '{\"id\":\"l\",\"n\":\"x\"}'");
+    ok(rowsync_discard(client, NULL, NULL) == ROWSYNC_OK, "a deletion is given up");
+    is(rows(db, here), "lx,l4,3", "the row is back at once, and looked at again");
+    close_client(client, db);
+
+    fresh("DELETE FROM lines; DELETE FROM notes");
+    refuse("lines", "l", "DELETE", "4");
+    app(db, "UPDATE _sync_rejected SET payload = '{\"id\":\"l\",\"n\":\"x\"}'");
+    ok(rowsync_discard(client, NULL, NULL) == ROWSYNC_OK, "of a row whose parent is gone");
+    is(rows(db, here), "NULL,NULL,3", "it comes with the next sync");
+    ok(rowsync_verify(client, 0, &found) == ROWSYNC_OK && found == 0,
+       "and is nothing that a trigger missed");
+    close_client(client, db);
+
+    fresh("DELETE FROM lines");
+    refuse("lines", "l", "DELETE", "4");
+    app(db, "UPDATE _sync_rejected SET payload = '{\"id\":\"l\",\"n\":\"x\"}', op = 'INSERT';"
+            "UPDATE _sync_version SET deleted = 1 WHERE pk = 'l'; INSERT INTO lines VALUES ('l',"
+            " 'x')");
+    ok(rowsync_discard(client, NULL, NULL) == ROWSYNC_OK, "a new row where one was deleted before");
+    is(rows(db, here), "NULL,l4,2", "goes at once");
     close_client(client, db);
 }
 
@@ -330,6 +439,10 @@ main(void)
     test_verify();
     test_followers();
     test_discard();
+    test_edit_after_discard();
+    test_discard_elsewhere();
+    test_discard_by_the_log();
+    test_discard_deletion();
     test_discard_what_cannot_go();
     test_resolve_what_cannot_go();
     test_taken_along();

@@ -353,15 +353,18 @@ run_rejected_fate(Session *session)
     const char *table = arguments->rest[0], *pk = table != NULL ? arguments->rest[1] : NULL;
     int again = strcmp(arguments->command, "requeue") == 0;
     int64_t before = number(session, "SELECT count(*) FROM main._sync_rejected", NULL), count;
+    bool fetch;
     rowsync_code code = again ? rowsync_requeue(session->client, table, pk)
                               : rowsync_discard(session->client, table, pk);
 
     if (code != ROWSYNC_OK)
         return failed(session);
     count = before - number(session, "SELECT count(*) FROM main._sync_rejected", NULL);
+    fetch = number(session, "SELECT hydrated = 3 FROM main._sync_client_info", NULL) != 0;
     say(session, json_pack("{s:I}", "changes", (json_int_t)count),
         count == 0 ? "nothing was refused"
         : again    ? "%lld change%s will be sent again by the next sync"
+        : fetch    ? "%lld change%s given up; the next sync fetches what the server has"
                    : "%lld change%s given up",
         (long long)count, plural(count));
     return EXIT_DONE;
