@@ -412,6 +412,7 @@ extern "C"
      *   a trigger or an ON CONFLICT IGNORE of the table passed it over
      *   an edit of a row that would go along waits for a decision
      *   a row that the server deleted took it along
+     *   a trigger deleted it when a row of the server came
      *
      * or NULL, in a database that an earlier version has left, until it is tried again.
      */

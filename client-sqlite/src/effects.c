@@ -131,11 +131,12 @@ remember(rowsync *client, const RowName *row, Effect *effect)
 }
 
 /*
- * Keeps a row that is about to go. Without edits it is the server's: it is held, with no version
- * until it is back, as any row that cannot be stored. Should it be gone there too, that is newer.
+ * Keeps a row that is about to go, and `why`. Without edits it is the server's: it is held, with no
+ * version until it is back, as any row that cannot be stored. Should it be gone there too, that is
+ * newer.
  */
 static rowsync_code
-keep(rowsync *client, const RowName *row)
+keep(rowsync *client, const RowName *row, const char *why)
 {
     Buffer payload = {0};
     RowState state = {0};
@@ -150,7 +151,7 @@ keep(rowsync *client, const RowName *row)
         row_payload(client, row->table, &row->key, &payload, &there) && there)
     {
         state.payload = (Slice){payload.data, payload.length};
-        row_refuse(client, "a row that the server deleted took it along");
+        row_refuse(client, why);
         if (payload.failed)
             rs_nomem(client);
         else if (client->code == ROWSYNC_OK &&
@@ -163,7 +164,7 @@ keep(rowsync *client, const RowName *row)
 
 /* Sees to the rows as they are before. *waits: the app is to decide on one of them first. */
 static rowsync_code
-foresee(rowsync *client, Effects *effects, bool may_wait, bool *waits)
+foresee(rowsync *client, Effects *effects, const char *why, bool may_wait, bool *waits)
 {
     const RowName *rows = effects->rows.rows;
     int i;
@@ -175,7 +176,7 @@ foresee(rowsync *client, Effects *effects, bool may_wait, bool *waits)
         if (!effects->each[i].gone)
             remember(client, &rows[i], &effects->each[i]);
         else if (local_keep(client, rows[i].table, &rows[i].key) == ROWSYNC_OK)
-            keep(client, &rows[i]);
+            keep(client, &rows[i], why);
     return client->code;
 }
 
@@ -212,6 +213,10 @@ rowsync_code
 effects_step(rowsync *client, Table *table, const Key *key, sqlite3_stmt *statement, bool deletes,
              bool may_wait, Outcome *out)
 {
+    /* A deletion that need not wait for anybody is of a row that only leaves its table here. */
+    const char *why = !deletes   ? "a trigger deleted it when a row of the server came"
+                      : may_wait ? "a row that the server deleted took it along"
+                                 : REASON_ORPHAN;
     Effects effects = {0};
     bool possible;
     int i;
@@ -230,7 +235,7 @@ effects_step(rowsync *client, Table *table, const Key *key, sqlite3_stmt *statem
     out->result = run(client, table, statement, &out->changes);
     if (client->code == ROWSYNC_OK && collect(client, table, key, &effects) == ROWSYNC_OK &&
         effects.rows.count > 0 && rs_run(client, SQL_UNWATCH) == ROWSYNC_OK &&
-        foresee(client, &effects, may_wait, &out->waits) == ROWSYNC_OK && !out->waits)
+        foresee(client, &effects, why, may_wait, &out->waits) == ROWSYNC_OK && !out->waits)
     {
         client->actions = true;
         out->result = run(client, table, statement, &out->changes);

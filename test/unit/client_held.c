@@ -127,6 +127,10 @@ test_followers(void)
             NULL) == ROWSYNC_OK,
        "a row moves to a parent whose name is in use here");
     is(rows(db, here), "NULL,NULL,3", "all three wait");
+    is(rows(db, "SELECT pk, reason FROM _sync_held WHERE reason NOT LIKE 'UNIQUE%' ORDER BY pk"),
+       "l,FOREIGN KEY constraint failed: a row that it refers to is not here|"
+       "x,FOREIGN KEY constraint failed: a row that it refers to is not here",
+       "for what they refer to");
     is(logged, "a row of users cannot be stored here yet: UNIQUE constraint failed: users.name",
        "and the app's log says why");
     app(db, "UPDATE users SET name = 'D' WHERE id = 'mine'");
