@@ -116,6 +116,7 @@ def test_a_database_in_utf16(device, database, tmp_path, encoding):
     wide.execute("CREATE TABLE seen (x)")
     wide.close()
     other = rig.business_device(path, phone.url, "ann", "wide")
+    assert other.value("PRAGMA encoding") == encoding
     add(other, "\U0001f600 wide")
     other.rows("DELETE FROM users WHERE name = 'nobody'")
     other.sync()

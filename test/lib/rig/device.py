@@ -1,16 +1,19 @@
 """A device: one SQLite file, the app's own writes to it, and the command line that syncs it."""
 
 import contextlib
+import functools
 import json
 import os
+import pathlib
 import signal
 import sqlite3
 import subprocess
+import tempfile
 
 from . import process
 from .build import BUILD
 from .place import ROOT
-from .token import SECRET
+from .token import SECRET, mint
 
 BINARY = BUILD / "bin" / "rowsync"
 BUSINESS = ROOT / "examples" / "business" / "sqlite.sql"
@@ -75,11 +78,8 @@ class Device:
         return {**values, "ROWSYNC_TOKEN": self._token}
 
     def mint(self):
-        """A development token, made by the command line itself."""
-        return subprocess.run(
-            [BINARY, "token", "--user", self.user, "--source", self.source],
-            env={**os.environ, "ROWSYNC_JWT_SECRET": self.secret}, check=True, capture_output=True,
-            text=True).stdout.strip()
+        """A token of this device."""
+        return mint(self.user, self.source, secret=self.secret)
 
     def run(self, command, *arguments, check=True, timeout=120):
         """Runs `rowsync COMMAND file ARGUMENTS` to its end and returns the finished process."""
@@ -110,11 +110,29 @@ class Device:
         self.run("attach", "--url", self.url, "--user", self.user, "--source", self.source)
 
 
-def business_device(path, url, user, source, **options):
-    """A device with the example schema, set up as its README says and attached."""
-    device = Device(path, url, user, source, **options)
+def _set_up(device):
+    """Makes the example schema, and tracks it, as its README says."""
     device.app.executescript(BUSINESS.read_text())
     device.run("init")
     device.run("track", *TABLES, "--schema", "business")
+
+
+@functools.cache
+def _business_file():
+    """The bytes of a file that is set up, which devices begin with: two processes less for each."""
+    with tempfile.TemporaryDirectory() as folder:
+        device = Device(pathlib.Path(folder) / "app.db", None, "nobody", "none")
+        _set_up(device)
+        device.close()
+        return device.path.read_bytes()
+
+
+def business_device(path, url, user, source, **options):
+    """A device with the example schema, attached; in the file of `path` where there is one."""
+    device = Device(path, url, user, source, **options)
+    if pathlib.Path(path).exists():
+        _set_up(device)
+    else:
+        pathlib.Path(path).write_bytes(_business_file())
     device.attach()
     return device
