@@ -182,7 +182,7 @@ note_parent(Upload *upload, SyncedTable *table, const SyncedReference *reference
         SyncedColumn *column = &table->columns[reference->columns[i]];
 
         appendStringInfo(&text, "%c\"%d\":", i == 0 ? '{' : ',', i);
-        registry_append_value(&text, column, new->tts_values[column->attnum - 1]);
+        synced_table_append_value(&text, column, new->tts_values[column->attnum - 1]);
     }
     appendStringInfoChar(&text, '}');
     unchecked->child = table;

@@ -67,7 +67,7 @@ capture_row(SyncedTable *table, char op, const char *scope, RowKey key, CommandI
 
     initStringInfo(&text);
     appendStringInfoSpaces(&text, VARHDRSZ);
-    registry_append_row(&text, table, row);
+    synced_table_append_row(&text, table, row);
     SET_VARSIZE(text.data, text.len);
     event.table_id = table->table_id;
     event.scope_no = capture_scope_no(scope);
@@ -175,12 +175,12 @@ rowsync_capture(PG_FUNCTION_ARGS)
     new = root_row(table, trigger->tg_relation, new);
     if (old != NULL)
     {
-        old_scope = registry_scope_of(table, old);
+        old_scope = synced_table_scope_of(table, old);
         old_key = rowkey_from_slot(table, old);
     }
     if (new != NULL)
     {
-        new_scope = registry_scope_of(table, new);
+        new_scope = synced_table_scope_of(table, new);
         new_key = rowkey_from_slot(table, new);
         if (old == NULL || old_scope != NULL)
             check_scope(table, new_scope);
@@ -207,7 +207,7 @@ rowsync_capture(PG_FUNCTION_ARGS)
 void
 capture_existing(SyncedTable *table, TupleTableSlot *row)
 {
-    char *scope = registry_scope_of(table, row);
+    char *scope = synced_table_scope_of(table, row);
 
     if (scope != NULL)
         capture_row(table, 'I', scope, rowkey_from_slot(table, row), FirstCommandId, row);
@@ -217,7 +217,7 @@ capture_existing(SyncedTable *table, TupleTableSlot *row)
 void
 capture_attached(SyncedTable *table, TupleTableSlot *row)
 {
-    char *scope = registry_scope_of(table, row);
+    char *scope = synced_table_scope_of(table, row);
 
     check_scope(table, scope);
     if (scope != NULL)
@@ -229,7 +229,7 @@ capture_attached(SyncedTable *table, TupleTableSlot *row)
 void
 capture_removed(SyncedTable *table, TupleTableSlot *row)
 {
-    char *scope = registry_scope_of(table, row);
+    char *scope = synced_table_scope_of(table, row);
 
     if (scope != NULL)
         capture_row(table, 'D', scope, rowkey_from_slot(table, row), GetCurrentCommandId(false),

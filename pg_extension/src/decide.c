@@ -141,7 +141,7 @@ sent_equals(Change *change, const JsonMember *members, int nmembers)
         /* Both through the same writer and the same reader: equal values give equal bytes. */
         initStringInfo(&text);
         appendStringInfoString(&text, "{\"v\":");
-        registry_append_value(&text, &table->columns[i], change->apply.values[i]);
+        synced_table_append_value(&text, &table->columns[i], change->apply.values[i]);
         appendStringInfoChar(&text, '}');
         if (!request_parse_object(text.data, text.len, &sent, &nsent) ||
             !same_value(&sent[0].value, there))

@@ -64,7 +64,7 @@ unique_value(const Change *change, int unique_no, bool after, const JsonMember *
         {
             if (change->apply.nulls[c])
                 return NULL;
-            registry_append_value(&out, &table->columns[c], change->apply.values[c]);
+            synced_table_append_value(&out, &table->columns[c], change->apply.values[c]);
             continue;
         }
         now = payload_value(members, nmembers, &table->columns[c]);

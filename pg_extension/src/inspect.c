@@ -158,7 +158,7 @@ static TupleDesc collected_desc;
 static void
 collect(SyncedTable *table, TupleTableSlot *row)
 {
-    char *scope = registry_scope_of(table, row);
+    char *scope = synced_table_scope_of(table, row);
     RowKey key = rowkey_from_slot(table, row);
     bytea *key_bytes = palloc(VARHDRSZ + key.len);
     StringInfoData payload;
@@ -168,7 +168,7 @@ collect(SyncedTable *table, TupleTableSlot *row)
     SET_VARSIZE(key_bytes, VARHDRSZ + key.len);
     memcpy(VARDATA(key_bytes), key.data, key.len);
     initStringInfo(&payload);
-    registry_append_row(&payload, table, row);
+    synced_table_append_row(&payload, table, row);
     values[0] = scope ? CStringGetTextDatum(scope) : (Datum)0;
     values[1] = PointerGetDatum(key_bytes);
     values[2] = PointerGetDatum(cstring_to_text_with_len(payload.data, payload.len));
@@ -224,7 +224,7 @@ rowsync_write_row(PG_FUNCTION_ARGS)
     row.nulls = palloc0(table->ncolumns * sizeof(bool));
     for (int m = 0; m < nmembers; m++)
     {
-        int i = registry_find_column(table, members[m].name, members[m].name_len, m);
+        int i = synced_table_find_column(table, members[m].name, members[m].name_len, m);
         const char *error;
 
         /* A column that has gone since, or that the server computes. */

@@ -107,7 +107,7 @@ stands_in_table(ParentTable *parents, const Parent *parent, const char *scope)
                                table->key_equal_procs[k], parent->values[k]);
     index_rescan(parents->scan, keys, table->nkeys, NULL, 0);
     if (index_getnext_slot(parents->scan, ForwardScanDirection, parents->slot))
-        stored = registry_scope_of(table, parents->slot);
+        stored = synced_table_scope_of(table, parents->slot);
     there = stored != NULL && strcmp(stored, scope) == 0;
     if (stored != NULL)
         pfree(stored);

@@ -436,7 +436,7 @@ write_tables(Oid relid)
 static void
 capture_if_changed(SyncedTable *table, TupleTableSlot *row)
 {
-    char *scope = registry_scope_of(table, row);
+    char *scope = synced_table_scope_of(table, row);
     int64 scope_id = scope ? scope_find(scope) : 0;
     StoredChange stored;
     StringInfoData payload;
@@ -447,7 +447,7 @@ capture_if_changed(SyncedTable *table, TupleTableSlot *row)
         stored.payload != NULL)
     {
         initStringInfo(&payload);
-        registry_append_row(&payload, table, row);
+        synced_table_append_row(&payload, table, row);
         if (payload_equal(table, stored.payload, stored.payload_len, payload.data, payload.len))
             return;
     }
@@ -461,7 +461,7 @@ static int64 rows_without_scope;
 static void
 backfill(SyncedTable *table, TupleTableSlot *row)
 {
-    if (registry_scope_of(table, row) == NULL)
+    if (synced_table_scope_of(table, row) == NULL)
         rows_without_scope++;
     else
         capture_existing(table, row);

@@ -27,7 +27,7 @@ take_payload(Change *change)
     for (int m = 0; m < request->nmembers; m++)
     {
         JsonMember *member = &request->members[m];
-        int i = registry_find_column(table, member->name, member->name_len, hint);
+        int i = synced_table_find_column(table, member->name, member->name_len, hint);
 
         if (i >= 0)
         {
