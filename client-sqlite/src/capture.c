@@ -7,7 +7,7 @@
  * has (which cannot have moved since the edit, for whatever moves it folds first), the columns
  * changed, the content of a row that is gone and, where edits are merged, what it was before the
  * first one. In the order of keys this costs much less than to look for the row's mark at every
- * edit.
+ * edit. An UPDATE that changed nothing, or columns that stay here alone, leaves none.
  *
  * An edit of a row that is held, which conflict.c has put on the server's version, goes back to
  * that of the row here with the next one: who made that has not seen what is held.
@@ -22,15 +22,22 @@
 /*
  * Prepares the statement that folds: what an entry holds gets the names of its table's columns.
  * They are those that the database has now: another process may have changed a table since we
- * looked.
+ * looked. Where a table has columns that its triggers do not know yet, entries without a column
+ * changed count too, for layout.c to see what they are about.
  */
 static rowsync_code
 prepare_fold(rowsync *client, sqlite3_stmt **fold)
 {
     sqlite3_stmt *layouts = NULL;
-    Buffer sql = {0};
+    Buffer sql = {0}, grown = {0};
 
-    if (rs_prepare(client, "SELECT table_id, layout FROM main._sync_table", &layouts) != ROWSYNC_OK)
+    if (rs_prepare(client,
+                   "SELECT table_id, layout, EXISTS (SELECT lower(name) FROM"
+                   " pragma_table_xinfo(table_name, 'main') WHERE hidden = 0 EXCEPT SELECT"
+                   " lower(value) FROM json_each(CASE layout WHEN '' THEN '[]' ELSE layout END)"
+                   " EXCEPT SELECT lower(value) FROM json_each(local_columns))"
+                   " FROM main._sync_table",
+                   &layouts) != ROWSYNC_OK)
         return client->code;
     buffer_text(
         &sql,
@@ -44,25 +51,31 @@ prepare_fold(rowsync *client, sqlite3_stmt **fold)
     {
         buffer_printf(&sql, " WHEN %lld THEN ", (long long)sqlite3_column_int64(layouts, 0));
         sql_literals(&sql, rs_text(layouts, 1));
+        if (sqlite3_column_int(layouts, 2))
+            buffer_printf(&grown, ", %lld", (long long)sqlite3_column_int64(layouts, 0));
     }
     sqlite3_finalize(layouts);
     buffer_text(
         &sql, " END AS fields FROM main._sync_log) l, (SELECT next_change_id - 1 - (SELECT max(seq)"
               " FROM main._sync_log) AS first FROM main._sync_client_info) WHERE pk IS NOT NULL"
-              " ORDER BY table_id, pk, seq ON CONFLICT (table_id, pk) DO UPDATE SET"
-              " change_id = excluded.change_id, changed = CASE WHEN base_version = 0 AND"
-              " excluded.old_row IS NOT NULL THEN -1 ELSE changed | excluded.changed END,"
-              " queued = CASE WHEN excluded.old_row IS NOT NULL OR"
-              " (excluded.changed = -1 AND old_row IS NOT NULL) THEN excluded.queued"
-              " ELSE queued END, base_version = CASE WHEN EXISTS (SELECT 1 FROM main._sync_held h"
-              " WHERE h.table_id = excluded.table_id AND h.pk = excluded.pk AND h.state = 2)"
-              " THEN min(base_version, excluded.base_version) ELSE base_version END,"
-              " old_row = coalesce(excluded.old_row, old_row)");
-    if (sql.failed)
+              " AND (" LOG_COUNTS " OR table_id IN (0");
+    buffer_text(&sql, buffer_string(&grown));
+    buffer_text(&sql,
+                ")) ORDER BY table_id, pk, seq ON CONFLICT (table_id, pk) DO UPDATE SET"
+                " change_id = excluded.change_id, changed = CASE WHEN base_version = 0 AND"
+                " excluded.old_row IS NOT NULL THEN -1 ELSE changed | excluded.changed END,"
+                " queued = CASE WHEN excluded.old_row IS NOT NULL OR"
+                " (excluded.changed = -1 AND old_row IS NOT NULL) THEN excluded.queued"
+                " ELSE queued END, base_version = CASE WHEN EXISTS (SELECT 1 FROM main._sync_held h"
+                " WHERE h.table_id = excluded.table_id AND h.pk = excluded.pk AND h.state = 2)"
+                " THEN min(base_version, excluded.base_version) ELSE base_version END,"
+                " old_row = coalesce(excluded.old_row, old_row)");
+    if (sql.failed || grown.failed)
         rs_nomem(client);
     if (client->code == ROWSYNC_OK)
         rs_prepare(client, sql.data, fold);
     buffer_free(&sql);
+    buffer_free(&grown);
     return client->code;
 }
 
@@ -112,7 +125,7 @@ renew_marks(rowsync *client, const Table *table, sqlite3_stmt *references)
         return client->code;
     buffer_printf(
         &sql,
-        "INSERT INTO main._sync_log (table_id, pk, holds, changed) SELECT table_id, pk, 0, 0"
+        "INSERT INTO main._sync_log (table_id, pk, holds, changed) SELECT table_id, pk, 3, 0"
         " FROM main._sync_dirty d WHERE table_id = %lld AND (changed & %lld <> 0 OR NOT EXISTS"
         " (SELECT 1 FROM main.",
         (long long)table->id, (long long)set);

@@ -322,6 +322,8 @@ rowsync_code capture_snapshot(rowsync *client);
 rowsync_code capture_actions(rowsync *client); /* inside a transaction */
 
 /* view.c */
+#define LOG_COUNTS "holds IN (1, 3) OR changed <> 0"
+extern const char view_edited[];
 void view_write(const rowsync *client, Buffer *sql);
 
 /* values.c */

@@ -173,7 +173,7 @@ layout_follow(rowsync *client, Table *table)
             buffer_printf(
                 &sql,
                 "INSERT INTO main._sync_log (table_id, pk, holds, changed) SELECT table_id, pk,"
-                " 0, 0 FROM main._sync_dirty d WHERE table_id = %lld AND (changed = -1 OR %s <> 0);"
+                " 3, 0 FROM main._sync_dirty d WHERE table_id = %lld AND (changed = -1 OR %s <> 0);"
                 "UPDATE main._sync_client_info SET hydrated = 3 WHERE hydrated = 2 AND"
                 " EXISTS (SELECT 1 FROM main._sync_version WHERE table_id = %lld);",
                 (long long)table->id, buffer_string(&written), (long long)table->id);

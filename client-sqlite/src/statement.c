@@ -6,13 +6,13 @@
 /*
  * The library's own tables. _sync_log is what the triggers write: one entry for each edit, in its
  * columns v0, v1, … (made as tables need them) the fields of a row, where `holds` says so: 1, its
- * last content, 2, its content before the edit.
+ * last content, 2, its content before the edit. 3 is an entry of the library's own.
  *
  * _sync_dirty has the rows to be uploaded, one mark a row, made from the log by capture.c: the
  * change id of the last edit, the version that the first edit was made on, the columns changed
  * since as a bit mask, for a deleted row its last content and for merging its first, as an object
  * of SQL literals (quote() is exact for every type and cannot fail, which no JSON function is in
- * all SQLite versions). _sync_edited has the keys of both.
+ * all SQLite versions). The view _sync_edited has the keys of both: see view.c.
  *
  * _sync_rejected has what the server refused, with the old_row of the mark. That is NULL for a new
  * row which the server never had: it refused every upload of it, which was of one edit, so that
@@ -59,9 +59,6 @@ static const char schema_sql[] =
     " PRIMARY KEY (table_id, pk)) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS main._sync_log ("
     " seq INTEGER PRIMARY KEY, table_id, pk, holds, changed);"
-    "CREATE VIEW IF NOT EXISTS main._sync_edited AS SELECT table_id, pk FROM _sync_dirty UNION ALL"
-    " SELECT DISTINCT table_id, pk FROM _sync_log l WHERE NOT EXISTS (SELECT 1 FROM _sync_dirty d"
-    " WHERE d.table_id = l.table_id AND d.pk = l.pk);"
     "CREATE TABLE IF NOT EXISTS main._sync_rejected ("
     " table_id INTEGER NOT NULL, pk NOT NULL, pk_text TEXT NOT NULL, change_id INTEGER NOT NULL,"
     " op TEXT NOT NULL, base_version INTEGER NOT NULL, changed INTEGER NOT NULL,"
@@ -190,7 +187,7 @@ static const char *const statement_sql[SQL_STATEMENTS] = {
     [SQL_HELD_EDIT] = "UPDATE main._sync_held SET changed = changed | ?3,"
                       " changed_version = max(changed_version, ?4) WHERE " ROW_KEY,
     [SQL_HELD_RESEND] =
-        "INSERT INTO main._sync_log (table_id, pk, holds, changed) SELECT table_id, pk, 0,"
+        "INSERT INTO main._sync_log (table_id, pk, holds, changed) SELECT table_id, pk, 3,"
         " CASE WHEN changed_version > ?3 THEN changed ELSE 0 END FROM main._sync_held h "
         "WHERE " ROW_KEY
         " AND (changed_version > ?3 OR EXISTS (SELECT 1 FROM main._sync_dirty d WHERE"

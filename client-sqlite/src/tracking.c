@@ -78,7 +78,7 @@ capture_existing(rowsync *client, const Table *table)
     rowsync_code code;
 
     buffer_printf(&sql,
-                  "INSERT INTO main._sync_log (table_id, pk, holds, changed) SELECT %lld, pk, 0, -1"
+                  "INSERT INTO main._sync_log (table_id, pk, holds, changed) SELECT %lld, pk, 3, -1"
                   " FROM (SELECT ",
                   (long long)table->id);
     sql_key(&sql, table, "t");

@@ -532,8 +532,27 @@ check_log(rowsync *client, bool apply, bool *stale)
     return client->code;
 }
 
+/* Puts a view in place of whatever is there under its name, where its text is not in the schema. */
+static rowsync_code
+check_view(rowsync *client, sqlite3_stmt *lookup, const char *name, const char *text, bool apply,
+           bool *stale)
+{
+    Buffer drop = {0};
+    rowsync_code code;
+
+    if (in_schema(client, lookup, text) || client->code != ROWSYNC_OK)
+        return client->code;
+    *stale = true;
+    if (!apply)
+        return ROWSYNC_OK;
+    buffer_printf(&drop, "DROP VIEW IF EXISTS main.%s", name);
+    code = drop.failed ? rs_nomem(client) : rs_exec(client, drop.data);
+    buffer_free(&drop);
+    return code == ROWSYNC_OK ? create_in_main(client, text) : code;
+}
+
 /*
- * Makes log, triggers and view what they should be. Writes only where something differs, which a
+ * Makes log, triggers and views what they should be. Writes only where something differs, which a
  * look at the schema tells; with `apply` false it only says so by *stale.
  */
 static rowsync_code
@@ -580,14 +599,10 @@ check(rowsync *client, bool apply, bool *stale)
     view_write(client, &view);
     if (code == ROWSYNC_OK && view.failed)
         code = rs_nomem(client);
-    if (code == ROWSYNC_OK && !in_schema(client, lookup, view.data) &&
-        (code = client->code) == ROWSYNC_OK)
-    {
-        *stale = true;
-        if (apply &&
-            (code = rs_exec(client, "DROP VIEW IF EXISTS main._sync_pending")) == ROWSYNC_OK)
-            code = create_in_main(client, view.data);
-    }
+    if (code == ROWSYNC_OK)
+        code = check_view(client, lookup, "_sync_edited", view_edited, apply, stale);
+    if (code == ROWSYNC_OK)
+        code = check_view(client, lookup, "_sync_pending", view.data, apply, stale);
     sqlite3_finalize(lookup);
     buffer_free(&view);
     return code;

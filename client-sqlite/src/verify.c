@@ -62,7 +62,7 @@ sweep_table(rowsync *client, Table *table, bool queue, int64_t *found)
         buffer_clear(&sql);
         buffer_printf(&sql,
                       "INSERT INTO main._sync_log (table_id, pk, holds, changed)"
-                      " SELECT %lld, pk, 0, changed FROM (%s UNION ALL %s)",
+                      " SELECT %lld, pk, 3, changed FROM (%s UNION ALL %s)",
                       (long long)table->id, buffer_string(&gone), buffer_string(&fresh));
         if (queue && count > 0)
             code = sql.failed ? rs_nomem(client) : rs_exec(client, sql.data);

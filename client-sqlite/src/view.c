@@ -1,7 +1,17 @@
 /*
- * view.c - the view _sync_pending: what waits for upload, as it will be sent.
+ * view.c - the views of what waits for upload: _sync_pending, as it will be sent, and below it
+ * _sync_edited, its keys.
  */
 #include "client.h"
+
+/*
+ * The rows with marks, and those in the log that will get one: an entry that holds no last content
+ * and is not the library's own counts where a column that travels has changed.
+ */
+const char view_edited[] =
+    "CREATE VIEW _sync_edited AS SELECT table_id, pk FROM _sync_dirty UNION ALL"
+    " SELECT DISTINCT table_id, pk FROM _sync_log l WHERE pk IS NOT NULL AND (" LOG_COUNTS
+    ") AND NOT EXISTS (SELECT 1 FROM _sync_dirty d WHERE d.table_id = l.table_id AND d.pk = l.pk)";
 
 /* One table's part of the view _sync_pending. */
 static void

@@ -237,10 +237,10 @@ test_log(void)
     is(rows(db, "SELECT changed FROM _sync_dirty WHERE pk = 'a'"), "4",
        "an edit from before the new column keeps to what it changed");
     app(db, "DELETE FROM _sync_dirty; UPDATE users SET n = n, name = name");
-    is(rows(db, "SELECT changed FROM _sync_dirty"), "0",
-       "an UPDATE that changes nothing has no bit");
-    app(db, "CREATE TABLE ids AS SELECT max(change_id) AS last FROM _sync_dirty;"
-            "DELETE FROM _sync_dirty; UPDATE users SET n = 5");
+    is(rows(db, "SELECT changed FROM _sync_dirty"), "",
+       "an UPDATE that changes nothing is no edit");
+    app(db, "UPDATE users SET n = 6; CREATE TABLE ids AS SELECT max(change_id) AS last FROM"
+            " _sync_dirty; DELETE FROM _sync_dirty; UPDATE users SET n = 5");
     is(rows(db, "SELECT change_id > last FROM _sync_dirty, ids"), "1",
        "change ids are not used again when nothing is pending any more");
     close_client(client, db);
@@ -405,6 +405,55 @@ test_sweep(void)
     close_client(client, db);
 }
 
+/* An UPDATE that changes nothing that travels is no edit; what may have been replaced is one. */
+static void
+test_edits_of_nothing(void)
+{
+    static const char *const local[] = {"n", NULL};
+    static const char counts[] = "SELECT (SELECT count(*) FROM _sync_edited), count(*) FROM"
+                                 " _sync_pending";
+    static const rowsync_policy policies[] = {ROWSYNC_SERVER_WINS, ROWSYNC_MERGE};
+    rowsync_state state;
+    size_t i;
+
+    for (i = 0; i < sizeof(policies) / sizeof(*policies); i++)
+    {
+        rowsync_track_options options = {NULL, policies[i], local};
+
+        fresh_synced("INSERT INTO users VALUES ('a', 'Ann', 'a@x', 1), ('b', 'Bob', 'b@x', 1)");
+        rowsync_track(client, "users", &options);
+        app(db, "UPDATE users SET n = n + 1; UPDATE users SET name = name");
+        is(rows(db, counts), "0,0", "an UPDATE of local columns, or of nothing, is not pending");
+        ok(rowsync_get_state(client, &state) == ROWSYNC_OK && state.pending == 0, "nor counted");
+        is(rows(db, "SELECT count(*) FROM _sync_dirty"), "0", "nor is it once it is taken in");
+        app(db, "UPDATE users SET n = 9, name = 'Eve' WHERE id = 'a'; UPDATE users SET n = 3");
+        is(rows(db, counts), "1,1", "beside an edit it changes nothing");
+        is(rows(db, "SELECT pk, changed, coalesce(json_extract(base_row, '$.name'), '-') FROM"
+                    " _sync_dirty"),
+           i == 0 ? "a,1,-" : "a,1,'Ann'", "of what that is");
+        app(db, "CREATE TEMP TABLE before AS SELECT change_id FROM _sync_dirty;"
+                "UPDATE users SET n = 4");
+        is(rows(db, "SELECT change_id FROM _sync_dirty EXCEPT SELECT change_id FROM before"), "",
+           "or was already");
+        app(db, "INSERT OR IGNORE INTO users VALUES ('c', 'C', 'b@x', 1)");
+        is(rows(db, counts), "2,2", "a row that may have been replaced counts until it is sent");
+        ok(rowsync_untrack(client, "users", 1) == ROWSYNC_OK, "untracked");
+        close_client(client, db);
+    }
+    fresh_synced("INSERT INTO users VALUES ('a', 'Ann', 'a@x', 1)");
+    app(db, "UPDATE users SET name = name");
+    ok(rowsync_detach(client, 0) == ROWSYNC_OK, "detach has nothing to lose");
+    app(db, "DROP VIEW _sync_edited; CREATE VIEW _sync_edited AS SELECT table_id, pk FROM"
+            " _sync_dirty UNION ALL SELECT DISTINCT table_id, pk FROM _sync_log l WHERE NOT EXISTS"
+            " (SELECT 1 FROM _sync_dirty d WHERE d.table_id = l.table_id AND d.pk = l.pk)");
+    app(db, "INSERT INTO users VALUES ('a', 'Ann', 'a@x', 1)");
+    app(db, synced);
+    app(db, "UPDATE users SET name = name");
+    ok(rowsync_get_state(client, &state) == ROWSYNC_OK && state.pending == 0,
+       "a file with the view of an earlier version gets the new one");
+    close_client(client, db);
+}
+
 static void
 test_tracking(void)
 {
@@ -447,6 +496,7 @@ main(void)
     test_values();
     test_schema_changes();
     test_sweep();
+    test_edits_of_nothing();
     test_tracking();
     return done();
 }

@@ -361,8 +361,7 @@ test_rows_that_never_were(void)
             push(INVALID("bad_payload"), NULL);
         if (cases[i].unheard)
         {
-            /* Changes nothing, and sends the row again all the same. */
-            app(db, "UPDATE users SET n = n");
+            app(db, "UPDATE users SET n = 2");
             push_unheard();
         }
         if (cases[i].edit != NULL)
