@@ -310,7 +310,7 @@ extern "C"
 
     /*
      * Forgets a table: its triggers, versions and what is pending. Its rows stay. Refuses with
-     * ROWSYNC_PENDING while edits are pending, unless `force`.
+     * ROWSYNC_PENDING while edits of it are pending, in conflict or refused, unless `force`.
      */
     rowsync_code rowsync_untrack(rowsync *client, const char *table, int force);
 
@@ -329,8 +329,8 @@ extern "C"
      * Signs the user off: deletes the rows of all tracked tables, their versions and the position
      * in the server's log, and forgets the token. Tables stay tracked, the source id stays the
      * database's, for whoever is attached next. Refuses with ROWSYNC_PENDING while edits are
-     * pending or refused, unless `force`, and with ROWSYNC_DATABASE while rows of a table that is
-     * not tracked refer to the user's; then nothing has changed.
+     * pending, in conflict or refused, unless `force`, and with ROWSYNC_DATABASE while rows of a
+     * table that is not tracked refer to the user's; then nothing has changed.
      */
     rowsync_code rowsync_detach(rowsync *client, int force);
 

@@ -194,18 +194,12 @@ delete_rows(rowsync *client)
 rowsync_code
 rowsync_detach(rowsync *client, int force)
 {
-    Counts counts = {0};
     rowsync_code code = rs_enter(client, true);
 
     if (code != ROWSYNC_OK || (code = rs_begin(client)) != ROWSYNC_OK)
         return code;
-    code = rs_counts(client, &counts);
-    if (code == ROWSYNC_OK && !force && counts.pending + counts.rejected > 0)
-        code = rs_fail(client, ROWSYNC_PENDING,
-                       client->url != NULL ? "Sync first, or force it and lose them."
-                                           : "Attach and sync first, or force it and lose them.",
-                       "There are edits: %lld pending, %lld refused.", (long long)counts.pending,
-                       (long long)counts.rejected);
+    if (!force)
+        code = pending_spare(client, NULL);
     if (code == ROWSYNC_OK)
         code = delete_rows(client);
     if (code == ROWSYNC_OK)

@@ -388,6 +388,7 @@ typedef struct Queue
 
 void batch_free(Batch *batch);
 void queue_free(Queue *queue);
+rowsync_code pending_spare(rowsync *client, const Table *table);
 rowsync_code take_change_id(rowsync *client, int64_t *id);
 rowsync_code queue_start(rowsync *client, Queue *queue);
 rowsync_code batch_fill(rowsync *client, Queue *queue, Batch *batch, int limit, int64_t *rejected);

@@ -80,6 +80,58 @@ grow(Change **changes, int *capacity, int count)
     return &(*changes)[count];
 }
 
+/*
+ * Refuses to lose edits: fails where some wait, of a table or of all (NULL), however they do, and
+ * says what would keep them. Inside a transaction, with the log folded or not.
+ */
+rowsync_code
+pending_spare(rowsync *client, const Table *table)
+{
+    sqlite3_stmt *statement = NULL;
+    int64_t waiting = 0, conflicts = 0, refused = 0;
+    Buffer hint = {0};
+    rowsync_code code = rs_prepare(
+        client,
+        "SELECT (SELECT count(*) FROM main._sync_edited e WHERE ?1 IN (0, table_id) AND NOT EXISTS"
+        " (SELECT 1 FROM main._sync_held h WHERE h.table_id = e.table_id AND h.pk = e.pk AND"
+        " h.state = 1)), (SELECT count(*) FROM main._sync_held WHERE ?1 IN (0, table_id) AND"
+        " state = 1), (SELECT count(*) FROM main._sync_rejected WHERE ?1 IN (0, table_id))",
+        &statement);
+
+    if (code != ROWSYNC_OK)
+        return code;
+    sqlite3_bind_int64(statement, 1, table != NULL ? table->id : 0);
+    if (rs_row(client, statement))
+    {
+        waiting = sqlite3_column_int64(statement, 0);
+        conflicts = sqlite3_column_int64(statement, 1);
+        refused = sqlite3_column_int64(statement, 2);
+    }
+    sqlite3_finalize(statement);
+    if (client->code != ROWSYNC_OK || waiting + conflicts + refused == 0)
+        return client->code;
+    if (table != NULL && !table->exists)
+        buffer_text(&hint, "The table is gone: create it again");
+    else
+        buffer_printf(&hint, "First %s%s%s%srowsync_sync()",
+                      conflicts > 0 ? "rowsync_resolve() what is in conflict, " : "",
+                      refused > 0 ? "rowsync_requeue() or rowsync_discard() what was refused, "
+                                  : "",
+                      conflicts + refused > 0 ? "then " : "",
+                      client->url == NULL ? "rowsync_attach() and " : "");
+    buffer_text(&hint, "; or force it, which gives these edits up.");
+    code = hint.failed
+               ? rs_nomem(client)
+               : rs_fail(client, ROWSYNC_PENDING, hint.data,
+                         "Edits%s%.500s%s would be lost: %lld pending, %lld in conflict, %lld"
+                         " refused.",
+                         table != NULL ? " of \"" : "", table != NULL ? table->name : "",
+                         table != NULL ? "\"" : "", (long long)waiting, (long long)conflicts,
+                         (long long)refused);
+    buffer_free(&hint);
+    return code;
+}
+
 /* A new change id: the server remembers what it answered to the old one. */
 rowsync_code
 take_change_id(rowsync *client, int64_t *id)

@@ -178,8 +178,6 @@ rowsync_untrack(rowsync *client, const char *table_name, int force)
     Table *table;
     Buffer sql = {0};
     size_t i;
-    int64_t pending = 0;
-    sqlite3_stmt *statement = NULL;
     rowsync_code code = rs_enter(client, true);
 
     if (code != ROWSYNC_OK)
@@ -188,20 +186,8 @@ rowsync_untrack(rowsync *client, const char *table_name, int force)
         return client->code;
     if ((code = rs_start(client, SQL_BEGIN)) != ROWSYNC_OK)
         return code;
-    if ((code = tables_settled(client)) == ROWSYNC_OK)
-        code = rs_prepare(client, "SELECT count(*) FROM main._sync_edited WHERE table_id = ?1",
-                          &statement);
-    if (code == ROWSYNC_OK)
-    {
-        sqlite3_bind_int64(statement, 1, table->id);
-        if (rs_row(client, statement))
-            pending = sqlite3_column_int64(statement, 0);
-        code = client->code;
-    }
-    sqlite3_finalize(statement);
-    if (code == ROWSYNC_OK && pending > 0 && !force)
-        code = rs_fail(client, ROWSYNC_PENDING, "Sync first, or force it.",
-                       "%lld edits of \"%s\" are pending.", (long long)pending, table_name);
+    if ((code = tables_settled(client)) == ROWSYNC_OK && !force)
+        code = pending_spare(client, table);
     if (code == ROWSYNC_OK)
         code = triggers_drop(client, table);
     for (i = 0; i < sizeof(owned) / sizeof(*owned); i++)

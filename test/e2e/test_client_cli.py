@@ -64,6 +64,8 @@ def test_commands_say_what_they_did(device, gateway):
     tracked = json.loads(said(phone, "track", "users", "--policy", "client", "--json"))
     assert tracked.pop("done").startswith("tracking users")
     assert tracked == {"table": "users", "server": "business.users", "policy": "client", "pending": 1}
+    assert 'Edits of "users" would be lost: 1 pending, 0 in conflict, 0 refused.\n  First ' \
+        "`rowsync sync`; or use --force" in complaint(phone, "untrack", "users")
     assert "its rows stay" in said(phone, "untrack", "users", "--force")
     assert "detached" in said(phone, "detach")
     assert "not attached" in said(phone, "status")
@@ -159,6 +161,10 @@ def test_a_conflict_shows_both_sides(device):
     (row,) = json.loads(said(tablet, "conflicts", "--json", code=3))
     assert json.loads(row["local_payload"])["name"] == "Anne"
     assert "1 conflict," in said(tablet, "status", code=3)
+    for command in (("detach",), ("untrack", "users")):
+        told = complaint(tablet, *command)
+        assert "would be lost: 0 pending, 1 in conflict, 0 refused." in told
+        assert "First `rowsync resolve` what is in conflict, then `rowsync sync`; or use --force" in told
     assert "the edit here will be sent" in said(
         tablet, "resolve", "users", ANN, "--policy", "client")
     assert said(tablet, "conflicts") == "no conflict waits\n"
@@ -273,7 +279,11 @@ def test_a_forgotten_schema_is_explained(device):
     said(phone, "attach", "--url", phone.url, "--user", "ann", "--source", "phone")
     for command in ("sync", "rejected"):
         assert f"`rowsync track {phone.path} TABLE --schema NAME`" in said(phone, command, code=3)
-    assert "There are edits: 0 pending, 1 refused." in complaint(phone, "detach")
+    for command in (("detach",), ("untrack", "users")):
+        told = complaint(phone, *command)
+        assert "would be lost: 0 pending, 0 in conflict, 1 refused." in told
+        assert "First `rowsync requeue` or `rowsync discard` what was refused, then `rowsync sync`; " \
+            "or use --force, which gives these edits up." in told
     said(phone, "track", "users", "--schema", "business")
     said(phone, "requeue")
     assert "1 uploaded" in said(phone, "sync")

@@ -94,7 +94,7 @@ usage(const Session *session, const char *format, ...)
 
 /*
  * A hint of the library in the words of the command line: "rowsync_x() (or y)" becomes y, and
- * "rowsync_x()" becomes `rowsync x`.
+ * "rowsync_x()" becomes `rowsync x`; who is to force it uses --force.
  */
 static void
 reword(const char *hint, char *out, size_t size)
@@ -107,6 +107,13 @@ reword(const char *hint, char *out, size_t size)
             strncmp(hint, "rowsync_", 8) == 0 ? strspn(hint + 8, "abcdefghijklmnopqrstuvwxyz_") : 0;
         const char *after = hint + 8 + name, *end;
 
+        if (strncmp(hint, "force it", 8) == 0)
+        {
+            used += (size_t)snprintf(out + used, size - used, "use --force");
+            hint += 8;
+            used = used < size ? used : size - 1;
+            continue;
+        }
         if (name == 0 || strncmp(after, "()", 2) != 0)
         {
             out[used++] = *hint++;
@@ -153,8 +160,6 @@ failed(const Session *session)
         hint = problem_hint(session);
     else if (code == ROWSYNC_BUSY)
         hint = "Close it, or let it end what it does; then try again.";
-    else if (code == ROWSYNC_PENDING && strstr(hint, "force it") != NULL)
-        hint = "Sync first (attach where that was not done), or give them up with --force.";
     else if (code == ROWSYNC_DIFFERENT && strstr(hint, "repair") != NULL)
         hint = "`rowsync verify --repair` queues them for upload.";
     else if (strstr(hint, "rowsync_set_token") != NULL)
