@@ -148,6 +148,7 @@ extern "C"
         int hydrated; /* 1 once all of the user's rows have arrived */
         int tables;   /* number of tracked tables */
         int64_t held; /* rows of the server that cannot be stored here: ROWSYNC_LIST_HELD */
+        int gone;     /* tracked tables that are not there, or without a key: no sync works */
     } rowsync_state;
 
     /* What a comparison with the server came to. */

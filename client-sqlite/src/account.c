@@ -58,6 +58,8 @@ rowsync_get_state(rowsync *client, rowsync_state *state)
     state->head = client->cursor;
     state->hydrated = client->hydrated >= 2;
     state->tables = client->table_count;
+    for (int i = 0; i < client->table_count; i++)
+        state->gone += !client->tables[i].exists;
     code = rs_counts(client, &counts);
     state->pending = counts.pending;
     state->conflicts = counts.conflicts;

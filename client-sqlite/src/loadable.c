@@ -327,10 +327,10 @@ sql_status(sqlite3_context *context, int count, sqlite3_value **values)
     }
     buffer_printf(&text,
                   ",\"pending\":%lld,\"conflicts\":%lld,\"rejected\":%lld,\"head\":%lld,"
-                  "\"hydrated\":%s,\"tables\":%d,\"held\":%lld}",
+                  "\"hydrated\":%s,\"tables\":%d,\"held\":%lld,\"gone\":%d}",
                   (long long)state.pending, (long long)state.conflicts, (long long)state.rejected,
                   (long long)state.head, state.hydrated ? "true" : "false", state.tables,
-                  (long long)state.held);
+                  (long long)state.held, state.gone);
     result_json(context, &text);
     finish(context, client, ROWSYNC_OK);
 }

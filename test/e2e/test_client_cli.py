@@ -140,7 +140,7 @@ def test_what_waits_for_a_parent_is_named(device):
     assert f"the server has no business.users:{ANN} yet" in said(phone, "rejected", code=3)
     (table,) = (one for one in phone.status()["by_table"] if one["table"] == "posts")
     assert table == {"table": "posts", "server": "business.posts", "policy": "server", "pending": 1,
-                     "held": 0, "conflicts": 0, "rejected": 1}
+                     "held": 0, "conflicts": 0, "rejected": 1, "gone": 0}
     add_user(phone)
     assert "2 uploaded" in said(phone, "sync")
 
@@ -600,6 +600,28 @@ def test_a_column_that_only_the_device_has_is_explained(device):
     said(phone, "track", "users", "--local", "")
     phone.rows(add, (str(uuid.uuid4()), "Bea", "b@cli"))
     assert 'no column "colour"' in said(phone, "sync", code=3)
+
+
+def test_a_table_that_is_gone_is_told_and_can_be_forgotten(device):
+    phone = device("ann", "phone")
+    add_user(phone)
+    phone.app.execute("ALTER TABLE users RENAME TO people")
+    phone.app.execute("UPDATE people SET name = 'Anna'")
+    told = complaint(phone, "status", code=3)
+    assert f'the tracked table "users" is gone\n  No sync works until it is there again, or ' \
+        f"`rowsync untrack {phone.path} users` has forgotten it.\n" in told
+    status = json.loads(said(phone, "status", "--json", code=3))
+    assert status["gone"] == 1
+    assert [one["table"] for one in status["by_table"] if one["gone"]] == ["users"]
+    assert 'table "users" is gone' in complaint(phone, "sync")
+    assert "The table is gone: create it again; or use --force, which gives these edits up." in \
+        complaint(phone, "untrack", "users")
+    said(phone, "untrack", "users", "--force")
+    assert complaint(phone, "status", code=0) == ""
+    phone.app.executescript("CREATE TABLE tag (id TEXT PRIMARY KEY)")
+    said(phone, "track", "tag")
+    phone.app.executescript("DROP VIEW _sync_pending; DROP TABLE tag; CREATE TABLE tag (id TEXT)")
+    assert 'the tracked table "tag" has lost its primary key\n' in complaint(phone, "status", code=3)
 
 
 def test_a_wrong_key_is_named_at_once(device, database):

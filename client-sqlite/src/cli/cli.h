@@ -126,6 +126,7 @@ const char *problem_hint(const Session *session);
 void print_remedies(const Session *session);
 void print_held(const Session *session, int64_t held);
 void warn_of_absent(const Session *session);
+void warn_of_gone(const Session *session);
 #define REPORT_WORDS 256
 json_t *report_json(const rowsync_report *report);
 void report_words(const rowsync_report *report, char *words);

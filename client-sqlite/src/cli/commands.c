@@ -189,7 +189,8 @@ run_status(Session *session)
 {
     static const char by_table[] =
         "SELECT \"TABLE\" AS \"table\", SERVER AS server, POLICY AS policy, PENDING AS pending,"
-        " HELD AS held, CONFLICTS AS conflicts, REJECTED AS rejected"
+        " HELD AS held, CONFLICTS AS conflicts, REJECTED AS rejected, NOT EXISTS (SELECT 1 FROM"
+        " pragma_table_info(\"TABLE\", 'main') WHERE pk > 0) AS gone"
         " FROM (SELECT t.table_name AS \"TABLE\", " TRACKED ")";
     rowsync_state state;
     int count, result = EXIT_DONE;
@@ -197,12 +198,12 @@ run_status(Session *session)
     if (rowsync_get_state(session->client, &state) != ROWSYNC_OK)
         return failed(session);
     if (session->arguments->json)
-        print_json(json_pack("{s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:b, s:i, s:I, s:o*}", "url",
+        print_json(json_pack("{s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:b, s:i, s:I, s:i, s:o*}", "url",
                              json_text(state.url), "user", json_text(state.user_id), "source",
                              json_text(state.source_id), "pending", (json_int_t)state.pending,
                              "conflicts", (json_int_t)state.conflicts, "rejected",
                              (json_int_t)state.rejected, "head", (json_int_t)state.head, "hydrated",
-                             state.hydrated, "tables", state.tables, "held", (json_int_t)state.held,
+                             state.hydrated, "tables", state.tables, "held", (json_int_t)state.held, "gone", state.gone,
                              "by_table", query_rows(session, by_table)));
     else
     {
@@ -221,7 +222,8 @@ run_status(Session *session)
             print_held(session, state.held);
     }
     warn_of_absent(session);
-    if (result == EXIT_DONE && state.conflicts + state.rejected + state.held > 0)
+    warn_of_gone(session);
+    if (result == EXIT_DONE && state.conflicts + state.rejected + state.held + state.gone > 0)
         result = EXIT_ATTENTION;
     return result;
 }

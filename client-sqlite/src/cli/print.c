@@ -431,6 +431,30 @@ warn_of_absent(const Session *session)
     sqlite3_finalize(statement);
 }
 
+/* Warns of tracked tables that are not there any more, or not with a key: every sync fails. */
+void
+warn_of_gone(const Session *session)
+{
+    static const char sql[] =
+        "SELECT 'the tracked table \"' || table_name || CASE WHEN EXISTS (SELECT 1 FROM"
+        " pragma_table_info(table_name, 'main')) THEN '\" has lost its primary key' ELSE '\" is"
+        " gone' END, table_name FROM main._sync_table t WHERE NOT EXISTS (SELECT 1 FROM"
+        " pragma_table_info(table_name, 'main') WHERE pk > 0) ORDER BY table_name";
+    sqlite3_stmt *statement = NULL;
+
+    if (sqlite3_prepare_v2(session->db, sql, -1, &statement, NULL) == SQLITE_OK)
+        while (sqlite3_step(statement) == SQLITE_ROW)
+        {
+            fprintf(stderr, "%srowsync:%s ", style(stderr, STYLE_BAD), style(stderr, STYLE_PLAIN));
+            put_plain(stderr, cell(statement, 0));
+            fprintf(stderr, "\n  No sync works until it is there again, or `rowsync untrack %s ",
+                    session->arguments->file);
+            put_plain(stderr, cell(statement, 1));
+            fputs("` has forgotten it.\n", stderr);
+        }
+    sqlite3_finalize(statement);
+}
+
 /* Prints the rows of a query, the first few of `count`, a line each. */
 static void
 print_few(const Session *session, const char *sql, int64_t count)
