@@ -159,7 +159,10 @@ extern "C"
         int64_t rows_there;
         char digest_here[33]; /* see docs/protocol.md; equal digests, equal rows and versions */
         char digest_there[33];
-        int64_t held; /* of the rows here, those that are not in their tables */
+        int64_t held;          /* of the rows here, those that are not in their tables */
+        const char *untracked; /* where the digests differ, a JSON array of the tables that the
+                                  server syncs and that are not tracked here, "schema.table" each,
+                                  to the next call; else, or where it did not say, "[]" */
     } rowsync_comparison;
 
     /* One request, as a transport gets it. All memory belongs to the library. */
@@ -460,8 +463,8 @@ extern "C"
      * that are pending are not part of it, nor what triggers of the app made of rows as they
      * arrived. ROWSYNC_DIFFERENT where the digests differ, and where they are the same but rows of
      * the server are held, for the tables here cannot take them. All tables that the server syncs
-     * must be tracked here; the message names those that are not. `out` (may be NULL) has both
-     * sides, also when they differ.
+     * must be tracked here, for the digest of the server is that of all; untracked and the
+     * message name those that are not. `out` (may be NULL) has both sides, also when they differ.
      */
     rowsync_code rowsync_compare(rowsync *client, const rowsync_sync_options *options,
                                  rowsync_comparison *out);

@@ -241,6 +241,7 @@ struct rowsync
     bool cache_lent;    /* a hydration has changed the size of the connection's cache */
     int64_t cache_size; /* what it is without */
     Buffer reason;      /* why the last row was refused: see row_put() */
+    Buffer untracked;   /* of the last comparison */
     Buffer scratch;
 };
 

@@ -120,10 +120,14 @@ digest_there(rowsync *client, const rowsync_sync_options *options, rowsync_compa
     return code;
 }
 
-/* Appends the tables that the server syncs and that are not tracked here, by commas. */
+/*
+ * Lists the tables that the server syncs and that are not tracked here: for people by commas, and
+ * in client->untracked.
+ */
 static rowsync_code
 list_untracked(rowsync *client, const rowsync_sync_options *options, Buffer *out)
 {
+    Buffer *list = &client->untracked;
     static const char *const names[] = {"tables"};
     static const char *const table_names[] = {"schema", "table"};
     Exchange answer = {0};
@@ -147,11 +151,18 @@ list_untracked(rowsync *client, const rowsync_sync_options *options, Buffer *out
                 if (scan_fields(table, table_names, fields, 2) && scan_string(fields[0], &schema) &&
                     scan_string(fields[1], &name) &&
                     table_by_name(client, fields[0], fields[1]) == NULL)
-                    buffer_printf(out, "%s%s.%s", out->length > 0 ? ", " : "",
-                                  buffer_string(&schema), buffer_string(&name));
+                {
+                    buffer_byte(&schema, '.');
+                    buffer_append(&schema, buffer_string(&name), name.length);
+                    buffer_printf(out, "%s%s", out->length > 0 ? ", " : "", buffer_string(&schema));
+                    buffer_byte(list, list->length > 0 ? ',' : '[');
+                    buffer_json_text(list, buffer_string(&schema), schema.length);
+                }
             }
     }
-    if (code == ROWSYNC_OK && (out->failed || schema.failed || name.failed))
+    if (list->length > 0)
+        buffer_byte(list, ']');
+    if (code == ROWSYNC_OK && (out->failed || list->failed || schema.failed || name.failed))
         code = rs_nomem(client);
     buffer_free(&answer.body);
     buffer_free(&schema);
@@ -161,7 +172,7 @@ list_untracked(rowsync *client, const rowsync_sync_options *options, Buffer *out
 
 /* The digests differ: says why, as far as that can be told. */
 static rowsync_code
-fail_different(rowsync *client, const rowsync_sync_options *options, const rowsync_comparison *out)
+fail_different(rowsync *client, const rowsync_sync_options *options, rowsync_comparison *out)
 {
     Buffer untracked = {0};
     rowsync_code code = list_untracked(client, options, &untracked);
@@ -169,11 +180,14 @@ fail_different(rowsync *client, const rowsync_sync_options *options, const rowsy
     if (code != ROWSYNC_NOMEM && code != ROWSYNC_CANCELLED)
         code = client->code = ROWSYNC_OK; /* they differ all the same */
     if (code == ROWSYNC_OK && untracked.length > 0)
+    {
+        out->untracked = client->untracked.data;
         code = rs_fail(client, ROWSYNC_DIFFERENT,
                        "Track them to compare: the digests are those of all tables.",
                        "The rows differ: the server has %lld, here are %lld. The server also syncs"
                        " tables that are not tracked here: %.600s.",
                        (long long)out->rows_there, (long long)out->rows_here, untracked.data);
+    }
     else if (code == ROWSYNC_OK)
         code = rs_fail(client, ROWSYNC_DIFFERENT,
                        "rowsync_hydrate() takes what the server has, and leaves pending edits.",
@@ -221,6 +235,8 @@ rowsync_compare(rowsync *client, const rowsync_sync_options *given, rowsync_comp
     if (out == NULL)
         out = &local;
     memset(out, 0, sizeof(*out));
+    out->untracked = "[]";
+    buffer_clear(&client->untracked);
     for (tries = 0; tries < TRIES; tries++)
     {
         if ((code = rowsync_pull(client, given, NULL)) != ROWSYNC_OK ||

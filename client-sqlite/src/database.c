@@ -340,6 +340,7 @@ rowsync_close(rowsync *client)
     buffer_free(&client->scratch);
     buffer_free(&client->described);
     buffer_free(&client->reason);
+    buffer_free(&client->untracked);
     rs_free(client);
 }
 

@@ -402,10 +402,11 @@ sql_compare(sqlite3_context *context, int count, sqlite3_value **values)
     {
         buffer_printf(&text,
                       "{\"equal\":%s,\"at\":%lld,\"rows_here\":%lld,\"rows_there\":%lld,"
-                      "\"digest_here\":\"%s\",\"digest_there\":\"%s\",\"held\":%lld}",
+                      "\"digest_here\":\"%s\",\"digest_there\":\"%s\",\"held\":%lld,"
+                      "\"untracked\":%s}",
                       code == ROWSYNC_OK ? "true" : "false", (long long)both.at,
                       (long long)both.rows_here, (long long)both.rows_there, both.digest_here,
-                      both.digest_there, (long long)both.held);
+                      both.digest_there, (long long)both.held, both.untracked);
         result_json(context, &text);
         code = ROWSYNC_OK;
     }

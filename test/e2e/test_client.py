@@ -215,6 +215,10 @@ def test_verify_proves_that_a_device_has_what_the_server_has(device, database):
     phone.run("untrack", "settings")
     told = phone.run("verify", "--server", check=False).stderr
     assert "tables that are not tracked here: business.settings." in told, told
+    told = json.loads(phone.run("verify", "--server", "--json", check=False).stdout.splitlines()[-1])
+    assert told.pop("untracked") == ["business.settings"]
+    assert told.pop("error")["code"] == "different" and told.pop("digest_here") != told.pop("digest_there")
+    assert told == {"at": 9, "rows_here": 4, "rows_there": 6, "held": 0}, told
 
 
 @pytest.mark.parametrize("size", [1, 200])

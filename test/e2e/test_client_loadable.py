@@ -56,7 +56,11 @@ def test_two_apps_sync_in_plain_sql(app, gateway):
     assert tablet.execute("SELECT name FROM users").fetchall() == [("Ann",)]
     both = json.loads(tablet.execute("SELECT rowsync_compare()").fetchone()[0])
     assert both["equal"] and both["rows_here"] == both["rows_there"] == 1
-    assert both["digest_here"] == both["digest_there"]
+    assert both["digest_here"] == both["digest_there"] and both["untracked"] == []
+    phone.execute("SELECT rowsync_untrack('users'), rowsync_pull()")
+    both = json.loads(phone.execute("SELECT rowsync_compare()").fetchone()[0])
+    assert not both["equal"] and "business.users" in both["untracked"]
+    assert "business.posts" not in both["untracked"]
 
 
 def test_failures_are_errors_with_what_to_do(app):

@@ -113,6 +113,7 @@ int64_t number(const Session *session, const char *sql, const char *value);
 /* print.c */
 int usage(const Session *session, const char *format, ...) __attribute__((format(printf, 2, 3)));
 int failed(const Session *session);
+int failed_with(const Session *session, json_t *members);
 int complain(const Session *session, const char *code, const char *message, const char *hint);
 void say(const Session *session, json_t *members, const char *format, ...)
     __attribute__((format(printf, 3, 4)));

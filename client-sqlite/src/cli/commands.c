@@ -203,8 +203,8 @@ run_status(Session *session)
                              json_text(state.source_id), "pending", (json_int_t)state.pending,
                              "conflicts", (json_int_t)state.conflicts, "rejected",
                              (json_int_t)state.rejected, "head", (json_int_t)state.head, "hydrated",
-                             state.hydrated, "tables", state.tables, "held", (json_int_t)state.held, "gone", state.gone,
-                             "by_table", query_rows(session, by_table)));
+                             state.hydrated, "tables", state.tables, "held", (json_int_t)state.held,
+                             "gone", state.gone, "by_table", query_rows(session, by_table)));
     else
     {
         if (state.url == NULL)
@@ -404,6 +404,13 @@ verify_server(Session *session)
         return EXIT_FAILED;
     code = rowsync_compare(session->client, &options, &result);
     clear_progress(session);
+    if (code == ROWSYNC_DIFFERENT)
+        return failed_with(
+            session, json_pack("{s:I, s:I, s:I, s:s, s:s, s:I, s:o*}", "at", (json_int_t)result.at,
+                               "rows_here", (json_int_t)result.rows_here, "rows_there",
+                               (json_int_t)result.rows_there, "digest_here", result.digest_here,
+                               "digest_there", result.digest_there, "held", (json_int_t)result.held,
+                               "untracked", json_loads(result.untracked, 0, NULL)));
     if (code != ROWSYNC_OK)
         return failed(session);
     if (arguments->json)

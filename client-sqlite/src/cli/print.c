@@ -57,13 +57,23 @@ put_plain(FILE *stream, const char *text)
         fputc((unsigned char)*text < 0x20 || *text == 0x7F ? ' ' : *text, stream);
 }
 
-/* Reports a failure: what happened, and below it what to do. `hint` may be NULL. */
-int
-complain(const Session *session, const char *code, const char *message, const char *hint)
+/*
+ * Reports a failure: what happened, and below it what to do. `hint` may be NULL; `members`, which
+ * are freed, too: what JSON has beside the error.
+ */
+static int
+report_failure(const Session *session, json_t *members, const char *code, const char *message,
+               const char *hint)
 {
     if (session->arguments->json)
-        print_json(json_pack("{s:{s:s, s:o, s:o}}", "error", "code", code, "message",
-                             json_text(message), "hint", json_text(hint != NULL ? hint : "")));
+    {
+        json_t *object = json_pack("{s:{s:s, s:o, s:o}}", "error", "code", code, "message",
+                                   json_text(message), "hint", json_text(hint != NULL ? hint : ""));
+
+        json_object_update(object, members);
+        print_json(object);
+    }
+    json_decref(members);
     fprintf(stderr, "%srowsync:%s ", style(stderr, STYLE_BAD), style(stderr, STYLE_PLAIN));
     put_plain(stderr, message);
     fputs(hint != NULL && *hint != '\0' ? "\n  " : "\n", stderr);
@@ -73,6 +83,13 @@ complain(const Session *session, const char *code, const char *message, const ch
         fputs("\n", stderr);
     }
     return EXIT_FAILED;
+}
+
+/* Reports a failure in words of the command line's own. */
+int
+complain(const Session *session, const char *code, const char *message, const char *hint)
+{
+    return report_failure(session, NULL, code, message, hint);
 }
 
 /* Reports a wrong command line. */
@@ -148,9 +165,9 @@ problem_hint(const Session *session)
                : NULL;
 }
 
-/* Reports the handle's failure. */
+/* Reports the handle's failure, with further members of the JSON, which are freed (or NULL). */
 int
-failed(const Session *session)
+failed_with(const Session *session, json_t *members)
 {
     rowsync_code code = rowsync_error(session->client);
     const char *hint = rowsync_hint(session->client);
@@ -169,8 +186,16 @@ failed(const Session *session)
     else if (strstr(hint, "_sync_rejected") != NULL)
         hint = "`rowsync rejected` shows what was refused, with the keys.";
     reword(hint, words, sizeof(words));
-    complain(session, rowsync_code_name(code), rowsync_message(session->client), words);
+    report_failure(session, members, rowsync_code_name(code), rowsync_message(session->client),
+                   words);
     return code == ROWSYNC_DIFFERENT ? EXIT_ATTENTION : EXIT_FAILED;
+}
+
+/* The same alone. */
+int
+failed(const Session *session)
+{
+    return failed_with(session, NULL);
 }
 
 /* Says in one line what was done; as JSON with further members, an object that is freed (or NULL).
