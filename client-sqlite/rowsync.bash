@@ -20,7 +20,9 @@ _rowsync() {
     COMPREPLY=()
     case $before in
         --policy)
-            mapfile -t COMPREPLY < <(compgen -W "server client merge manual" -- "$word")
+            local policies="server client merge manual"
+            [[ ${COMP_WORDS[1]} != resolve ]] || policies="server client merge"
+            mapfile -t COMPREPLY < <(compgen -W "$policies" -- "$word")
             return ;;
         --token-file)
             mapfile -t COMPREPLY < <(compgen -f -- "$word")

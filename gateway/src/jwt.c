@@ -498,8 +498,9 @@ times_good(const json_t *claims, const struct jwt_rules *rules, time_t now, int6
         return problem_set(problem, PROBLEM_MISSING_CLAIM,
                            "The token has no claim \"exp\" (when it expires).");
     if ((int64_t)now >= *expires + rules->leeway)
-        return problem_set(problem, PROBLEM_EXPIRED_TOKEN, "The token expired %lld seconds ago.",
-                           (long long)((int64_t)now - *expires));
+        return problem_set(problem, PROBLEM_EXPIRED_TOKEN, "The token expired %lld second%s ago.",
+                           (long long)((int64_t)now - *expires),
+                           (int64_t)now - *expires == 1 ? "" : "s");
     if (!read_time(claims, "nbf", &present, &from, problem))
         return false;
     if (present && (int64_t)now + rules->leeway < from)

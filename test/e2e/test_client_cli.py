@@ -136,6 +136,8 @@ def test_what_waits_for_a_parent_is_named(device):
     phone.rows("INSERT INTO posts VALUES (?, ?, 'early', '', 1, 1)", (key, ANN))
     shown = said(phone, "sync", code=3)
     assert "1 pending" in shown
+    assert f"`rowsync rejected {phone.path}`.\nWhat waits for another row, or for the server to work, " \
+        "is sent again by every sync.\n" in shown
     assert f"posts {key}: the server has no business.users:{ANN} yet (fk_missing)\n" in shown
     assert f"the server has no business.users:{ANN} yet" in said(phone, "rejected", code=3)
     (table,) = (one for one in phone.status()["by_table"] if one["table"] == "posts")
@@ -235,7 +237,25 @@ def test_each_command_has_its_own_help():
         about = shown(command, "--help")
         assert about.startswith(f"Usage: rowsync {command} ") and about == shown("help", command)
         assert ("--policy" in about) == (command in ("clone", "track", "resolve")), command
-        assert "--json" in about
+        assert "--json" in about and "  [" not in about.splitlines()[0]
+    assert "manual" in shown("track", "--help") and "manual" not in shown("resolve", "--help")
+    starts = {line.index(summary) for line in shown("help").splitlines() for summary in (
+        "make a database", "edits that lost", "send them again", "print a development")
+        if summary in line}
+    assert len(starts) == 1
+
+
+def test_completion_offers_what_a_command_takes():
+    def offered(*words):
+        """What bash would complete the last word to."""
+        line = " ".join(f"'{word}'" for word in words)
+        return subprocess.run(
+            ["bash", "-c", f". {rig.place.ROOT}/client-sqlite/rowsync.bash; COMP_WORDS=({line});"
+             f" COMP_CWORD={len(words) - 1}; _rowsync; echo \"${{COMPREPLY[@]}}\""],
+            capture_output=True, text=True, check=True).stdout.split()
+    assert offered("rowsync", "track", "f", "t", "--policy", "m") == ["merge", "manual"]
+    assert offered("rowsync", "resolve", "f", "t", "k", "--policy", "m") == ["merge"]
+    assert "overwritten" in offered("rowsync", "o")
 
 
 def test_another_connection_is_waited_for_in_words(device):
@@ -742,6 +762,14 @@ def test_watch_begins_without_a_server_and_ends_where_none_is_rowsync(device, st
     phone._token = "no.good.token"
     done = phone.run("watch", "--json", check=False)
     assert done.returncode == 1 and json.loads(done.stdout)["error"]["code"] == "auth"
+
+
+def test_watch_ends_with_its_token(device, start_gateway):
+    phone = device("ann", "phone", url=start_gateway(ROWSYNC_JWT_LEEWAY=0).url)
+    phone._token = rig.mint("ann", "phone", ttl=4)
+    told = complaint(phone, "watch")
+    assert re.match(r"rowsync: The server answered 401: The token expired (1 second|\d\d* seconds) ago\."
+                    r"\n  Get a fresh token", told), told
 
 
 def test_output_that_cannot_be_written_is_a_failure(device):

@@ -94,6 +94,7 @@ int session_token(Session *session);
 rowsync_code session_get(Session *session, const char *url, const char *source,
                          const rowsync_transport *wire, rowsync_sink sink, void *context,
                          rowsync_response *response);
+int session_refused(const Session *session, long status, const char *answer);
 char *session_fetch(Session *session, const char *url, const char *source);
 int64_t number(const Session *session, const char *sql, const char *value);
 

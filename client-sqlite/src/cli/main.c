@@ -54,17 +54,24 @@ print_help(const Command *about, const struct poptOption *options)
 
     for (; options->longName != NULL; options++)
         if (takes(about, options))
-            taken[count++] = *options;
+        {
+            taken[count] = *options;
+            if (about != NULL && strcmp(about->name, "resolve") == 0 &&
+                strcmp(options->longName, "policy") == 0)
+                taken[count].descrip = "who wins: server, client, merge";
+            count++;
+        }
     taken[count] = *options;
     if (about != NULL)
-        text = sqlite3_mprintf("%s %s [OPTION...]\n\n%c%s.\n\nOptions", about->name,
-                               about->arguments, about->summary[0] - 'a' + 'A', about->summary + 1);
+        text = sqlite3_mprintf("%s%s%s [OPTION...]\n\n%c%s.\n\nOptions", about->name,
+                               *about->arguments != '\0' ? " " : "", about->arguments,
+                               about->summary[0] - 'a' + 'A', about->summary + 1);
     else
         text = sqlite3_mprintf("COMMAND [FILE] [...]\n\n"
                                "Keeps a SQLite database in step with PostgreSQL.\n\n");
     for (command = commands; about == NULL && command->name != NULL; command++)
     {
-        longer = sqlite3_mprintf("%z  %-9s %-22s %s\n", text, command->name, command->arguments,
+        longer = sqlite3_mprintf("%z  %-11s %-18s %s\n", text, command->name, command->arguments,
                                  command->summary);
         text = longer;
     }

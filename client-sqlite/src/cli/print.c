@@ -514,6 +514,9 @@ print_held(const Session *session, int64_t held)
            session->arguments->file);
 }
 
+/* A change of _sync_rejected r is pending all the same. */
+#define AGAIN "SELECT 1 FROM main._sync_dirty d WHERE d.table_id = r.table_id AND d.pk = r.pk"
+
 /* The first few refused changes, causes before what follows from them, and where the rest is. */
 static void
 print_refusals(const Session *session, int64_t rejected)
@@ -525,14 +528,19 @@ print_refusals(const Session *session, int64_t rejected)
                               " ORDER BY r.reason = 'fk_missing', r.rejected_at DESC, r.change_id"
                               " LIMIT 3";
 
+    static const char over[] = "SELECT max(1 + (op <> 'DELETE')) FROM main._sync_rejected r WHERE"
+                               " NOT EXISTS (" AGAIN ")";
+    int64_t left = number(session, over, NULL);
+
     puts("refused:");
     print_few(session, sql, rejected);
-    printf("See `rowsync rejected %s`; then %s`rowsync requeue` or `discard` it.\n",
-           session->arguments->file,
-           number(session, "SELECT count(*) FROM main._sync_rejected WHERE op <> 'DELETE'", NULL) >
-                   0
-               ? "edit the row, or "
-               : "");
+    printf("See `rowsync rejected %s`%s.\n", session->arguments->file,
+           left > 1    ? "; then edit the row, or `rowsync requeue` or `discard` it"
+           : left == 1 ? "; then `rowsync requeue` or `discard` it"
+                       : "");
+    if (number(session, "SELECT count(*) FROM main._sync_rejected r WHERE EXISTS (" AGAIN ")",
+               NULL) > 0)
+        puts("What waits for another row, or for the server to work, is sent again by every sync.");
     print_remedies(session);
 }
 

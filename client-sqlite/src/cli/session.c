@@ -308,6 +308,25 @@ ignore(void *context, const void *data, size_t length)
     return 0;
 }
 
+/* Reports a status that is no success, with what the problem document `answer` (or NULL) says. */
+int
+session_refused(const Session *session, long status, const char *answer)
+{
+    json_t *problem = answer != NULL ? json_loads(answer, 0, NULL) : NULL;
+    const char *detail = json_string_value(json_object_get(problem, "detail"));
+    char message[512];
+
+    snprintf(message, sizeof(message), "The server answered %ld%s%.400s", status,
+             detail != NULL ? ": " : ".", detail != NULL ? detail : "");
+    complain(session, status == 401 ? "auth" : "refused", message,
+             status == 401                   ? "Get a fresh token for this user and source."
+             : problem_hint(session) != NULL ? problem_hint(session)
+             : problem == NULL               ? "Is the URL that of a rowsync gateway?"
+                                             : json_string_value(json_object_get(problem, "hint")));
+    json_decref(problem);
+    return EXIT_FAILED;
+}
+
 /* Fetches a short answer: a copy for free(), or NULL with the reason printed. */
 char *
 session_fetch(Session *session, const char *url, const char *source)
@@ -316,8 +335,6 @@ session_fetch(Session *session, const char *url, const char *source)
     rowsync_response response;
     rowsync_code code;
     char message[512];
-    const char *detail;
-    json_t *problem;
 
     if (session->wire.perform == NULL && transport_curl(&session->wire) != ROWSYNC_OK)
         return complain(session, "nomem", "Out of memory.", NULL), NULL;
@@ -333,17 +350,7 @@ session_fetch(Session *session, const char *url, const char *source)
         complain(session, "network", message, "Check the URL and the network.");
     }
     else
-    {
-        problem = session->heard_length > 0 ? json_loads(session->heard, 0, NULL) : NULL;
-        detail = json_string_value(json_object_get(problem, "detail"));
-        snprintf(message, sizeof(message), "The server answered %ld%s%.400s", response.status,
-                 detail != NULL ? ": " : ".", detail != NULL ? detail : "");
-        complain(session, "refused", message,
-                 response.status == 401          ? "Get a fresh token for this user and source."
-                 : problem_hint(session) != NULL ? problem_hint(session)
-                 : problem == NULL               ? "Is the URL that of a rowsync gateway?"
-                                   : json_string_value(json_object_get(problem, "hint")));
-        json_decref(problem);
-    }
+        session_refused(session, response.status,
+                        session->heard_length > 0 ? session->heard : NULL);
     return NULL;
 }

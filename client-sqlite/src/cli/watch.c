@@ -27,6 +27,9 @@ typedef struct Watcher
     int ended;             /* by the server, which wants to be asked again */
     const char *url;       /* of the gateway */
     const char *source;
+    rowsync_response response;
+    char problem[4096]; /* the answer that is no stream, as far as it fits */
+    size_t problem_length;
 } Watcher;
 
 /*
@@ -130,6 +133,15 @@ take_events(void *context, const void *data, size_t length)
     Watcher *watcher = context;
     const char *byte = data, *end = byte + length;
 
+    if (watcher->response.status != 200)
+    {
+        size_t room = sizeof(watcher->problem) - 1 - watcher->problem_length;
+
+        memcpy(watcher->problem + watcher->problem_length, data, length < room ? length : room);
+        watcher->problem_length += length < room ? length : room;
+        watcher->problem[watcher->problem_length] = '\0';
+        return stopped;
+    }
     for (; byte < end && !stopped && !watcher->failed; byte++)
     {
         Event event = events_byte(&watcher->events, *byte);
@@ -161,8 +173,9 @@ rest(int64_t milliseconds)
 
 /* Tells why there is no connection, or no sync over it, and how long the next try is waited for. */
 static void
-tell_lost(Watcher *watcher, rowsync_code code, const rowsync_response *response, long pause)
+tell_lost(Watcher *watcher, rowsync_code code, long pause)
 {
+    const rowsync_response *response = &watcher->response;
     char reason[512];
 
     if (watcher->failed)
@@ -202,8 +215,8 @@ int
 run_watch(Session *session)
 {
     Watcher watcher = {.session = session, .blind = 1};
+    rowsync_response *response = &watcher.response;
     rowsync_transport stream;
-    rowsync_response response;
     rowsync_state state;
     rowsync_code code;
     char *url, *gateway, *source;
@@ -225,9 +238,11 @@ run_watch(Session *session)
         code = ROWSYNC_OK;
         if (watcher.blind)
             sync_now(&watcher);
-        response = (rowsync_response){0, -1, ""};
+        *response = (rowsync_response){0, -1, ""};
+        *watcher.problem = '\0';
+        watcher.problem_length = 0;
         if (!watcher.failed)
-            code = session_get(session, url, source, &stream, take_events, &watcher, &response);
+            code = session_get(session, url, source, &stream, take_events, &watcher, response);
         if (stopped)
             break;
         if (watcher.failed && !may_pass(session))
@@ -236,30 +251,24 @@ run_watch(Session *session)
             break;
         }
         /* A token that has run out is asked for once again; 4xx otherwise does not get better. */
-        if (response.status == 401 && refused++ == 0)
+        if (response->status == 401 && refused++ == 0)
         {
             if (session_token(session) == 0)
                 continue;
             result = EXIT_FAILED;
             break;
         }
-        if (response.status >= 400 && response.status < 500 && response.status != 429)
+        if (response->status >= 400 && response->status < 500 && response->status != 429)
         {
-            char message[64];
-
-            snprintf(message, sizeof(message), "The server answered %ld to a watch.",
-                     response.status);
-            result = complain(session, response.status == 401 ? "auth" : "refused", message,
-                              response.status == 401 ? "Get a fresh token for this user and source."
-                                                     : "Is the URL that of a rowsync gateway?");
+            result = session_refused(session, response->status, watcher.problem);
             break;
         }
         if (watcher.heard)
             tries = refused = 0;
-        watcher.blind = response.status == 200 && !watcher.heard;
-        pause = rs_pause(watcher.failed ? session->retry_after : response.retry_after, ++tries);
+        watcher.blind = response->status == 200 && !watcher.heard;
+        pause = rs_pause(watcher.failed ? session->retry_after : response->retry_after, ++tries);
         if (!watcher.ended)
-            tell_lost(&watcher, code, &response, pause);
+            tell_lost(&watcher, code, pause);
         rest(pause);
     }
     stream.close(stream.context);
