@@ -63,7 +63,8 @@ enum Refill
     REFILL_COLUMNS =
         1, /* rows lack the server's content, of a new column or of what was given up */
     REFILL_VERSIONS = 2, /* the versions here are of the table of another schema */
-    REFILL_ABSENT = 4    /* the server did not sync a table of that name */
+    REFILL_ABSENT = 4,   /* the server did not sync a table of that name */
+    REFILL_LATER = 8     /* not noted: another process was ahead of the snapshot */
 };
 
 /* What may have effects on other rows; bits. */
@@ -295,7 +296,8 @@ void tables_free(rowsync *client);
 Table *table_by_name(rowsync *client, Slice schema, Slice name);
 Table *table_by_id(rowsync *client, int64_t id);
 Table *table_here(rowsync *client, const char *name);
-rowsync_code tables_refill(rowsync *client); /* inside a transaction */
+rowsync_code tables_refill(rowsync *client); /* inside a transaction, as the next one */
+rowsync_code table_fetch_again(rowsync *client, const Table *table);
 rowsync_code tables_check(rowsync *client);
 sqlite3_stmt *table_statement(rowsync *client, Table *table, TableStatement which);
 

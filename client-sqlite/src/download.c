@@ -85,6 +85,8 @@ take_row(rowsync *client, Table *table, const Key *key, const RowState *state,
         return client->code;
     again = version == state->version && (table->refill & REFILL_COLUMNS) != 0 && !deleted &&
             !state->deleted;
+    if (version > state->version && (table->refill & REFILL_COLUMNS) != 0 && !deleted)
+        table->refill |= REFILL_LATER;
     if (version >= state->version && !again)
         return ROWSYNC_OK;
     if (has_edits(client, table, key, &edited) != ROWSYNC_OK)

@@ -651,6 +651,7 @@ complete(const Hydration *hydration, const Snapshot *snapshot)
 {
     rowsync *client = hydration->client;
     rowsync_code code = settle_unseen(hydration, snapshot);
+    int i;
 
     if (code == ROWSYNC_OK && (client->restored || snapshot->epoch >= 0))
         code = note_epoch(client, client->new_epoch, snapshot->epochs);
@@ -668,7 +669,12 @@ complete(const Hydration *hydration, const Snapshot *snapshot)
     /* Own changes up to there are in it. */
     if (code == ROWSYNC_OK)
         code = note_last_upload(client, snapshot->seq);
-    return code == ROWSYNC_OK ? move_cursor(client, snapshot->seq, 0, 2) : code;
+    if (code == ROWSYNC_OK)
+        code = move_cursor(client, snapshot->seq, 0, 2);
+    for (i = 0; i < client->table_count && code == ROWSYNC_OK; i++)
+        if ((client->tables[i].refill & REFILL_LATER) != 0)
+            code = table_fetch_again(client, &client->tables[i]);
+    return code;
 }
 
 /*

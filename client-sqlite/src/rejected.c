@@ -101,24 +101,6 @@ requeue(rowsync *client, const Change *change, sqlite3_stmt *letter, bool *refus
 }
 
 /*
- * Has the rows of the table written again by the snapshot that comes after the next push, also
- * those whose version is known. Reading by the log begins anew for that.
- */
-static rowsync_code
-fetch_again(rowsync *client, const Table *table)
-{
-    sqlite3_stmt *statement;
-
-    if (rs_exec(client, "UPDATE main._sync_client_info SET hydrated = CASE WHEN hydrated < 2 THEN 0"
-                        " ELSE 3 END") != ROWSYNC_OK ||
-        (statement = rs_statement(client, SQL_REFILL)) == NULL)
-        return client->code;
-    sqlite3_bind_int(statement, 1, REFILL_COLUMNS);
-    sqlite3_bind_int64(statement, 2, table->id);
-    return rs_finish(client, statement, "having a table filled again");
-}
-
-/*
  * Gives up a change of a row that the server has, whose content is not at hand: it is fetched. The
  * row keeps its version, so that edits made until then are on that. One that was deleted is put
  * back as it was.
@@ -131,7 +113,7 @@ give_back(rowsync *client, const Change *change, sqlite3_stmt *letter, int64_t v
     if (client->code == ROWSYNC_OK && !there && sqlite3_column_int(letter, LETTER_DELETE) &&
         put_letter(client, change, letter, version, &refused) == ROWSYNC_OK)
         there = !refused;
-    if (client->code != ROWSYNC_OK || fetch_again(client, change->table) != ROWSYNC_OK ||
+    if (client->code != ROWSYNC_OK || table_fetch_again(client, change->table) != ROWSYNC_OK ||
         (there && version > 0))
         return client->code;
     return there ? row_set_version(client, change->table, &change->key, 0, false)

@@ -340,6 +340,24 @@ tables_refill(rowsync *client)
     return client->code;
 }
 
+/*
+ * Has the rows of the table written again by the snapshot that comes after the next push, also
+ * those whose version is known. Reading by the log begins anew for that.
+ */
+rowsync_code
+table_fetch_again(rowsync *client, const Table *table)
+{
+    sqlite3_stmt *statement;
+
+    if (rs_exec(client, "UPDATE main._sync_client_info SET hydrated = CASE WHEN hydrated < 2 THEN 0"
+                        " ELSE 3 END") != ROWSYNC_OK ||
+        (statement = rs_statement(client, SQL_REFILL)) == NULL)
+        return client->code;
+    sqlite3_bind_int(statement, 1, REFILL_COLUMNS);
+    sqlite3_bind_int64(statement, 2, table->id);
+    return rs_finish(client, statement, "having a table filled again");
+}
+
 /* Refuses to go on where a tracked table is no longer one that can be synced. */
 rowsync_code
 tables_check(rowsync *client)

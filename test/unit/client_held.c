@@ -221,6 +221,34 @@ test_discard_elsewhere(void)
     close_client(client, db);
 }
 
+/* Another process sends an edit of the row while the snapshot is on its way. */
+static void
+send_meanwhile(void *context)
+{
+    (void)context;
+    script.before = NULL;
+    app(db, "UPDATE _sync_version SET server_version = 31 WHERE pk = 'a'");
+}
+
+static void
+test_discard_overtaken(void)
+{
+    static const char here[] =
+        "SELECT name, refill, hydrated FROM users u, _sync_table t, _sync_client_info WHERE"
+        " u.id = 'a' AND table_id = 1";
+
+    fresh("UPDATE users SET name = 'refused' WHERE id = 'a'");
+    refuse("users", "a", "UPDATE", "1");
+    rowsync_discard(client, NULL, NULL);
+    script.before = send_meanwhile;
+    pull(TWO_USERS, PAGE("30", ""));
+    is(rows(db, here), "refused,1,3", "a snapshot that is older than the row is not the last one");
+    app(db, "UPDATE _sync_version SET server_version = 1 WHERE pk = 'a'");
+    pull(TWO_USERS, PAGE("30", ""));
+    is(rows(db, here), "A,0,2", "the next one is");
+    close_client(client, db);
+}
+
 /* A gateway without snapshots is read from the start. */
 static void
 test_discard_by_the_log(void)
@@ -445,6 +473,7 @@ main(void)
     test_discard();
     test_edit_after_discard();
     test_discard_elsewhere();
+    test_discard_overtaken();
     test_discard_by_the_log();
     test_discard_deletion();
     test_discard_what_cannot_go();
