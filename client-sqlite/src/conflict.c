@@ -357,7 +357,8 @@ outdated(rowsync *client, const Change *change, const RowState *theirs)
     RowState held = {0};
     HeldState state;
     bool later = held_get(client, change->table, &change->key, &held, &state, &text) &&
-                 theirs->version > 0 && held.version > theirs->version;
+                 theirs->version > 0 && held.version > theirs->version &&
+                 !(held.deleted && theirs->deleted);
 
     buffer_free(&text);
     return later;

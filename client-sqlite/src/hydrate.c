@@ -503,8 +503,8 @@ settle_lost(const Hydration *hydration, Table *table, const Key *key)
 
 /*
  * Sees to a row that the server does not have any more: it has deleted it, later than whatever is
- * known of it, or held. Unless another process has sent or fetched the row since the snapshot was
- * taken.
+ * known of it, or held, and before the snapshot was taken. Unless another process has sent or
+ * fetched the row since then.
  */
 static rowsync_code
 settle_gone(const Hydration *hydration, Table *table, const Key *key)
@@ -526,7 +526,10 @@ settle_gone(const Hydration *hydration, Table *table, const Key *key)
     if (client->code != ROWSYNC_OK || (held.deleted && held.version > version) ||
         (!client->restored && gone.version > hydration->seq))
         return client->code;
-    gone.version += gone.version < INT64_MAX;
+    if (gone.version < hydration->seq || gone.version == 0)
+        gone.version = hydration->seq;
+    else
+        gone.version += gone.version < INT64_MAX;
     return take_row(client, table, key, &gone, &ignored);
 }
 
@@ -583,7 +586,8 @@ settle_rows(const Hydration *hydration, const Table *table, const char *sql,
 static rowsync_code
 settle_unseen(const Hydration *hydration, const Snapshot *snapshot)
 {
-    static const char versions[] = UNSEEN("main._sync_version"), held[] = UNSEEN("main._sync_held");
+    static const char versions[] = UNSEEN("main._sync_version"), held[] = UNSEEN("main._sync_held"),
+                      edits[] = UNSEEN("main._sync_dirty");
     rowsync *client = hydration->client;
     int i, gone;
 
@@ -599,6 +603,10 @@ settle_unseen(const Hydration *hydration, const Snapshot *snapshot)
             settle_rows(hydration, table, versions, gone ? settle_gone : settle_lost);
             if (gone && client->code == ROWSYNC_OK)
                 settle_rows(hydration, table, held, settle_gone);
+            /* Of a row that is new here the server may have taken an edit, unheard, and have
+             * deleted it since. */
+            if (gone && client->hydrated >= 2 && client->code == ROWSYNC_OK)
+                settle_rows(hydration, table, edits, settle_gone);
         }
     return client->code;
 }

@@ -126,3 +126,24 @@ def test_an_edit_of_a_table_that_gets_a_column(device, wire, database, policy):
     assert phone.sync()["overwritten"] == 0
     assert [name for _, _, name in alike(database, phone, tablet)] == ["edited!"]
     assert phone.rows("SELECT priority FROM categories") == [(0,)]
+
+
+@pytest.mark.parametrize("edit", ["insert", "update"])
+def test_the_server_deletes_the_row_and_the_device_hydrates(device, wire, database, edit):
+    """The answer to what is sent again tells of the time before."""
+    phone = device("ann", "phone", url=wire.url)
+    phone.sync()
+    add(phone, "stays")
+    if edit == "update":
+        add(phone, "goes")
+    phone.sync()
+    if edit == "update":
+        phone.rows("UPDATE categories SET name = 'edited' WHERE id = ?", (key("goes"),))
+    else:
+        add(phone, "goes")
+    push_unheard(phone, wire, database)
+    database.rows("DELETE FROM business.categories WHERE id = %s", key("goes"))
+    database.rows("UPDATE business.categories SET name = 'later'")
+    phone.run("hydrate")
+    phone.sync()
+    assert alike(database, phone) == [(key("stays"), None, "later")]

@@ -186,16 +186,16 @@ test_snapshot(void)
        "the cursor counts in the new log");
     close_client(client, db);
 
-    test_epochs("", "[[1,0],[2,0],[9,2]]", "a,2,-1|b,2,-1|only,0,-1", "early,2,1|long,2,1|only,2,1",
-                "what is later than the backup is sent again");
+    test_epochs("", "[[1,0],[2,0],[9,2]]", "a,2,-1|b,2,-1|only,0,-1",
+                "early,45,1|long,2,1|only,2,1", "what is later than the backup is sent again");
     test_epochs("", "[[1,0],[2,0],[7,59],[9,2]]", "a,2,-1|b,2,-1|only,0,-1",
-                "early,2,1|long,2,1|only,2,1", "the least of the restores counts");
-    test_epochs("", "[[1,0],[2,1],[9,3]]", "b,3,-1|only,0,-1", "early,2,1|long,2,1|only,3,1",
+                "early,45,1|long,2,1|only,2,1", "the least of the restores counts");
+    test_epochs("", "[[1,0],[2,1],[9,3]]", "b,3,-1|only,0,-1", "early,45,1|long,2,1|only,3,1",
                 "what is not is the server's");
     test_epochs("[[1,0],[2,1]]", "[[1,0],[2,1],[9,3]]", "b,3,-1|only,0,-1",
-                "early,2,1|long,2,1|only,3,1", "restores that both have seen do not count");
+                "early,45,1|long,2,1|only,3,1", "restores that both have seen do not count");
     test_epochs("[[1,0],[2,2]]", "[[1,0],[9,59]]", "a,2,-1|b,2,-1|only,0,-1",
-                "early,2,1|long,2,1|only,2,1", "one that the server has lost does");
+                "early,45,1|long,2,1|only,2,1", "one that the server has lost does");
     test_epochs("[[1,0],[2,3]]", "[[9,0]]", "a,0,-1|b,0,-1|early,0,-1|only,0,-1", "",
                 "a log that was begun anew has nothing that both know");
     test_epochs("", "[]", "a,0,-1|b,0,-1|early,0,-1|only,0,-1", "",
