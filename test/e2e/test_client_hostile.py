@@ -14,23 +14,25 @@ from rig.wire import Responder
 PAGE = json.dumps({"changes": [], "has_more": False, "next_after": 0, "window_until": 0}).encode()
 JSON = ("Content-Type", "application/json")
 GZIP = ("Content-Encoding", "gzip")
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 class Liar(Responder):
     """A server that answers every request with the same bytes, and keeps the requests' heads."""
 
-    def __init__(self, status=200, headers=(JSON,), body=b"", length=None):
+    def __init__(self, status=200, headers=(JSON,), body=b"", length=None, raw=None):
         def lie(request):
             request.rfile.read(int(request.headers.get("Content-Length", 0)))
             self.requests.append((request.path, dict(request.headers)))
             request.close_connection = True
-            request.send_response(status)
-            for name, value in headers:
-                request.send_header(name, value)
-            request.send_header("Content-Length", str(len(body) if length is None else length))
-            request.end_headers()
+            if raw is None:
+                request.send_response(status)
+                for name, value in headers:
+                    request.send_header(name, value)
+                request.send_header("Content-Length", str(len(body) if length is None else length))
+                request.end_headers()
             try:
-                request.wfile.write(body)
+                request.wfile.write(body if raw is None else raw)
             except OSError:
                 pass
 
@@ -106,6 +108,17 @@ ANSWERS = {
     "gzip in gzip": dict(headers=(JSON, ("Content-Encoding", "gzip, gzip")),
                          body=gzip.compress(gzip.compress(b"x"))),
     "bytes that are no text": dict(body=b"\0\xff\xfe" * 1000),
+    "chunks without the last": dict(raw=CHUNKED + b"%x\r\n%s\r\n" % (len(PAGE), PAGE)),
+    "a chunk of 2^72 bytes": dict(raw=CHUNKED + b"f" * 18 + b"\r\n" + PAGE),
+    "a length below zero": dict(raw=b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n" + PAGE),
+    "no head at all": dict(raw=PAGE),
+    "interim answers alone": dict(raw=b"HTTP/1.1 100 Continue\r\n\r\n" * 20000),
+    "a part of an answer": dict(status=206, body=PAGE),
+    "no content": dict(status=204),
+    "a status that is none": dict(raw=b"HTTP/1.1 999 X\r\nContent-Length: 0\r\n\r\n"),
+    "a pause of ages": dict(status=503, headers=(JSON, ("Retry-After", "1" + "0" * 18))),
+    "a pause of more than a number": dict(status=429, headers=(JSON, ("Retry-After", "9" * 30))),
+    "a pause below nothing": dict(status=503, headers=(JSON, ("Retry-After", "-5"))),
 }
 
 
