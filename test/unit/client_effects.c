@@ -153,6 +153,25 @@ test_each(void)
     }
 }
 
+/* An edit that a foreign key changes is another one than what may have been sent before. */
+static void
+test_numbers(void)
+{
+    char sent[32];
+
+    fresh("CREATE TABLE tags (id TEXT PRIMARY KEY NOT NULL, u TEXT REFERENCES users ON DELETE SET"
+          " NULL)",
+          ROWSYNC_SERVER_WINS);
+    rowsync_track(client, "tags", NULL);
+    app(db, "UPDATE _sync_client_info SET hydrated = 2; INSERT INTO tags VALUES ('k', 'a')");
+    snprintf(sent, sizeof(sent), "%s", rows(db, "SELECT change_id FROM _sync_dirty"));
+    ok(pull(A_GOES) == ROWSYNC_OK, "a parent of a row with edits goes");
+    is(rows(db, "SELECT payload FROM _sync_pending"), "{\"id\":\"k\",\"u\":null}",
+       "which it loses");
+    ok(strcmp(rows(db, "SELECT change_id FROM _sync_dirty"), sent) > 0, "under another number");
+    close_client(client, db);
+}
+
 /* Where the app is to decide, what would take an edit along waits. */
 static void
 test_manual(void)
@@ -266,6 +285,7 @@ int
 main(void)
 {
     test_each();
+    test_numbers();
     test_manual();
     test_letters();
     test_snapshot();

@@ -596,6 +596,14 @@ test_new_column(void)
     rowsync_verify(client, 0, NULL);
     is(rows(db, "SELECT change_id FROM _sync_dirty"), sent,
        "an edit of before may have been sent, and is known by its number");
+    app(db, "INSERT INTO users (id) VALUES ('new')");
+    snprintf(sent, sizeof(sent), "%s",
+             rows(db, "SELECT change_id FROM _sync_dirty WHERE pk = 'new'"));
+    app(db, "ALTER TABLE users ADD COLUMN more TEXT");
+    rowsync_verify(client, 0, NULL);
+    ok(strcmp(rows(db, "SELECT change_id FROM _sync_dirty WHERE pk = 'new'"), sent) > 0,
+       "a new row, which has a column more, gets another one");
+    app(db, "DELETE FROM users WHERE id = 'new'; DELETE FROM _sync_dirty WHERE pk = 'new'");
     ok(push(APPLIED, SNAPSHOT) == ROWSYNC_OK && report.applied == 1,
        "and goes out before the snapshot comes");
     close_client(client, db);
