@@ -349,7 +349,10 @@ decide(rowsync *client, const Change *change, const RowState *theirs, Slice loca
     return policy;
 }
 
-/* Is something later than this held of the row? Another process has fetched it meanwhile. */
+/*
+ * Is something later than this held of the row? Another process has fetched it meanwhile. Of a
+ * deletion a hydration knows only that it was before the snapshot: the server's answer counts.
+ */
 static bool
 outdated(rowsync *client, const Change *change, const RowState *theirs)
 {
@@ -357,10 +360,14 @@ outdated(rowsync *client, const Change *change, const RowState *theirs)
     RowState held = {0};
     HeldState state;
     bool later = held_get(client, change->table, &change->key, &held, &state, &text) &&
-                 theirs->version > 0 && held.version > theirs->version &&
-                 !(held.deleted && theirs->deleted);
+                 theirs->version > 0 && held.version > theirs->version;
 
     buffer_free(&text);
+    if (later && held.deleted && theirs->deleted)
+    {
+        row_drop(client, SQL_HELD_DROP, change->table, &change->key);
+        return false;
+    }
     return later;
 }
 

@@ -695,6 +695,14 @@ test_two_processes(void)
     close_client(client, db);
 
     fresh(known, ROWSYNC_MANUAL);
+    app(db, "INSERT INTO _sync_held (table_id, pk, pk_text, state, server_version, deleted)"
+            " VALUES (1, 'a', 'a', 0, 15, 1)");
+    push(CONFLICT("\"server_version\":12,\"deleted\":true,\"payload\":null"), NULL);
+    is(rows(db, "SELECT pk_uuid, server_version, server_deleted FROM _sync_conflict"), "a,12,1",
+       "a deletion that a hydration knew of is told by the answer");
+    close_client(client, db);
+
+    fresh(known, ROWSYNC_MANUAL);
     ok(push(CONFLICT("\"server_version\":9,\"deleted\":false,\"payload\":{\"id\":\"a\","
                      "\"name\":\"Mine\",\"n\":1.5,\"b\":\"AQ==\"}"),
             NULL) == ROWSYNC_OK,
