@@ -310,11 +310,12 @@ def spawn_command(device, command, log):
 def play(cluster, folder, seed, number, steps):
     """Plays one world; returns None, or what went wrong."""
     database = cluster.database("together_template")
-    world = None
+    world, fine = None, False
     (folder / str(number)).mkdir()
     try:
         world = World(database, folder / str(number), seed, number)
         world.play(steps)
+        fine = True
         return None
     except Exception as error:
         if not isinstance(error, Difference):
@@ -327,6 +328,8 @@ def play(cluster, folder, seed, number, steps):
     finally:
         if world is not None:
             world.close()
+        if fine:
+            os.unlink(world.log.name)
         database.drop()
 
 
