@@ -441,11 +441,12 @@ extern "C"
 
     /*
      * Gives a dead letter up, and what was edited in the row since. NULL as above. A row that the
-     * server does not have goes at once; one that was deleted comes back as it was. One that was
-     * changed stays as it is until the next sync, which fetches the table's rows by a snapshot,
-     * unless what the server has is here already (ROWSYNC_LIST_HELD). What is edited until then is
-     * an edit like any other: only its columns are sent. Fails with ROWSYNC_DATABASE, and leaves
-     * all as it was, where a row must go that rows of a table which is not tracked refer to.
+     * server does not have goes at once; one that was deleted comes back as it was, but for its
+     * local columns. One that was changed stays as it is until the next sync, which fetches the
+     * table's rows by a snapshot, unless what the server has is here already (ROWSYNC_LIST_HELD).
+     * What is edited until then is an edit like any other: only its columns are sent. Fails with
+     * ROWSYNC_DATABASE, and leaves all as it was, where a row must go that rows of a table which is
+     * not tracked refer to.
      */
     rowsync_code rowsync_discard(rowsync *client, const char *table, const char *pk);
 

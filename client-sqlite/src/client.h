@@ -296,8 +296,9 @@ void tables_free(rowsync *client);
 Table *table_by_name(rowsync *client, Slice schema, Slice name);
 Table *table_by_id(rowsync *client, int64_t id);
 Table *table_here(rowsync *client, const char *name);
-rowsync_code tables_refill(rowsync *client); /* inside a transaction, as the next one */
+rowsync_code tables_refill(rowsync *client); /* inside a transaction, as the next two */
 rowsync_code table_fetch_again(rowsync *client, const Table *table);
+rowsync_code table_made_anew(rowsync *client, const Table *table);
 rowsync_code tables_check(rowsync *client);
 sqlite3_stmt *table_statement(rowsync *client, Table *table, TableStatement which);
 

@@ -358,6 +358,51 @@ table_fetch_again(rowsync *client, const Table *table)
     return rs_finish(client, statement, "having a table filled again");
 }
 
+/*
+ * A table that has lost its triggers and every row was dropped and made anew: that its rows are not
+ * there is no deletion of anybody's. They are fetched again. Edits of them that were pending have
+ * gone with them; deletions from before are sent.
+ */
+rowsync_code
+table_made_anew(rowsync *client, const Table *table)
+{
+    sqlite3_stmt *statement = NULL;
+    Buffer sql = {0};
+    bool lost = false;
+
+    buffer_text(&sql, "SELECT NOT EXISTS (SELECT 1 FROM main.");
+    buffer_name(&sql, table->name);
+    buffer_text(&sql, ") AND EXISTS (SELECT 1 FROM main._sync_version WHERE table_id = ?1 AND"
+                      " NOT deleted)");
+    if (sql.failed)
+        rs_nomem(client);
+    else if (rs_prepare(client, sql.data, &statement) == ROWSYNC_OK)
+    {
+        sqlite3_bind_int64(statement, 1, table->id);
+        lost = rs_row(client, statement) && sqlite3_column_int(statement, 0);
+    }
+    sqlite3_finalize(statement);
+    if (client->code == ROWSYNC_OK && lost)
+    {
+        rs_log(client, "%s was made anew: its rows are fetched again", table->name);
+        buffer_clear(&sql);
+        buffer_printf(&sql,
+                      "DELETE FROM main._sync_dirty WHERE table_id = %lld AND old_row IS NULL;"
+                      "DELETE FROM main._sync_held WHERE table_id = %lld;"
+                      "DELETE FROM main._sync_version AS v WHERE table_id = %lld AND NOT deleted"
+                      " AND NOT EXISTS (SELECT 1 FROM main._sync_dirty e WHERE"
+                      " e.table_id = v.table_id AND e.pk = v.pk)",
+                      (long long)table->id, (long long)table->id, (long long)table->id);
+        if (sql.failed)
+            rs_nomem(client);
+        else if (rs_exec(client, sql.data) == ROWSYNC_OK &&
+                 table_fetch_again(client, table) == ROWSYNC_OK)
+            rs_load_info(client);
+    }
+    buffer_free(&sql);
+    return client->code;
+}
+
 /* Refuses to go on where a tracked table is no longer one that can be synced. */
 rowsync_code
 tables_check(rowsync *client)

@@ -399,9 +399,9 @@ in_schema(rowsync *client, sqlite3_stmt *lookup, const char *text)
     return found;
 }
 
-/* Drops the triggers of a table; those of a table that was renamed went along with it. */
-rowsync_code
-triggers_drop(rowsync *client, const Table *table)
+/* Drops the triggers of a table, and says how many; those of one that was renamed went with it. */
+static rowsync_code
+drop(rowsync *client, const Table *table, int *count)
 {
     sqlite3_stmt *statement = NULL;
     Buffer prefix = {0}, sql = {0};
@@ -423,6 +423,7 @@ triggers_drop(rowsync *client, const Table *table)
         buffer_text(&sql, "DROP TRIGGER main.");
         buffer_name(&sql, rs_text(statement, 0));
         buffer_text(&sql, ";");
+        (*count)++;
     }
     sqlite3_finalize(statement);
     buffer_free(&prefix);
@@ -431,6 +432,14 @@ triggers_drop(rowsync *client, const Table *table)
     code = client->code == ROWSYNC_OK ? rs_exec(client, buffer_string(&sql)) : client->code;
     buffer_free(&sql);
     return code;
+}
+
+rowsync_code
+triggers_drop(rowsync *client, const Table *table)
+{
+    int count = 0;
+
+    return drop(client, table, &count);
 }
 
 /*
@@ -457,12 +466,14 @@ static rowsync_code
 install(rowsync *client, Table *table, const Script *script)
 {
     const char *text = buffer_string(&script->text);
-    rowsync_code code = triggers_drop(client, table);
-    int i;
+    int before = 0, i;
+    rowsync_code code = drop(client, table, &before);
 
     for (i = 0; i < script->count && code == ROWSYNC_OK; i++, text += strlen(text) + 1)
         code = create_in_main(client, text);
-    return code == ROWSYNC_OK ? layout_follow(client, table) : code;
+    if (code == ROWSYNC_OK)
+        code = layout_follow(client, table);
+    return code == ROWSYNC_OK && before == 0 ? table_made_anew(client, table) : code;
 }
 
 /* Adds what databases made by earlier versions lack; with `apply` false it only says whether. */

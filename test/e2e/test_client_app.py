@@ -225,3 +225,35 @@ def test_the_server_deletes_what_an_untracked_table_takes_along(device, database
     assert phone.rows("SELECT name, shelf FROM users") == [("ann", None)]
     assert [op for (op,) in phone.rows("SELECT op FROM _sync_overwritten")] == ["UPDATE"] * edited
     assert phone.run("verify", "--server").returncode == 0
+
+
+@pytest.mark.parametrize("rows_first", [False, True])
+def test_a_table_that_is_dropped_and_made_anew_is_filled_again(device, database, rows_first):
+    """Nobody has deleted its rows: they come back, but for one that was deleted before."""
+    phone, tablet = device("ann", "phone"), device("ann", "tablet")
+    add(phone, "a", 5)
+    for one in (phone, tablet):
+        one.sync()
+    keys = [key for (key,) in phone.rows("SELECT id FROM users ORDER BY id")]
+    phone.rows("UPDATE users SET name = 'never sent' WHERE id = ?", (keys[0],))
+    phone.rows("DELETE FROM users WHERE id = ?", (keys[1],))
+    phone.rows("INSERT INTO users (id, name, email) VALUES ('gone', 'with its table', 'g')")
+    ((made,),) = phone.rows("SELECT sql FROM sqlite_schema WHERE name = 'users'")
+    phone.rows("PRAGMA foreign_keys = OFF")
+    phone.rows("DROP TABLE users")
+    assert phone.run("sync", check=False).returncode == 1
+    phone.rows(made)
+    phone.rows("PRAGMA foreign_keys = ON")
+    if rows_first:
+        assert phone.status()["pending"] == 1
+        phone.rows("INSERT INTO users (id, name, email) VALUES (?, 'other', 'o')", (keys[2],))
+        tablet.rows("UPDATE users SET name = 'newer' WHERE id = ?", (keys[2],))
+        tablet.sync()
+    phone.run("sync", check=False)
+    for one in (phone, tablet):
+        one.sync()
+        assert same(one, database)
+        one.run("verify", "--server")
+    names = dict(phone.rows("SELECT id, name FROM users"))
+    assert sorted(names) == sorted(set(keys) - {keys[1]})
+    assert names[keys[0]] == "a" and names[keys[2]] == ("newer" if rows_first else "a")

@@ -178,7 +178,7 @@ failed_with(const Session *session, json_t *members)
     else if (code == ROWSYNC_BUSY)
         hint = "Close it, or let it end what it does; then try again.";
     else if (code == ROWSYNC_DIFFERENT && strstr(hint, "repair") != NULL)
-        hint = "`rowsync verify --repair` queues them for upload.";
+        hint = "`rowsync verify --repair` queues them for upload, those that are gone as deleted.";
     else if (strstr(hint, "rowsync_set_token") != NULL)
         hint = "Set ROWSYNC_TOKEN, or give --token-file or --token-command.";
     else if (strstr(hint, "_sync_conflict") != NULL)
