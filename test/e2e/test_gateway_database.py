@@ -94,7 +94,7 @@ def test_a_cancellation_that_comes_too_early_is_repeated(start_gateway, database
     assert eventually(lambda: b'rowsync_pool_busy{pool="requests"} 0' in gateway.request(
         "GET", "/metrics").body)
     assert gateway.request("GET", "/sync/schema-version", token=mint("ann", "phone")).status == 200
-    assert sorted(backends) == sorted(pid for (pid,) in database.rows(
+    assert set(backends) <= set(pid for (pid,) in database.rows(
         "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'rowsync-gateway%' "
         "AND datname = current_database()"))
 
